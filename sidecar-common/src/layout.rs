@@ -1,0 +1,123 @@
+//! The shape of the shared kernel side: its version, the sizes of its maps, and where the running
+//! kernel keeps the fields the programs read.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Names the directory of pins, `/sys/fs/bpf/kernelseal/v<LAYOUT_VERSION>`. Two agents share a
+/// kernel side only if this number is the same; raise it with every change of a type or map.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// PID namespaces with an agent of their own, on one node.
+pub const MAX_SCOPES: usize = 1024;
+/// Program names of all agents on one node (an agent may have 1,000, see `MAX_BINDINGS_PER_SCOPE`).
+pub const MAX_BINDINGS: usize = 65_536;
+/// Program names of one agent; a name takes one entry however many bindings use it.
+pub const MAX_BINDINGS_PER_SCOPE: usize = 1_000;
+/// Processes under seal at one time, on one node.
+pub const MAX_SEALED: usize = 32_768;
+/// Processes held between their exec and their release at one time, on one node.
+pub const MAX_HELD: usize = 4_096;
+/// Mounted secret directories (one per process that was given files), on one node.
+pub const MAX_VAULTS: usize = 16_384;
+/// Slots of the filter that tells most tmpfs superblocks from ours without a hash lookup; a power
+/// of two. Anonymous device minors are handed out lowest first (`get_anon_bdev`), so they are small.
+pub const VAULT_FILTER_SLOTS: u32 = 4_096;
+/// Bytes of one agent's ring buffer; a power-of-two number of pages.
+pub const RING_BYTES: usize = 256 * 1024;
+/// Longest file name, with its NUL (`NAME_MAX` + 1).
+pub const NAME_LEN: usize = 256;
+/// Bytes of a task's `comm`, with its NUL (`TASK_COMM_LEN`).
+pub const COMM_LEN: usize = 16;
+/// Levels a PID namespace can nest (`MAX_PID_NS_LEVEL` in the kernel).
+pub const MAX_PID_LEVELS: u32 = 32;
+
+/// Byte offsets of kernel structure fields, read from the running kernel's BTF when the programs
+/// are loaded and given to them as a read-only global.
+///
+/// rustc emits no CO-RE relocations; this is what stands in for them. A field that is missing is a
+/// refusal to load that names it, never a guess.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Offsets {
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.pid`
+    pub task_pid: u32,
+    /// `task_struct.thread_pid`
+    pub task_thread_pid: u32,
+    /// `task_struct.pid_links[PIDTYPE_PID]`
+    pub task_pid_links: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `task_struct.mm`
+    pub task_mm: u32,
+    /// `task_struct.ptrace`
+    pub task_ptrace: u32,
+    /// `task_struct.cred`
+    pub task_cred: u32,
+    /// `task_struct.comm`
+    pub task_comm: u32,
+    /// `task_struct.start_boottime`
+    pub task_start: u32,
+    /// `task_struct.stack`
+    pub task_stack: u32,
+    /// `task_struct.group_leader`
+    pub task_leader: u32,
+    /// `task_struct.exit_code`
+    pub task_exit_code: u32,
+    /// `signal_struct.live`
+    pub signal_live: u32,
+    /// `signal_struct.tty`
+    pub signal_tty: u32,
+    /// `mm_struct.start_stack`
+    pub mm_start_stack: u32,
+    /// `cred.euid`
+    pub cred_euid: u32,
+    /// `cred.egid`
+    pub cred_egid: u32,
+    /// `linux_binprm.filename`
+    pub bprm_filename: u32,
+    /// `linux_binprm.file`
+    pub bprm_file: u32,
+    /// `file.f_inode`
+    pub file_inode: u32,
+    /// `file.f_path.dentry`
+    pub file_dentry: u32,
+    /// `inode.i_sb`
+    pub inode_sb: u32,
+    /// `inode.i_ino`
+    pub inode_ino: u32,
+    /// `super_block.s_magic`
+    pub sb_magic: u32,
+    /// `super_block.s_dev`
+    pub sb_dev: u32,
+    /// `dentry.d_name.name`
+    pub dentry_name: u32,
+    /// From a procfs inode back to its `proc_inode.pid`: `vfs_inode` minus `pid`.
+    pub inode_to_proc_pid: u32,
+    /// `pid.tasks[PIDTYPE_PID].first`
+    pub pid_first_task: u32,
+    /// `pid.level`
+    pub pid_level: u32,
+    /// `pid.numbers`
+    pub pid_numbers: u32,
+    /// `sizeof(struct upid)`
+    pub upid_size: u32,
+    /// `upid.nr`
+    pub upid_nr: u32,
+    /// `upid.ns`
+    pub upid_ns: u32,
+    /// `pid_namespace.ns.inum`
+    pub pidns_inum: u32,
+    /// `pt_regs.orig_ax`, counted back from the structure's end.
+    pub regs_syscall_from_end: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Bytes of a kernel stack on x86_64 (`THREAD_SIZE` without KASAN).
+pub const THREAD_SIZE: usize = 16 * 1024;
+/// Bytes the kernel may leave free above the registers at the top of a stack
+/// (`TOP_OF_KERNEL_STACK_PADDING`): none, or 16 where it is built with FRED. Which one it is, the
+/// loader finds out by looking.
+pub const STACK_PADDINGS: [usize; 2] = [0, 16];

@@ -1,0 +1,33 @@
+//! What crosses the kernel boundary, defined once for both sides: the layout of maps and
+//! records, and the numbers they are sized by.
+//!
+//! Every type here is `repr(C)`, has no padding (`bytemuck` refuses to compile it otherwise) and
+//! is listed in [`layout::LAYOUT_VERSION`]'s contract: change one, raise the version.
+#![no_std]
+
+pub mod event;
+pub mod layout;
+pub mod policy;
+
+#[cfg(feature = "user")]
+mod pod {
+    //! Leave for aya to copy our types in and out of maps as bytes.
+    use crate::{layout, policy};
+
+    macro_rules! pod {
+        ($($t:ty),+ $(,)?) => {$(
+            // SAFETY: `bytemuck::Pod` on the same type has checked at compile time that it has
+            // neither padding nor invalid bit patterns, which is all that `aya::Pod` asks.
+            unsafe impl aya::Pod for $t {}
+        )+};
+    }
+    pod!(
+        layout::Offsets,
+        policy::Scope,
+        policy::Counters,
+        policy::BindingKey,
+        policy::Sealed,
+        policy::Held,
+        policy::Vault,
+    );
+}

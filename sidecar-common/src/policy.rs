@@ -1,0 +1,173 @@
+//! What the maps hold: who owns a scope, which names it watches, who is sealed, what is held.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::layout::NAME_LEN;
+
+/// The inode number of a PID namespace (`/proc/<pid>/ns/pid`): how a scope is named in every map.
+pub type ScopeId = u32;
+
+/// A scope: the part of the node that one agent answers for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Scope {
+    /// The agent's process in the kernel's own numbers; 0 when no live agent is there. The kernel
+    /// side clears it when that process exits.
+    pub agent: u32,
+    /// `SCOPE_*` bits.
+    pub flags: u32,
+    /// The agent's process as it sees itself, for the message a second agent prints.
+    pub agent_pid: u32,
+    /// Longest hold, in milliseconds.
+    pub hold_ms: u32,
+}
+
+/// Refuse (else: allow and log).
+pub const SCOPE_ENFORCE: u32 = 1 << 0;
+/// Guard `environ`.
+pub const SCOPE_BLOCK_ENVIRON: u32 = 1 << 1;
+/// Guard `mem` and `process_vm_*`.
+pub const SCOPE_BLOCK_MEM: u32 = 1 << 2;
+/// Guard `maps` and its kin.
+pub const SCOPE_BLOCK_MAPS: u32 = 1 << 3;
+/// Guard every form of attaching.
+pub const SCOPE_BLOCK_PTRACE: u32 = 1 << 4;
+/// A sealed process and its sealed tree may read themselves.
+pub const SCOPE_SELF_READ: u32 = 1 << 5;
+/// Report accesses that are allowed too.
+pub const SCOPE_AUDIT_ALL: u32 = 1 << 6;
+/// Report every exec, not only those whose name is bound.
+pub const SCOPE_ALL_EXECS: u32 = 1 << 7;
+/// What cannot be delivered starts without its secrets (else: it does not start).
+pub const SCOPE_FAIL_OPEN: u32 = 1 << 8;
+
+/// What the kernel side counts for a scope's agent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Counters {
+    /// Records lost because the ring was full.
+    pub dropped: u64,
+    /// Programs held.
+    pub held: u64,
+    /// Programs refused in the kernel (a full map, no live agent).
+    pub refused: u64,
+}
+
+/// A watched program name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct BindingKey {
+    /// [`name_hash`] of the file name.
+    pub name: u64,
+    /// Whose name this is.
+    pub scope: ScopeId,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A process under seal, by its number in the kernel's own namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Sealed {
+    /// Names the tree: given at exec, inherited by fork. Never 0, never used twice.
+    pub seal: u64,
+    /// When the process's leader started, on the boot clock, in nanoseconds. An entry whose time
+    /// is not the task's belongs to an earlier process of that number, and counts for nothing.
+    pub start_ns: u64,
+    /// Whose policy holds.
+    pub scope: ScopeId,
+    /// `SEALED_*` bits.
+    pub flags: u32,
+}
+
+/// The process is an agent: nobody reads or attaches to it.
+pub const SEALED_AGENT: u32 = 1 << 0;
+/// The process is the one the seal was given to, not a child that inherited it.
+pub const SEALED_ROOT: u32 = 1 << 1;
+
+/// A program that was stopped before its first instruction and waits for its agent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Held {
+    /// When, on the monotonic clock, in nanoseconds.
+    pub since_ns: u64,
+    /// `mm->start_stack`: the stack pointer at the first instruction. Random per exec, so it also
+    /// tells this exec from any other.
+    pub stack: u64,
+    /// The seal given at this exec.
+    pub seal: u64,
+    /// When the task started, on the boot clock, in nanoseconds.
+    pub start_ns: u64,
+    /// The cgroup, as its inode number in cgroup2.
+    pub cgroup: u64,
+    /// Inode of the file that was asked for (for a script: of the script).
+    pub file_ino: u64,
+    /// Device of the file that was asked for, in the kernel's encoding (`MAJOR << 20 | MINOR`).
+    pub file_dev: u32,
+    /// Whose program.
+    pub scope: ScopeId,
+    /// The process's number in the agent's PID namespace.
+    pub pid: u32,
+    /// The process's number in its own PID namespace.
+    pub own_pid: u32,
+    /// Effective user, in the initial user namespace.
+    pub uid: u32,
+    /// Effective group, in the initial user namespace.
+    pub gid: u32,
+    /// `HELD_*` bits.
+    pub flags: u32,
+    /// Bytes of `name`, without a NUL.
+    pub name_len: u32,
+    /// Base name of the path the exec was asked for, or the file's own name where that one matched.
+    pub name: [u8; NAME_LEN],
+}
+
+/// The task has a controlling terminal: it was not stopped by a signal, which its shell would see.
+pub const HELD_TTY: u32 = 1 << 0;
+/// Somebody traces the task.
+pub const HELD_TRACED: u32 = 1 << 1;
+/// The agent itself makes the task exec a second time: do not hold that one.
+pub const HELD_REEXEC: u32 = 1 << 2;
+/// A user ID changed in the exec (a setuid program).
+pub const HELD_SETUID: u32 = 1 << 3;
+/// What runs is not the file that was asked for but its interpreter (a script).
+pub const HELD_SCRIPT: u32 = 1 << 4;
+
+/// A mounted directory of secret files, by its device number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Vault {
+    /// Only this tree opens the files.
+    pub seal: u64,
+    /// Whose policy holds.
+    pub scope: ScopeId,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// FNV-1a offset basis, 64 bit (the reference parameters of Fowler, Noll and Vo).
+pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+const HASH_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+/// One step of [`name_hash`].
+#[inline(always)]
+#[must_use]
+#[expect(
+    clippy::inline_always,
+    reason = "a call in a loop is not verifiable on 5.10"
+)]
+pub const fn hash_step(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(HASH_PRIME)
+}
+
+/// Hash of a file name (a path's last component). A filter only: the agent compares the names.
+#[must_use]
+pub const fn name_hash(name: &[u8]) -> u64 {
+    let mut hash = HASH_START;
+    let mut i = 0;
+    while i < name.len() {
+        hash = hash_step(hash, name[i]);
+        i += 1;
+    }
+    hash
+}

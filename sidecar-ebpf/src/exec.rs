@@ -1,0 +1,353 @@
+//! A program starts: is its name one that an agent asked for? Then it is sealed and held before
+//! its first instruction.
+//!
+//! Two hooks. `bprm_creds_for_exec` sees the file that was asked for (a script, not yet its
+//! interpreter) and can still refuse the exec. `sched_process_exec` runs when the new image is in
+//! place and the task has not returned to user space.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LruHashMap},
+    helpers::{
+        bpf_probe_read_kernel_str_bytes,
+        generated::{
+            bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_ktime_get_ns,
+            bpf_probe_read_kernel_str, bpf_send_signal,
+        },
+    },
+    macros::{btf_map, btf_tracepoint, lsm},
+    programs::{BtfTracePointContext, LsmContext},
+};
+use sidecar_common::{
+    event::{
+        Exec, Header, KIND_EXEC, KIND_HELD, KIND_REFUSED, REASON_HELD_FULL, REASON_SEALED_FULL,
+        Subject,
+    },
+    layout::{MAX_BINDINGS, MAX_HELD, NAME_LEN},
+    policy::{
+        BindingKey, HASH_START, HELD_REEXEC, HELD_SCRIPT, HELD_SETUID, HELD_TRACED, HELD_TTY, Held,
+        SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_ROOT, ScopeId, Sealed, hash_step,
+    },
+};
+
+use crate::{
+    kernel::{self, Ptr, follow, load, off, read},
+    lineage, ring, sealed,
+};
+
+const SIGKILL: u32 = 9;
+const SIGSTOP: u32 = 19;
+/// Bytes of a path looked at in one helper call; most paths take one.
+const CHUNK: usize = 64;
+/// `PATH_MAX` in chunks that each bring `CHUNK - 1` characters.
+const CHUNKS: usize = 4096 / (CHUNK - 1) + 1;
+
+/// How many agents ask for a name: the one lookup that an unmatched program costs.
+#[btf_map]
+static NAMES: HashMap<u64, u32, MAX_BINDINGS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+#[btf_map]
+static BINDINGS: HashMap<BindingKey, u32, MAX_BINDINGS, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+/// How many agents want every exec reported.
+#[btf_map]
+static ALL_EXECS: Array<u32, 1> = Array::new();
+/// What the first hook found, for the second, by task. LRU: an exec that fails in between leaves
+/// its entry behind.
+#[btf_map]
+static PENDING: LruHashMap<u32, Held, MAX_HELD> = LruHashMap::new();
+
+/// What an entry of `PENDING` starts as; too large for the stack.
+static NOTHING_YET: Held = {
+    // SAFETY: `Held` is plain integers, for which zero is a value.
+    unsafe { core::mem::zeroed() }
+};
+
+/// A name found in a path.
+struct Name {
+    hash: u64,
+    /// Where its first byte is.
+    at: Ptr,
+}
+
+/// The last component of the NUL-terminated path at `path`.
+#[inline(always)]
+fn last_component(path: Ptr) -> Name {
+    let mut name = Name {
+        hash: HASH_START,
+        at: path,
+    };
+    let mut chunk = [0u8; CHUNK];
+    let mut from = path;
+    for _ in 0..CHUNKS {
+        // SAFETY: the helper checks the address; it writes at most CHUNK bytes.
+        let len = unsafe {
+            bpf_probe_read_kernel_str(chunk.as_mut_ptr().cast(), CHUNK as u32, from.cast())
+        };
+        for (i, &byte) in chunk.iter().enumerate() {
+            if byte == 0 {
+                break;
+            }
+            if byte == b'/' {
+                name = Name {
+                    hash: HASH_START,
+                    at: from.wrapping_add(i + 1),
+                };
+            } else {
+                name.hash = hash_step(name.hash, byte);
+            }
+        }
+        if len != CHUNK as i64 {
+            break;
+        }
+        from = from.wrapping_add(CHUNK - 1);
+    }
+    name
+}
+
+// Two exported functions with scalar arguments, because those are verified once (5.6), and because
+// the second answer is wanted only of names that match.
+
+/// The hash of a path's last component.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn base_name_hash(path: u64) -> u64 {
+    last_component(path as Ptr).hash
+}
+
+/// The address of a path's last component.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn base_name_at(path: u64) -> u64 {
+    last_component(path as Ptr).at as u64
+}
+
+/// Device and inode of a file.
+#[inline(always)]
+fn identity(file: Ptr) -> (u32, u64) {
+    let inode = follow(file, off!(file_inode));
+    let dev = read(follow(inode, off!(inode_sb)), off!(sb_dev));
+    (dev, read(inode, off!(inode_ino)))
+}
+
+/// Whether any agent asks for the name.
+#[inline(always)]
+fn is_asked_for(name: u64) -> bool {
+    NAMES.get_ptr(name).is_some()
+}
+
+/// Notes an exec of a watched name and refuses it where nobody could deliver.
+#[lsm(hook = "bprm_creds_for_exec")]
+pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
+    // An earlier program's refusal ends the chain before us (the trampoline's modify-return).
+    let bprm: Ptr = ctx.arg(0);
+    let used: u64 = load(bprm, off!(bprm_filename));
+    let file: Ptr = load(bprm, off!(bprm_file));
+    let dentry: Ptr = load(file, off!(file_dentry));
+    // fexecve names a descriptor, a symlink its own name: ask for the file's own name too
+    let own: u64 = load(dentry, off!(dentry_name));
+    let (used_hash, own_hash) = (base_name_hash(used), base_name_hash(own));
+    if !is_asked_for(used_hash) && !is_asked_for(own_hash) {
+        return 0;
+    }
+
+    let pid = kernel::pid_of(kernel::current());
+    let Some((number, scope)) = sealed::scope_of(pid) else {
+        return 0;
+    };
+    let is_bound = |name| {
+        BINDINGS
+            .get_ptr(BindingKey {
+                name,
+                scope: number.namespace,
+                reserved: 0,
+            })
+            .is_some()
+    };
+    let name = if is_bound(used_hash) {
+        used
+    } else if is_bound(own_hash) {
+        own
+    } else {
+        return 0;
+    };
+    if scope.agent == 0 {
+        // nobody would release it: do not hold
+        if scope.flags & SCOPE_FAIL_OPEN != 0 {
+            return 0;
+        }
+        ring::count(number.namespace, |c| &raw mut c.refused);
+        return kernel::eperm();
+    }
+    let task = kernel::current_pid();
+    if PENDING.insert(task, &NOTHING_YET, 0).is_err() {
+        return kernel::eperm();
+    }
+    let Some(pending) = PENDING.get_ptr_mut(task) else {
+        return kernel::eperm();
+    };
+    // SAFETY: a live map value that only this task's two hooks use.
+    let pending = unsafe { &mut *pending };
+    (pending.file_dev, pending.file_ino) = identity(file);
+    pending.scope = number.namespace;
+    pending.pid = number.nr;
+    pending.own_pid = kernel::own_number(pid);
+    // SAFETY: the helper checks the address.
+    pending.name_len =
+        unsafe { bpf_probe_read_kernel_str_bytes(base_name_at(name) as Ptr, &mut pending.name) }
+            .map_or(0, |name| name.len() as u32);
+    0
+}
+
+/// Seals and holds what the first hook noted.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    let task: Ptr = ctx.arg(0);
+    // the number before a thread that execs takes over its leader's
+    let old_pid: u32 = ctx.arg(1);
+    let bprm: Ptr = ctx.arg(2);
+    let tgid: u32 = load(task, off!(task_tgid));
+    if let Some(pending) = PENDING.get_ptr_mut(old_pid) {
+        // SAFETY: a live map value that only this task's two hooks use.
+        hold(task, tgid, load(bprm, off!(bprm_file)), unsafe {
+            &mut *pending
+        });
+        let _ = PENDING.remove(old_pid);
+    }
+    if ALL_EXECS.get(0).is_some_and(|wanted| *wanted != 0) {
+        report_exec(task, tgid, bprm);
+    }
+    0
+}
+
+#[inline(always)]
+fn hold(task: Ptr, tgid: u32, executed: Ptr, pending: &mut Held) {
+    let mm: Ptr = load(task, off!(task_mm));
+    pending.stack = load(mm, off!(mm_start_stack));
+    // SAFETY: the helper has no preconditions.
+    pending.since_ns = unsafe { bpf_ktime_get_ns() };
+    if let Some(held) = sealed::HELD.get_ptr_mut(tgid) {
+        // SAFETY: a live map value; until the release only its agent and this task touch it.
+        let held = unsafe { &mut *held };
+        if held.flags & HELD_REEXEC != 0 {
+            held.stack = pending.stack;
+            return;
+        }
+    }
+
+    let signal: Ptr = load(task, off!(task_signal));
+    let cred: Ptr = load(task, off!(task_cred));
+    pending.start_ns = load(task, off!(task_start));
+    // Microseconds and the process's number (22 bits, PID_MAX_LIMIT): unique while one carries it.
+    pending.seal = ((pending.since_ns >> 10) << 22) | u64::from(tgid);
+    pending.uid = load(cred, off!(cred_euid));
+    pending.gid = load(cred, off!(cred_egid));
+    // SAFETY: the helpers have no preconditions.
+    let real_uid = unsafe {
+        pending.cgroup = bpf_get_current_cgroup_id();
+        bpf_get_current_uid_gid() as u32
+    };
+    let has_tty = load::<usize>(signal, off!(signal_tty)) != 0;
+    let is_traced = load::<u32>(task, off!(task_ptrace)) != 0;
+    let is_script = identity(executed) != (pending.file_dev, pending.file_ino);
+    pending.flags = if has_tty { HELD_TTY } else { 0 }
+        | if is_script { HELD_SCRIPT } else { 0 }
+        | if is_traced { HELD_TRACED } else { 0 }
+        | if real_uid == pending.uid {
+            0
+        } else {
+            HELD_SETUID
+        };
+
+    // a sealed process that becomes another sealed program leaves its first tree
+    if let Some(earlier) = sealed::get(tgid, || pending.start_ns) {
+        lineage::leave(&earlier, tgid, pending.pid, 0);
+    }
+    let sealed = Sealed {
+        seal: pending.seal,
+        start_ns: pending.start_ns,
+        scope: pending.scope,
+        flags: SEALED_ROOT,
+    };
+    if sealed::SEALED.insert(tgid, sealed, 0).is_err() || sealed::tree_begin(pending.seal).is_err()
+    {
+        return kill(tgid, pending, REASON_SEALED_FULL);
+    }
+    if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
+        return kill(tgid, pending, REASON_HELD_FULL);
+    }
+    // SAFETY: the helper has no preconditions; the signal is for the running task.
+    if !has_tty && unsafe { bpf_send_signal(SIGSTOP) } != 0 {
+        return kill(tgid, pending, REASON_HELD_FULL);
+    }
+    ring::count(pending.scope, |c| &raw mut c.held);
+    if let Some(mut entry) = ring::reserve::<Header>(pending.scope) {
+        entry.write(ring::header(KIND_HELD, tgid));
+        entry.submit(0);
+    }
+}
+
+/// Where the kernel side itself cannot hold a program, it does not start.
+#[inline(always)]
+fn kill(tgid: u32, pending: &Held, reason: u32) {
+    // SAFETY: the helper has no preconditions; the signal is for the running task.
+    unsafe { bpf_send_signal(SIGKILL) };
+    ring::count(pending.scope, |c| &raw mut c.refused);
+    let name = pending.name.as_ptr();
+    write_exec(
+        pending.scope,
+        pending.pid,
+        ring::header(KIND_REFUSED, tgid),
+        reason,
+        name,
+    );
+}
+
+/// An EXEC record for everything that starts in a scope that asked for it.
+#[inline(always)]
+fn report_exec(task: Ptr, tgid: u32, bprm: Ptr) {
+    let pid = kernel::pid_of(task);
+    let Some((number, scope)) = sealed::scope_of(pid) else {
+        return;
+    };
+    if scope.flags & SCOPE_ALL_EXECS == 0 {
+        return;
+    }
+    let name = base_name_at(load(bprm, off!(bprm_filename))) as Ptr;
+    write_exec(
+        number.namespace,
+        number.nr,
+        ring::header(KIND_EXEC, tgid),
+        0,
+        name,
+    );
+}
+
+#[inline(always)]
+fn write_exec(scope: ScopeId, pid: u32, header: Header, reason: u32, name: Ptr) {
+    let Some(mut entry) = ring::reserve::<Exec>(scope) else {
+        return;
+    };
+    let exec = entry.as_mut_ptr();
+    // SAFETY: reserved memory of this size; every field is written before it is submitted.
+    unsafe {
+        (*exec).header = header;
+        (*exec).subject = subject_of_current(pid);
+        (*exec).reason = reason;
+        (&raw mut (*exec).name).write_bytes(0, 1);
+        let len =
+            bpf_probe_read_kernel_str((&raw mut (*exec).name).cast(), NAME_LEN as u32, name.cast());
+        (*exec).name_len = if len > 0 { len as u32 - 1 } else { 0 };
+    }
+    entry.submit(0);
+}
+
+#[inline(always)]
+fn subject_of_current(pid: u32) -> Subject {
+    Subject {
+        pid,
+        // SAFETY: the helpers have no preconditions.
+        uid: unsafe { bpf_get_current_uid_gid() as u32 },
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        comm: kernel::read_buf(kernel::current(), off!(task_comm)),
+    }
+}

@@ -1,0 +1,94 @@
+//! `/proc/<pid>/…` of a sealed process, whichever procfs, mount or path leads there: the inode
+//! itself says whose it is.
+
+use sidecar_common::{
+    event::{WHAT_ENVIRON, WHAT_MAPS, WHAT_MEM},
+    layout::COMM_LEN,
+    policy::{SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM},
+};
+
+use super::{Own, Reach, decide};
+use crate::{
+    kernel::{self, Ptr, follow, load, off, read},
+    sealed,
+};
+
+/// A file name in the form it is compared in: at most 15 bytes, NUL-padded.
+const fn name(text: &[u8]) -> u128 {
+    let mut bytes = [0; COMM_LEN];
+    let mut i = 0;
+    while i < text.len() {
+        bytes[i] = text[i];
+        i += 1;
+    }
+    u128::from_ne_bytes(bytes)
+}
+
+const ENVIRON: u128 = name(b"environ");
+const MEM: u128 = name(b"mem");
+const STACK: u128 = name(b"stack");
+const SYSCALL: u128 = name(b"syscall");
+const FD: u128 = name(b"fd");
+const FDINFO: u128 = name(b"fdinfo");
+const MAPS: u128 = name(b"maps");
+const SMAPS: u128 = name(b"smaps");
+const SMAPS_ROLLUP: u128 = name(b"smaps_rollup");
+const NUMA_MAPS: u128 = name(b"numa_maps");
+const PAGEMAP: u128 = name(b"pagemap");
+const MAP_FILES: u128 = name(b"map_files");
+const AUXV: u128 = name(b"auxv");
+const CLEAR_REFS: u128 = name(b"clear_refs");
+
+/// What a file of a process's directory shows, and which switch guards it.
+#[inline(always)]
+fn guarded(file: u128) -> Option<(u32, u32)> {
+    match file {
+        ENVIRON => Some((WHAT_ENVIRON, SCOPE_BLOCK_ENVIRON)),
+        // registers, arguments and descriptors are as good as memory
+        MEM | STACK | SYSCALL | FD | FDINFO | CLEAR_REFS => Some((WHAT_MEM, SCOPE_BLOCK_MEM)),
+        MAPS | SMAPS | SMAPS_ROLLUP | NUMA_MAPS | PAGEMAP | MAP_FILES | AUXV => {
+            Some((WHAT_MAPS, SCOPE_BLOCK_MAPS))
+        }
+        _ => None,
+    }
+}
+
+/// An open of a procfs inode.
+#[inline(always)]
+pub(super) fn open(file: Ptr, inode: Ptr) -> i32 {
+    // proc_inode.pid: of the process, or in task/<tid>/ of the thread; none outside of /proc/<pid>
+    let pid = follow(inode.wrapping_sub(off!(inode_to_proc_pid)), 0);
+    if pid.is_null() {
+        return 0;
+    }
+    let link = follow(pid, off!(pid_first_task));
+    let task = link.wrapping_sub(off!(task_pid_links));
+    let tgid: u32 = read(task, off!(task_tgid));
+    let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) else {
+        return 0;
+    };
+    let dentry: Ptr = load(file, off!(file_dentry));
+    let name: [u8; COMM_LEN] = short_name(dentry);
+    let Some((what, guarded_by)) = guarded(u128::from_ne_bytes(name)) else {
+        return 0;
+    };
+    decide(&Reach {
+        sealed,
+        task,
+        tgid,
+        what,
+        guarded_by,
+        own: Own::ByPolicy,
+        name,
+    })
+}
+
+/// The first bytes of a file's name, NUL-padded.
+#[inline(always)]
+pub(super) fn short_name(dentry: Ptr) -> [u8; COMM_LEN] {
+    let mut name = [0; COMM_LEN];
+    let at: usize = load(dentry, off!(dentry_name));
+    // SAFETY: the helper checks the address; it pads nothing, so the buffer starts as zeros.
+    let _ = unsafe { aya_ebpf::helpers::bpf_probe_read_kernel_str_bytes(at as Ptr, &mut name) };
+    name
+}

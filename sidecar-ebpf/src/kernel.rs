@@ -1,0 +1,161 @@
+//! Reading the kernel's own structures: fields at offsets that the loader found in BTF.
+//!
+//! Two ways, told apart by what the verifier knows of the pointer. [`load`] is a plain instruction
+//! and needs a pointer that came typed from a hook's argument; [`read`] is a helper call, works on
+//! any address, and yields zero where nothing is mapped.
+
+use core::{arch::asm, ptr};
+
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
+    generated::{bpf_get_current_pid_tgid, bpf_get_current_task},
+};
+use sidecar_common::{
+    layout::{MAX_PID_LEVELS, Offsets},
+    policy::ScopeId,
+};
+
+/// The running kernel's layout; the loader writes it before the programs are verified.
+#[unsafe(no_mangle)]
+pub(crate) static OFFSETS: Offsets = {
+    // SAFETY: `Offsets` is plain integers, for which zero is a value.
+    unsafe { core::mem::zeroed() }
+};
+
+/// An offset, as the verifier will know it. Volatile, or the compiler would fold the zero above.
+macro_rules! off {
+    ($field:ident) => {
+        // SAFETY: a read of an initialised static.
+        unsafe { core::ptr::read_volatile(&raw const crate::kernel::OFFSETS.$field) as usize }
+    };
+}
+pub(crate) use off;
+
+/// A kernel structure, at some address.
+pub(crate) type Ptr = *const u8;
+
+/// A field of a structure whose type the verifier knows.
+#[inline(always)]
+pub(crate) fn load<T: Copy>(base: Ptr, offset: usize) -> T {
+    // SAFETY: the verifier accepts this only for a typed kernel pointer and an offset at which the
+    // running kernel's BTF has a field of this size; faults read as zero (BPF_PROBE_MEM).
+    unsafe { ptr::read_volatile(base.add(offset).cast::<T>()) }
+}
+
+/// A field of a structure at any address; zero when it cannot be read.
+#[inline(always)]
+pub(crate) fn read<T: Copy + bytemuck::Zeroable>(base: Ptr, offset: usize) -> T {
+    // SAFETY: the helper checks the address itself.
+    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset).cast::<T>()) }.unwrap_or(T::zeroed())
+}
+
+/// A pointer field of a structure at any address; null when it cannot be read.
+#[inline(always)]
+pub(crate) fn follow(base: Ptr, offset: usize) -> Ptr {
+    read::<usize>(base, offset) as Ptr
+}
+
+/// Bytes at any address; zeros when they cannot be read.
+#[inline(always)]
+pub(crate) fn read_buf<const N: usize>(base: Ptr, offset: usize) -> [u8; N] {
+    let mut buf = [0; N];
+    // SAFETY: the helper checks the address itself; on failure it zeroes the buffer.
+    let _ = unsafe { bpf_probe_read_kernel_buf(base.wrapping_add(offset), &mut buf) };
+    buf
+}
+
+/// The task that runs, untyped (the typed helper is 5.11).
+#[inline(always)]
+pub(crate) fn current() -> Ptr {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() as usize as Ptr }
+}
+
+/// The running process, in the kernel's own numbers.
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
+}
+
+/// The running task, in the kernel's own numbers.
+#[inline(always)]
+pub(crate) fn current_pid() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_pid_tgid() as u32 }
+}
+
+/// When a task's process started (boot clock, nanoseconds): with its number, who it is.
+#[inline(always)]
+pub(crate) fn start_of(task: Ptr) -> u64 {
+    read(follow(task, off!(task_leader)), off!(task_start))
+}
+
+/// Atomically adds to a counter in a map.
+///
+/// # Safety
+///
+/// `counter` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn add(counter: *mut u64, n: u64) {
+    // Not AtomicU64: the plain add is all 5.10 has (BPF_FETCH is 5.12), and must stay that.
+    // SAFETY: as the caller promises.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) n) };
+}
+
+/// `-EPERM` in a form the verifier can bound: compilers turn "condition ? -1 : 0" into a negation,
+/// which 6.12 cannot see to be in [-4095, 0].
+#[inline(always)]
+pub(crate) fn eperm() -> i32 {
+    let value: i64;
+    // SAFETY: sets a register.
+    unsafe { asm!("{0} = -1", out(reg) value) };
+    value as i32
+}
+
+/// One of a process's numbers: in which namespace, and which.
+#[derive(Clone, Copy)]
+pub(crate) struct Number {
+    pub(crate) namespace: ScopeId,
+    pub(crate) nr: u32,
+}
+
+/// The number of `pid` at a namespace level.
+#[inline(always)]
+fn number_at(pid: Ptr, level: u32) -> Number {
+    let upid = off!(pid_numbers) + level as usize * off!(upid_size);
+    Number {
+        namespace: read(follow(pid, upid + off!(upid_ns)), off!(pidns_inum)),
+        nr: read(pid, upid + off!(upid_nr)),
+    }
+}
+
+/// The `struct pid` of a task's process.
+#[inline(always)]
+pub(crate) fn pid_of(task: Ptr) -> Ptr {
+    follow(follow(task, off!(task_leader)), off!(task_thread_pid))
+}
+
+/// The process's number in its own namespace.
+#[inline(always)]
+pub(crate) fn own_number(pid: Ptr) -> u32 {
+    let level: u32 = read(pid, off!(pid_level));
+    number_at(pid, level % MAX_PID_LEVELS).nr
+}
+
+/// Walks from the process's own PID namespace outwards, to the first for which `found` is true.
+/// For use in a function that is verified on its own: the loop costs the verifier much.
+#[inline(always)]
+pub(crate) fn closest(pid: Ptr, found: impl Fn(ScopeId) -> bool) -> Option<Number> {
+    let level: u32 = read(pid, off!(pid_level));
+    for step in 0..MAX_PID_LEVELS {
+        if step > level {
+            break;
+        }
+        let number = number_at(pid, (level - step) % MAX_PID_LEVELS);
+        if found(number.namespace) {
+            return Some(number);
+        }
+    }
+    None
+}

@@ -1,0 +1,120 @@
+//! How a seal is passed on and how it ends: fork, exit, and the number's return to the pool.
+
+use aya_ebpf::{
+    helpers::generated::bpf_send_signal, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
+use sidecar_common::{
+    event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT},
+    policy::{SEALED_AGENT, SEALED_ROOT, Sealed},
+};
+
+use crate::{
+    kernel::{self, Ptr, load, off},
+    ring,
+    sealed::{self, HELD, SCOPES, SEALED},
+};
+
+const SIGKILL: u32 = 9;
+
+/// A child is sealed before it runs (the tracepoint is before `wake_up_new_task`).
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    let parent: Ptr = ctx.arg(0);
+    let child: Ptr = ctx.arg(1);
+    let tgid: u32 = load(parent, off!(task_tgid));
+    let Some(sealed) = sealed::get(tgid, || kernel::start_of(parent)) else {
+        return 0;
+    };
+    let child_tgid: u32 = load(child, off!(task_tgid));
+    if child_tgid == tgid || sealed.flags & SEALED_AGENT != 0 {
+        return 0; // a thread, or a helper of the agent
+    }
+    let inherited = Sealed {
+        start_ns: load(child, off!(task_start)),
+        flags: 0,
+        ..sealed
+    };
+    if SEALED.insert(child_tgid, inherited, 0).is_ok() {
+        sealed::tree_join(sealed.seal);
+    } else {
+        // A child outside the seal would show the secrets. A program can only signal itself, and
+        // the child has not run yet: its parent dies, and the child finds no way to be started.
+        ring::count(sealed.scope, |c| &raw mut c.refused);
+        // SAFETY: the helper has no preconditions; the signal is for the running task.
+        unsafe { bpf_send_signal(SIGKILL) };
+    }
+    0
+}
+
+/// The last thread is gone: tell the agent, and if it was the agent, say so.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    let task: Ptr = ctx.arg(0);
+    let signal: Ptr = load(task, off!(task_signal));
+    if load::<u32>(signal, off!(signal_live)) != 0 {
+        return 0;
+    }
+    let tgid: u32 = load(task, off!(task_tgid));
+    let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) else {
+        return 0;
+    };
+    let _ = HELD.remove(tgid);
+    if sealed.flags & SEALED_AGENT != 0 {
+        if let Some(scope) = SCOPES.get_ptr_mut(sealed.scope) {
+            // SAFETY: a live map value.
+            unsafe {
+                if (*scope).agent == tgid {
+                    (*scope).agent = 0;
+                }
+            }
+        }
+        return 0;
+    }
+    let pid = sealed::number_in(kernel::pid_of(task), sealed.scope);
+    leave(&sealed, tgid, pid, load(task, off!(task_exit_code)));
+    0
+}
+
+/// A process leaves its tree: the agent hears of the one that was given the seal, and of the last.
+#[inline(always)]
+pub(crate) fn leave(sealed: &Sealed, tgid: u32, pid: u32, status: u32) {
+    let root = if sealed.flags & SEALED_ROOT != 0 {
+        EXIT_ROOT
+    } else {
+        0
+    };
+    let last = if sealed::tree_leave(sealed.seal) {
+        EXIT_LAST
+    } else {
+        0
+    };
+    if root | last == 0 {
+        return;
+    }
+    if let Some(mut entry) = ring::reserve::<Exit>(sealed.scope) {
+        entry.write(Exit {
+            header: ring::header(KIND_EXIT, tgid),
+            seal: sealed.seal,
+            pid,
+            flags: root | last,
+            status,
+            reserved: 0,
+        });
+        entry.submit(0);
+    }
+}
+
+/// Only now the seal goes. Not at the exit: since 6.16 that tracepoint comes before the memory is
+/// given up, and a process would stand open for that moment.
+#[btf_tracepoint(function = "sched_process_free")]
+pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
+    let task: Ptr = ctx.arg(0);
+    let tgid: u32 = load(task, off!(task_tgid));
+    // threads are freed one by one; the process's own number is its leader's
+    if load::<u32>(task, off!(task_pid)) == tgid
+        && sealed::get(tgid, || load(task, off!(task_start))).is_some()
+    {
+        let _ = SEALED.remove(tgid);
+    }
+    0
+}

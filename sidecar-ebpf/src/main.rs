@@ -1,0 +1,35 @@
+//! The kernel side of kernelseal: one set of programs a node, shared by every agent on it.
+//!
+//! Read [`exec`] for how a program is matched, sealed and held, [`lineage`] for how a seal is
+//! inherited and ends, [`guard`] for who is refused what.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined is verified on its own, without the types of its arguments"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "helpers return 64 bits of which the documented part is meant"
+)]
+
+mod agent;
+mod exec;
+mod guard;
+mod kernel;
+mod lineage;
+mod ring;
+mod sealed;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+// Hooks of security modules and the helpers they need are for GPL-compatible programs only; this
+// crate is licensed "Apache-2.0 OR GPL-2.0-only".
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,111 @@
+//! Who is sealed, and who belongs together: the maps every guard asks.
+
+use aya_ebpf::{btf_maps::HashMap, macros::btf_map};
+use sidecar_common::{
+    layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED},
+    policy::{Held, Scope, ScopeId, Sealed},
+};
+
+use crate::kernel::{self, Number, Ptr};
+
+#[btf_map]
+pub(crate) static SCOPES: HashMap<ScopeId, Scope, MAX_SCOPES> = HashMap::new();
+#[btf_map]
+pub(crate) static SEALED: HashMap<u32, Sealed, MAX_SEALED> = HashMap::new();
+#[btf_map]
+pub(crate) static HELD: HashMap<u32, Held, MAX_HELD> = HashMap::new();
+/// How many processes carry a seal.
+#[btf_map]
+static TREES: HashMap<u64, u64, MAX_SEALED> = HashMap::new();
+
+/// What is known of a process number, if it is still the process it was written for.
+#[inline(always)]
+pub(crate) fn get(tgid: u32, start_of: impl FnOnce() -> u64) -> Option<Sealed> {
+    // SAFETY: copied at once; an entry reused meanwhile carries another start time.
+    let sealed = *unsafe { SEALED.get(tgid) }?;
+    (sealed.start_ns == start_of()).then_some(sealed)
+}
+
+/// The same for the process that runs.
+#[inline(always)]
+pub(crate) fn current() -> Option<Sealed> {
+    get(kernel::current_tgid(), || {
+        kernel::start_of(kernel::current())
+    })
+}
+
+/// A scope's owner and policy.
+#[inline(always)]
+pub(crate) fn scope(id: ScopeId) -> Option<Scope> {
+    // SAFETY: copied at once; a scope's entry is only rewritten for the same namespace.
+    unsafe { SCOPES.get(id) }.copied()
+}
+
+/// The scope that answers for a process, and the process's number in it: those of the closest PID
+/// namespace that has one.
+#[inline(always)]
+pub(crate) fn scope_of(pid: Ptr) -> Option<(Number, Scope)> {
+    let packed = closest_scope(pid as u64);
+    let number = Number {
+        namespace: (packed >> 32) as u32,
+        nr: packed as u32,
+    };
+    Some((number, scope(number.namespace)?))
+}
+
+/// The process's number as the scope's agent sees it; 0 when it does not.
+#[inline(always)]
+pub(crate) fn number_in(pid: Ptr, scope: ScopeId) -> u32 {
+    number_in_scope(pid as u64, scope)
+}
+
+// Exported functions with scalar arguments are verified once, not at every call: 5.6.
+
+/// [`scope_of`]'s walk: the scope in the upper half, the number in the lower; 0 for none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn closest_scope(pid: u64) -> u64 {
+    kernel::closest(pid as Ptr, |namespace| SCOPES.get_ptr(namespace).is_some())
+        .map_or(0, |number| {
+            (u64::from(number.namespace) << 32) | u64::from(number.nr)
+        })
+}
+
+/// [`number_in`]'s walk.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn number_in_scope(pid: u64, scope: u32) -> u32 {
+    kernel::closest(pid as Ptr, |namespace| namespace == scope).map_or(0, |number| number.nr)
+}
+
+/// A new tree of one.
+#[inline(always)]
+pub(crate) fn tree_begin(seal: u64) -> Result<(), i32> {
+    TREES.insert(seal, 1, 0)
+}
+
+/// One more in the tree.
+#[inline(always)]
+pub(crate) fn tree_join(seal: u64) {
+    if let Some(count) = TREES.get_ptr_mut(seal) {
+        // SAFETY: a live map value.
+        unsafe { kernel::add(count, 1) };
+    }
+}
+
+/// One less in the tree; true for the last. Two that leave at once may both hear it.
+#[inline(always)]
+pub(crate) fn tree_leave(seal: u64) -> bool {
+    let Some(count) = TREES.get_ptr_mut(seal) else {
+        return true;
+    };
+    // SAFETY: a live map value; the add is atomic and the read comes after it.
+    let left = unsafe {
+        kernel::add(count, u64::MAX);
+        core::ptr::read_volatile(count)
+    };
+    if left == 0 {
+        let _ = TREES.remove(seal);
+    }
+    left == 0
+}

@@ -1,0 +1,248 @@
+//! The one place that wires everything: from a configuration to an agent at work, and its end.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use sidecar_common::policy::{
+    SCOPE_ALL_EXECS, SCOPE_AUDIT_ALL, SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM,
+    SCOPE_BLOCK_PTRACE, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_SELF_READ,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use crate::{
+    config::{self, Config, Mode, OnFailure, Policy},
+    kernel::{self, Claim, Maps, Ring, pins},
+    observe::{self, Journal, Metrics},
+    seal::{Sealer, Watchdog},
+    secrets::{self, Store},
+};
+
+/// The delivering thread's stack, in bytes.
+const SEALER_STACK: usize = 512 * 1024;
+
+/// `kernelseal run`: until SIGTERM or SIGINT.
+pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
+    let config = config::load(path).map_err(anyhow::Error::new)?;
+    observe::log::start(config.monitoring.log_level, config.monitoring.log_format);
+    // Before the first secret is read.
+    if let Some(why) = secrets::protect_process() {
+        tracing::warn!("secrets in this process's memory may be swapped out: {why}");
+    }
+    refuse_what_is_not_here_yet(path, &config)?;
+    let store = open_store(path, &config)?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(Arc::new(config), store))
+}
+
+/// `kernelseal load`: the kernel side, if it is not there yet.
+pub(crate) fn load_kernel_side() -> anyhow::Result<()> {
+    let lock = pins::lock()?;
+    if !pins::exist() {
+        pins::load_and_pin(&lock)?;
+    }
+    Ok(())
+}
+
+/// Loads in a process of its own: what the verifier's types and the kernel's BTF take of memory is
+/// gone with it, and the first agent is like every later one.
+fn ensure_loaded() -> anyhow::Result<()> {
+    if pins::exist() {
+        return Ok(());
+    }
+    tracing::info!("loading the kernel side");
+    let loader = Command::new("/proc/self/exe")
+        .arg("load")
+        .env_clear()
+        .output()
+        .context("start the loader")?;
+    let said = String::from_utf8_lossy(&loader.stderr);
+    let said = said.trim_end();
+    ensure!(
+        loader.status.success(),
+        "{}",
+        said.strip_prefix("kernelseal: ").unwrap_or(said)
+    );
+    Ok(())
+}
+
+/// What parses but does not exist yet must not be taken for protection.
+fn refuse_what_is_not_here_yet(path: &Path, config: &Config) -> anyhow::Result<()> {
+    for binding in &config.secrets {
+        let selector = &binding.selector;
+        let missing = [
+            ("container", selector.container.is_some()),
+            ("namespace", selector.namespace.is_some()),
+            ("labels", !selector.labels.is_empty()),
+        ];
+        if let Some((key, _)) = missing.iter().find(|(_, is_set)| *is_set) {
+            bail!(
+                "{}:{}: binding {}: selector.{key} needs to know the container, which this version does not. Select by cgroupPath or uid, or leave it out",
+                path.display(),
+                selector.at,
+                binding.name
+            );
+        }
+    }
+    Ok(())
+}
+
+fn open_store(path: &Path, config: &Config) -> anyhow::Result<Store> {
+    Store::open(config).map_err(|wrong| {
+        let lines: Vec<String> = wrong
+            .into_iter()
+            .map(|(at, error)| format!("{}:{at}: {error}", path.display()))
+            .collect();
+        anyhow::anyhow!(lines.join("\n"))
+    })
+}
+
+async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
+    // Before anything is held: a signal from here on is an orderly end.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let metrics = Metrics::new()?;
+    let ready = Arc::new(AtomicBool::new(false));
+    let monitoring = &config.monitoring;
+    if monitoring.enabled && monitoring.metrics_port != 0 {
+        let port = monitoring.metrics_port;
+        let server = observe::serve(port, metrics.clone(), ready.clone())
+            .await
+            .with_context(|| format!("monitoring.metricsPort {port}"))?;
+        tokio::spawn(server);
+    }
+    if config.policy.mode == Mode::Disabled {
+        tracing::warn!(
+            "policy.mode is disabled: nothing is attached, programs start without their secrets"
+        );
+        ready.store(true, Ordering::Relaxed);
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        return Ok(());
+    }
+
+    let (journal, writer) =
+        Journal::start(config.monitoring.audit_log.as_deref()).context("monitoring.auditLog")?;
+    let (mut claim, ring) = stake(&config)?;
+    let scope = claim.scope();
+    let mut watchdog = Watchdog {
+        maps: Maps::open()?,
+        scope,
+        journal: journal.clone(),
+        metrics: metrics.clone(),
+        on_failure: config.policy.on_failure,
+        hold_timeout: config.policy.hold_timeout,
+    };
+    let sealer = Sealer {
+        config: config.clone(),
+        store,
+        scope,
+        maps: Maps::open()?,
+        ring,
+        journal,
+        metrics,
+    };
+    let stop = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?);
+    let (ended, mut has_ended) = oneshot::channel();
+    let thread = thread::Builder::new()
+        .name("sealer".into())
+        .stack_size(SEALER_STACK)
+        .spawn({
+            let stop = stop.clone();
+            move || {
+                let result = sealer.run(&stop);
+                let _ = ended.send(());
+                result
+            }
+        })?;
+    ready.store(true, Ordering::Relaxed);
+    tracing::info!(scope, bindings = config.secrets.len(), mode = ?config.policy.mode, "watching");
+
+    let mut tick = tokio::time::interval(Watchdog::interval(&config.policy));
+    let ended_early = loop {
+        tokio::select! {
+            _ = terminate.recv() => break false,
+            _ = interrupt.recv() => break false,
+            _ = &mut has_ended => break true,
+            _ = tick.tick() => watchdog.look(config.policy.hold_timeout),
+        }
+    };
+    ready.store(false, Ordering::Relaxed);
+    tracing::info!("ending");
+    claim.stop_holding(&pins::lock()?)?;
+    stop.write(1)?;
+    wait_for(&mut watchdog, &config.policy, &thread);
+    // Whatever happened, nobody stays stopped.
+    watchdog.look(Duration::ZERO);
+    let result = if thread.is_finished() {
+        thread.join().ok()
+    } else {
+        None
+    };
+    let sealed = watchdog.maps.sealed_in(scope);
+    claim.leave(&pins::lock()?, sealed)?;
+    drop(watchdog);
+    writer.finish();
+    match result {
+        Some(Ok(())) if !ended_early => Ok(()),
+        Some(Err(e)) => Err(e).context("the delivering thread failed"),
+        _ => bail!("the delivering thread ended unexpectedly"),
+    }
+}
+
+/// Gives the delivering thread the time a hold may take to come to its end.
+fn wait_for<T>(watchdog: &mut Watchdog, policy: &Policy, thread: &thread::JoinHandle<T>) {
+    const STEP: Duration = Duration::from_millis(5);
+    let mut left = policy.hold_timeout;
+    while !thread.is_finished() && !left.is_zero() {
+        thread::sleep(STEP);
+        left = left.saturating_sub(STEP);
+        watchdog.look(policy.hold_timeout);
+    }
+}
+
+fn stake(config: &Config) -> anyhow::Result<(Claim, Ring)> {
+    ensure_loaded()?;
+    let wish = kernel::Wish {
+        flags: flags(&config.policy),
+        hold_ms: u32::try_from(config.policy.hold_timeout.as_millis()).unwrap_or(u32::MAX),
+        names: config
+            .secrets
+            .iter()
+            .map(|binding| binding.selector.basename().as_bytes())
+            .collect::<BTreeSet<_>>(),
+    };
+    Ok(Claim::stake(&pins::lock()?, &wish)?)
+}
+
+/// The policy in the kernel side's terms.
+fn flags(policy: &Policy) -> u32 {
+    [
+        (policy.mode == Mode::Enforce, SCOPE_ENFORCE),
+        (policy.block_environ, SCOPE_BLOCK_ENVIRON),
+        (policy.block_mem, SCOPE_BLOCK_MEM),
+        (policy.block_maps, SCOPE_BLOCK_MAPS),
+        (policy.block_ptrace, SCOPE_BLOCK_PTRACE),
+        (policy.allow_self_read, SCOPE_SELF_READ),
+        (policy.audit_all, SCOPE_AUDIT_ALL),
+        (!policy.kernel_binary_filter, SCOPE_ALL_EXECS),
+        (policy.on_failure == OnFailure::Allow, SCOPE_FAIL_OPEN),
+    ]
+    .into_iter()
+    .filter_map(|(is_set, flag)| is_set.then_some(flag))
+    .sum()
+}

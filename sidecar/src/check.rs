@@ -1,0 +1,176 @@
+//! `kernelseal check`: whether this machine can enforce, requirement by requirement, with the fix.
+
+use std::{fs, path::Path, process::ExitCode};
+
+use crate::kernel::{self, HOOKS, TRACEPOINTS, VMLINUX_BTF, pins};
+
+/// A requirement, looked at.
+struct Finding {
+    what: String,
+    is_met: bool,
+    /// What was found, or what to do.
+    detail: String,
+}
+
+impl Finding {
+    fn met(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            is_met: true,
+            detail: detail.into(),
+        }
+    }
+
+    fn missing(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            is_met: false,
+            detail: fix.into(),
+        }
+    }
+}
+
+/// Prints a line each; fails if one is not met.
+pub(crate) fn run() -> ExitCode {
+    let findings = [
+        root(),
+        release(),
+        btf(),
+        lsm(),
+        lockdown(),
+        bpf_fs(),
+        attach(),
+    ];
+    for Finding {
+        what,
+        is_met,
+        detail,
+    } in &findings
+    {
+        println!("{} {what}: {detail}", if *is_met { "ok  " } else { "FAIL" });
+    }
+    if findings.iter().all(|finding| finding.is_met) {
+        println!("This machine can enforce.");
+        ExitCode::SUCCESS
+    } else {
+        println!("This machine cannot enforce.");
+        ExitCode::FAILURE
+    }
+}
+
+fn root() -> Finding {
+    const NEEDED: [(u32, &str); 4] = [
+        (12, "NET_ADMIN or PERFMON"),
+        (19, "SYS_PTRACE"),
+        (21, "SYS_ADMIN"),
+        (39, "BPF"),
+    ];
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0);
+    let has = |bit: u32| effective & (1 << bit) != 0;
+    // CAP_SYS_ADMIN implies CAP_BPF and CAP_PERFMON
+    let missing: Vec<&str> = NEEDED[1..3]
+        .iter()
+        .filter(|(bit, _)| !has(*bit))
+        .map(|(_, name)| *name)
+        .collect();
+    if missing.is_empty() {
+        Finding::met("privileges", "CAP_SYS_ADMIN, CAP_SYS_PTRACE")
+    } else {
+        Finding::missing(
+            "privileges",
+            format!(
+                "CAP_{} missing: run as root, or give the container these capabilities",
+                missing.join(", CAP_")
+            ),
+        )
+    }
+}
+
+fn release() -> Finding {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    let mut numbers = release
+        .split(['.', '-'])
+        .filter_map(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (5, 10) {
+        Finding::met("kernel", release)
+    } else {
+        Finding::missing(
+            "kernel",
+            format!("{release} is too old: 5.10 or newer is needed"),
+        )
+    }
+}
+
+fn btf() -> Finding {
+    if Path::new(VMLINUX_BTF).exists() {
+        Finding::met("type information", VMLINUX_BTF)
+    } else {
+        Finding::missing("type information", kernel::Error::NoBtf.to_string())
+    }
+}
+
+fn lsm() -> Finding {
+    const LIST: &str = "/sys/kernel/security/lsm";
+    match fs::read_to_string(LIST) {
+        Ok(list) if list.trim().split(',').any(|name| name == "bpf") => Finding::met(
+            "security module",
+            format!("bpf is active ({})", list.trim()),
+        ),
+        Ok(list) => Finding::missing(
+            "security module",
+            format!(
+                "bpf is not active. Boot with `lsm={},bpf` on the kernel command line",
+                list.trim()
+            ),
+        ),
+        Err(e) => Finding::missing(
+            "security module",
+            format!(
+                "{LIST}: {e}. Mount it to find out: `mount -t securityfs securityfs /sys/kernel/security`"
+            ),
+        ),
+    }
+}
+
+fn lockdown() -> Finding {
+    let text = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if text.contains("[confidentiality]") {
+        Finding::missing(
+            "lockdown",
+            "confidentiality mode keeps programs from reading kernel memory. Boot with lockdown=integrity or none",
+        )
+    } else {
+        Finding::met(
+            "lockdown",
+            "does not keep programs from reading kernel memory",
+        )
+    }
+}
+
+fn bpf_fs() -> Finding {
+    match pins::lock() {
+        Ok(_) => Finding::met("BPF file system", "/sys/fs/bpf"),
+        Err(e) => Finding::missing("BPF file system", e.to_string()),
+    }
+}
+
+fn attach() -> Finding {
+    match kernel::load() {
+        Ok(_) => Finding::met(
+            "programs",
+            format!(
+                "loaded and attached: {}, {}",
+                HOOKS.join(", "),
+                TRACEPOINTS.join(", ")
+            ),
+        ),
+        Err(e) => Finding::missing("programs", e.to_string()),
+    }
+}

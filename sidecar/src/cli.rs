@@ -1,0 +1,137 @@
+//! What was asked: the command line, and what its answers look like.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{agent, check, config, kernel};
+
+/// Seals programs' secrets: nobody but the program reads them.
+#[derive(Parser)]
+#[command(name = "kernelseal", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch programs start, give them their secrets, and guard them. Events go to stdout.
+    Run {
+        /// The configuration.
+        #[arg(
+            long,
+            value_name = "FILE",
+            default_value = "/etc/kernelseal/config.yaml"
+        )]
+        config: PathBuf,
+    },
+    /// Find out whether this machine can enforce: a line for each requirement, with the fix.
+    Check,
+    /// Read configurations and say what is wrong with them.
+    Validate {
+        /// The configurations.
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Say what this node's kernel side is doing.
+    Status,
+    /// Remove the kernel side from this node. What it guards is no longer guarded.
+    Cleanup {
+        /// Even while agents run.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the JSON Schema of the configuration.
+    Schema,
+    /// Load the kernel side, if it is not there. `run` does this by itself.
+    #[command(hide = true)]
+    Load,
+}
+
+/// The whole program.
+pub(crate) fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run { config } => agent::run(&config),
+        Command::Check => return check::run(),
+        Command::Validate { files } => return validate(&files),
+        Command::Status => status(),
+        Command::Cleanup { force } => cleanup(force),
+        Command::Schema => {
+            println!("{:#}", config::json_schema());
+            Ok(())
+        }
+        Command::Load => agent::load_kernel_side(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("kernelseal: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn validate(files: &[PathBuf]) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for file in files {
+        match config::load(file) {
+            Ok(config) => println!("{}: ok, {} bindings", file.display(), config.secrets.len()),
+            Err(errors) => {
+                eprintln!("{errors}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+fn status() -> anyhow::Result<()> {
+    if !kernel::pins::exist() {
+        println!(
+            "not loaded: no agent has run on this node since it booted, or `cleanup` removed it"
+        );
+        return Ok(());
+    }
+    let maps = kernel::Maps::open()?;
+    println!("kernel side at {}", kernel::pins::dir().display());
+    println!(
+        "{:<14} {:<10} {:<9} {:>6} {:>6} {:>8}",
+        "scope", "agent", "mode", "sealed", "held", "dropped"
+    );
+    for (id, scope) in maps.scopes() {
+        let agent = if scope.agent == 0 {
+            "none".into()
+        } else {
+            scope.agent_pid.to_string()
+        };
+        let enforces = scope.flags & sidecar_common::policy::SCOPE_ENFORCE != 0;
+        println!(
+            "pid:[{id}] {agent:<8} {:<9} {:>6} {:>6} {:>8}",
+            if enforces { "enforce" } else { "audit" },
+            maps.sealed_in(id),
+            maps.all_held(id).len(),
+            maps.counters(id).dropped,
+        );
+    }
+    Ok(())
+}
+
+fn cleanup(force: bool) -> anyhow::Result<()> {
+    let lock = kernel::pins::lock()?;
+    if kernel::pins::exist() && !force {
+        let running = kernel::Maps::open()?
+            .scopes()
+            .iter()
+            .filter(|(_, s)| s.agent != 0)
+            .count();
+        anyhow::ensure!(
+            running == 0,
+            "{running} agents still run on this node; stop them first, or use --force: what they sealed is then open"
+        );
+    }
+    for path in kernel::pins::remove_all(&lock)? {
+        println!("removed {}", path.display());
+    }
+    Ok(())
+}

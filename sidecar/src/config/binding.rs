@@ -1,0 +1,164 @@
+//! What a binding is once it has been checked: which program, which secrets, from where.
+//!
+//! As in [`super::model`], the comments are also the descriptions in the JSON Schema.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::error::Position;
+
+/// One program, or kind of program, and the secrets it gets.
+#[derive(Clone, Debug, PartialEq, JsonSchema)]
+#[schemars(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Binding {
+    /// A name for this binding, once per file. It appears in events and logs.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Which programs this binding is for.
+    pub selector: Selector,
+    /// How the secrets reach the program.
+    #[schemars(default)]
+    pub delivery: Delivery,
+    /// The secrets. At least one.
+    #[schemars(length(min = 1))]
+    pub secret_refs: Vec<SecretRef>,
+    /// Where the binding stands in the file.
+    #[schemars(skip)]
+    pub at: Position,
+}
+
+/// Which programs a binding is for: every field given must match.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Selector {
+    /// The executed file: its basename (at most 255 bytes), or an absolute path.
+    #[schemars(length(min = 1))]
+    pub binary: String,
+    /// SHA-256 digest of the executed file, 64 hexadecimal digits.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
+    pub sha256: Option<String>,
+    /// Name of the container.
+    #[schemars(length(min = 1))]
+    pub container: Option<String>,
+    /// Kubernetes namespace of the pod.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+    /// Labels the pod must carry, each with this value.
+    #[schemars(default)]
+    pub labels: BTreeMap<String, String>,
+    /// A control group: the program must be in it or below. Absolute, and not `/`.
+    #[schemars(regex(pattern = "^/[^/]"))]
+    pub cgroup_path: Option<PathBuf>,
+    /// User id the program runs as.
+    pub uid: Option<u32>,
+    /// Where the selector stands in the file.
+    #[schemars(skip)]
+    pub at: Position,
+}
+
+impl Selector {
+    /// The last component of `binary`: the name the kernel side filters by.
+    #[must_use]
+    pub fn basename(&self) -> &str {
+        self.binary.rsplit('/').next().unwrap_or(&self.binary)
+    }
+}
+
+/// How secrets reach a program. At least one of the two is true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// As environment variables.
+    pub env: bool,
+    /// As files below `/run/kernelseal/secrets/<pid>/`.
+    pub file: bool,
+}
+
+impl Default for Delivery {
+    fn default() -> Self {
+        Self {
+            env: true,
+            file: true,
+        }
+    }
+}
+
+/// One secret of a binding.
+#[derive(Clone, Debug, PartialEq, JsonSchema)]
+#[schemars(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretRef {
+    /// The name the program knows it by: the environment variable, and the file.
+    #[schemars(length(min = 1, max = 255))]
+    pub name: String,
+    /// Where its value comes from.
+    pub source: Source,
+    /// Where the secret stands in the file.
+    #[schemars(skip)]
+    pub at: Position,
+}
+
+/// Where a secret's value comes from: exactly one of these.
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+pub enum Source {
+    /// A key of a Kubernetes Secret.
+    SecretKeyRef(SecretKeyRef),
+    /// A file kernelseal can read; its bytes are taken as they are.
+    FileRef(FileRef),
+    /// A variable in kernelseal's own environment.
+    EnvRef(#[schemars(length(min = 1))] String),
+    /// The value itself, for tests only: whoever reads this file reads it. May be empty.
+    Value(#[schemars(with = "Option<String>", extend("x-null-is-empty" = true))] SecretString),
+    /// A key of a secret in Vault.
+    VaultRef(VaultRef),
+}
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::SecretKeyRef(a), Self::SecretKeyRef(b)) => a == b,
+            (Self::FileRef(a), Self::FileRef(b)) => a == b,
+            (Self::EnvRef(a), Self::EnvRef(b)) => a == b,
+            (Self::Value(a), Self::Value(b)) => a.expose_secret() == b.expose_secret(),
+            (Self::VaultRef(a), Self::VaultRef(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+/// A key of a Kubernetes Secret.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in its data.
+    #[schemars(regex(pattern = "^[-._a-zA-Z0-9]{1,253}$"))]
+    pub key: String,
+    /// Its namespace. Without it, the one kernelseal runs in.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: Option<String>,
+}
+
+/// A file as a source: `fileRef: /path`, or `fileRef: {path: /path, trim: true}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileRef {
+    /// An absolute path, as kernelseal sees it.
+    pub path: PathBuf,
+    /// Whether trailing newlines are left out. Otherwise the bytes are taken as they are.
+    pub trim: bool,
+}
+
+/// A key of a secret in Vault.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VaultRef {
+    /// Path of the secret, for example `secret/data/app`.
+    #[schemars(length(min = 1))]
+    pub path: String,
+    /// Key in it.
+    #[schemars(length(min = 1))]
+    pub key: String,
+}

@@ -1,0 +1,125 @@
+//! The configuration: what a user may write in `config.yaml`, strictly.
+//!
+//! [`load`] and [`parse`] give a [`Config`] in which everything is legal, or [`ConfigErrors`] that
+//! say, like a compiler, where the file is wrong and what to do. Nothing may start on an error.
+//! No message contains the value of a secret.
+//!
+//! The way of a file: `yaml` reads it into a tree with positions; `fields` takes mappings
+//! apart by the tables in `keys`; `decode` and `decode_binding` build the model with the
+//! checks of `validate`; `conflicts` judges bindings together; `excerpt` decides which
+//! source lines an error may show.
+
+mod binding;
+mod conflicts;
+mod decode;
+mod decode_binding;
+mod error;
+mod excerpt;
+mod fields;
+mod keys;
+mod model;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod yaml;
+
+use std::{fs::File, io::Read, path::Path};
+
+use secrecy::zeroize::Zeroizing;
+
+pub use self::{
+    binding::{Binding, Delivery, FileRef, SecretKeyRef, SecretRef, Selector, Source, VaultRef},
+    error::{ConfigError, ConfigErrors, Position},
+    model::{
+        Config, DEFAULT_SECRETS_DIR, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy,
+        Version,
+    },
+    schema::json_schema,
+};
+use self::{fields::Report, yaml::START};
+
+/// A configuration file is at most this long, in bytes.
+pub const MAX_BYTES: usize = 1024 * 1024;
+
+/// Reads the configuration in a file.
+///
+/// # Errors
+///
+/// When the file cannot be read, is longer than [`MAX_BYTES`], is not UTF-8, or as [`parse`] says.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let unreadable = |error: std::io::Error| {
+        ConfigError::new(
+            path,
+            None,
+            format!("cannot read the configuration: {error}"),
+        )
+        .hint("name an existing file with `--config`")
+    };
+    // Room for one byte too many from the start: growing would leave copies of secrets behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_BYTES + 1));
+    let limit = u64::try_from(MAX_BYTES + 1).unwrap_or(u64::MAX);
+    File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(too_long(path));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(text, path),
+        Err(error) => {
+            let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+            let line = before.matches('\n').count() + 1;
+            let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+            let error = ConfigError::new(path, Some(Position { line, column }), "not UTF-8 text")
+                .hint("save the file as UTF-8; keep binary secrets in files of their own, with `fileRef`");
+            Err(error.into())
+        }
+    }
+}
+
+/// Reads a configuration from text. `file` is the name errors give to it.
+///
+/// # Errors
+///
+/// When the text is not exactly one YAML document, or not a legal configuration. Of a document
+/// that is YAML, all errors are reported, up to 50.
+pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigErrors> {
+    if text.len() > MAX_BYTES {
+        return Err(too_long(file));
+    }
+    let root = yaml::read(text).map_err(|problem| {
+        let excerpt = excerpt::Source::broken(text).excerpt(&problem.mark);
+        ConfigError::new(file, Some(problem.mark.at), problem.message)
+            .hint(problem.hint)
+            .excerpt(excerpt)
+    })?;
+    let mut report = Report::new(file, excerpt::Source::read(text, &root));
+    let config = decode::config(&mut report, &root);
+    if let Some(config) = &config {
+        conflicts::check(&mut report, &config.secrets);
+    }
+    ConfigErrors::check(report.into_errors())?;
+    // Without an error there is a configuration; should that ever be wrong, nothing may start.
+    config.ok_or_else(|| ConfigError::new(file, None, "the configuration is incomplete").into())
+}
+
+fn too_long(file: &Path) -> ConfigErrors {
+    ConfigError::new(
+        file,
+        Some(START.at),
+        format!("longer than {MAX_BYTES} bytes"),
+    )
+    .hint("keep large secrets in files of their own, with `fileRef`")
+    .into()
+}
+
+/// Feeds arbitrary bytes to [`parse`]: the body of a fuzz target. Panics only if there is a bug.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Err(errors) = parse(text, Path::new("config.yaml"))
+    {
+        assert!(!errors.to_string().is_empty());
+    }
+}

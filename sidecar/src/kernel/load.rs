@@ -1,0 +1,134 @@
+//! Loads and attaches the kernel side, all of it or nothing.
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    programs::{
+        BtfTracePoint, Lsm, Program, RawTracePoint, RawTracePointRunOptions, TestRun as _,
+        links::FdLink,
+    },
+};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+
+use super::{Error, offsets};
+
+/// The kernel side, as `build.rs` left it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kernelseal.bpf.o"));
+
+/// The security hooks we attach to; a program has its hook's name.
+pub(crate) const HOOKS: &[&str] = &[
+    "bprm_creds_for_exec",
+    "file_open",
+    "ptrace_access_check",
+    "ptrace_traceme",
+];
+/// The tracepoints we attach to; a program has its tracepoint's name.
+pub(crate) const TRACEPOINTS: &[&str] = &[
+    "sched_process_exec",
+    "sched_process_fork",
+    "sched_process_exit",
+    "sched_process_free",
+];
+/// Makes its caller the agent of a scope.
+pub(super) const ENLIST: &str = "enlist";
+const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
+
+/// A loaded and attached kernel side; gone when dropped, unless it is pinned.
+pub(crate) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) links: Vec<(&'static str, FdLink)>,
+}
+
+/// Loads every program and attaches every hook.
+pub(crate) fn load() -> Result<Loaded, Error> {
+    // Maps count against this limit before 5.11.
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    let offsets = offsets::resolve()?;
+    let btf = Btf::from_sys_fs().map_err(|e| Error::Btf {
+        what: offsets::VMLINUX_BTF.into(),
+        cause: e.to_string(),
+    })?;
+    let mut ebpf = EbpfLoader::new()
+        .btf(Some(&btf))
+        .override_global("OFFSETS", &offsets, true)
+        .load(OBJECT)
+        .map_err(|e| Error::Load {
+            what: "the maps".into(),
+            cause: chain(&e),
+        })?;
+
+    for name in [ENLIST, FIND_SYSCALL_SLOT] {
+        program::<RawTracePoint>(&mut ebpf, name)?
+            .load()
+            .map_err(failed(name))?;
+    }
+    let found = program::<RawTracePoint>(&mut ebpf, FIND_SYSCALL_SLOT)?
+        .test_run(RawTracePointRunOptions::new())
+        .map_err(failed(FIND_SYSCALL_SLOT))?;
+    if found.return_value != 1 {
+        return Err(Error::NoSyscallSlot);
+    }
+
+    let mut links = Vec::with_capacity(HOOKS.len() + TRACEPOINTS.len());
+    // Tracepoints first: a seal must be inherited and end before the first is given.
+    for &name in TRACEPOINTS {
+        let program = program::<BtfTracePoint>(&mut ebpf, name)?;
+        program.load(name, &btf).map_err(failed(name))?;
+    }
+    for &name in HOOKS {
+        program::<Lsm>(&mut ebpf, name)?
+            .load(name, &btf)
+            .map_err(failed(name))?;
+    }
+    for &name in TRACEPOINTS {
+        let program = program::<BtfTracePoint>(&mut ebpf, name)?;
+        let link = program
+            .attach()
+            .and_then(|id| program.take_link(id))
+            .map_err(failed(name))?;
+        links.push((name, link.into()));
+    }
+    for &name in HOOKS {
+        let program = program::<Lsm>(&mut ebpf, name)?;
+        let link = program
+            .attach()
+            .and_then(|id| program.take_link(id))
+            .map_err(failed(name))?;
+        links.push((name, link.into()));
+    }
+    Ok(Loaded { ebpf, links })
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, Error>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    ebpf.program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| Error::Load {
+            what: name.into(),
+            cause: "not in the kernel object".into(),
+        })
+}
+
+fn failed<E: std::error::Error>(name: &str) -> impl FnOnce(E) -> Error {
+    move |e| Error::Load {
+        what: format!("program {name}"),
+        cause: chain(&e),
+    }
+}
+
+/// An error and its causes on one line; the verifier's log, if there is one, shortened to its end.
+fn chain(error: &dyn std::error::Error) -> String {
+    const KEPT: usize = 1500;
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    if text.len() > KEPT {
+        let from = (text.len() - KEPT..text.len()).find(|i| text.is_char_boundary(*i));
+        text = format!("… {}", &text[from.unwrap_or(0)..]);
+    }
+    text
+}

@@ -1,0 +1,84 @@
+//! The only user-space code that knows aya: the shared kernel side, and one agent's share of it.
+
+mod load;
+mod maps;
+mod offsets;
+pub(crate) mod pins;
+mod ring;
+
+use std::{io, path::PathBuf};
+
+pub(crate) use load::{HOOKS, TRACEPOINTS, load};
+pub(crate) use maps::{Claim, Maps, Wish};
+pub(crate) use offsets::VMLINUX_BTF;
+pub(crate) use ring::{Record, Ring};
+
+/// What can go wrong between us and the kernel, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The kernel was built without a description of its types.
+    #[error("{path} is missing: this kernel was built without CONFIG_DEBUG_INFO_BTF. Use a kernel with BTF (every current distribution's has it)", path = VMLINUX_BTF)]
+    NoBtf,
+    /// A type or field is not where it should be.
+    #[error(
+        "cannot use this kernel's type information: {what}: {cause}. Please report the kernel's version (`uname -r`)"
+    )]
+    Btf {
+        /// A structure, a field, or the file.
+        what: String,
+        /// Why.
+        cause: String,
+    },
+    /// The kernel refused a program, a map or an attachment.
+    #[error("the kernel refused {what}: {cause}. Run `kernelseal check` to see what it lacks")]
+    Load {
+        /// Which.
+        what: String,
+        /// What it said.
+        cause: String,
+    },
+    /// The kernel's stack is not laid out as we know it.
+    #[error(
+        "cannot find the system call's number on this kernel's stack. Please report the kernel's version (`uname -r`)"
+    )]
+    NoSyscallSlot,
+    /// No BPF file system.
+    #[error(
+        "/sys/fs/bpf is not a BPF file system. Mount it: `mount -t bpf bpf /sys/fs/bpf`; in a container, mount the host's /sys/fs/bpf there"
+    )]
+    NoBpfFs,
+    /// The pins could not be made or read.
+    #[error("{path}: {cause}", path = path.display())]
+    Pins {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A map could not be opened, read or written.
+    #[error("map {name}: {cause}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        cause: String,
+    },
+    /// Somebody else answers for this PID namespace.
+    #[error(
+        "this PID namespace (pid:[{scope}]) already has an agent: process {pid}. Stop it first, or give this one a PID namespace of its own"
+    )]
+    ScopeTaken {
+        /// The namespace's inode number.
+        scope: u32,
+        /// The other agent, in that namespace's numbers.
+        pid: u32,
+    },
+    /// Reading our own namespace failed.
+    #[error("/proc/self/ns/pid: {0}. Is /proc mounted?")]
+    Namespace(io::Error),
+    /// The kernel side would not make us the agent.
+    #[error(
+        "the kernel side did not accept this agent: the map of sealed processes or of scopes is full"
+    )]
+    NotEnlisted,
+}

@@ -1,0 +1,144 @@
+//! Where the running kernel keeps the fields our programs read, from its own BTF.
+
+use std::path::Path;
+
+use btf_rs::{Btf, BtfType as _, Struct, Type};
+use sidecar_common::layout::Offsets;
+
+use super::Error;
+
+/// The running kernel's description of its own types.
+pub(crate) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Looks up every field of [`Offsets`].
+pub(super) fn resolve() -> Result<Offsets, Error> {
+    let types = Types::of_running_kernel()?;
+    let at = |path: &str| types.offset(path);
+    Ok(Offsets {
+        task_tgid: at("task_struct.tgid")?,
+        task_pid: at("task_struct.pid")?,
+        task_thread_pid: at("task_struct.thread_pid")?,
+        task_pid_links: at("task_struct.pid_links")?,
+        task_signal: at("task_struct.signal")?,
+        task_mm: at("task_struct.mm")?,
+        task_ptrace: at("task_struct.ptrace")?,
+        task_cred: at("task_struct.cred")?,
+        task_comm: at("task_struct.comm")?,
+        task_start: at("task_struct.start_boottime")?,
+        task_stack: at("task_struct.stack")?,
+        task_leader: at("task_struct.group_leader")?,
+        task_exit_code: at("task_struct.exit_code")?,
+        signal_live: at("signal_struct.live")?,
+        signal_tty: at("signal_struct.tty")?,
+        mm_start_stack: at("mm_struct.start_stack")?,
+        cred_euid: at("cred.euid")?,
+        cred_egid: at("cred.egid")?,
+        bprm_filename: at("linux_binprm.filename")?,
+        bprm_file: at("linux_binprm.file")?,
+        file_inode: at("file.f_inode")?,
+        file_dentry: at("file.f_path.dentry")?,
+        inode_sb: at("inode.i_sb")?,
+        inode_ino: at("inode.i_ino")?,
+        sb_magic: at("super_block.s_magic")?,
+        sb_dev: at("super_block.s_dev")?,
+        dentry_name: at("dentry.d_name.name")?,
+        inode_to_proc_pid: at("proc_inode.vfs_inode")? - at("proc_inode.pid")?,
+        pid_first_task: at("pid.tasks")?,
+        pid_level: at("pid.level")?,
+        pid_numbers: at("pid.numbers")?,
+        upid_size: types.size("upid")?,
+        upid_nr: at("upid.nr")?,
+        upid_ns: at("upid.ns")?,
+        pidns_inum: at("pid_namespace.ns.inum")?,
+        regs_syscall_from_end: types.size("pt_regs")? - at("pt_regs.orig_ax")?,
+        reserved: 0,
+    })
+}
+
+struct Types(Btf);
+
+impl Types {
+    fn of_running_kernel() -> Result<Self, Error> {
+        if !Path::new(VMLINUX_BTF).exists() {
+            return Err(Error::NoBtf);
+        }
+        Btf::from_file(VMLINUX_BTF)
+            .map(Self)
+            .map_err(|cause| Error::Btf {
+                what: VMLINUX_BTF.into(),
+                cause: cause.to_string(),
+            })
+    }
+
+    fn find(&self, name: &str) -> Result<Struct, Error> {
+        let missing = || Error::Btf {
+            what: format!("struct {name}"),
+            cause: "this kernel's BTF has no such type".into(),
+        };
+        self.0
+            .resolve_types_by_name(name)
+            .map_err(|_| missing())?
+            .into_iter()
+            .find_map(|found| match found {
+                Type::Struct(found) => Some(found),
+                _ => None,
+            })
+            .ok_or_else(missing)
+    }
+
+    fn size(&self, name: &str) -> Result<u32, Error> {
+        let size = self.find(name)?.size();
+        u32::try_from(size).map_err(|_| Error::Btf {
+            what: format!("struct {name}"),
+            cause: format!("its size, {size}, cannot be"),
+        })
+    }
+
+    /// The byte offset of `struct.field` or `struct.field.field`.
+    fn offset(&self, path: &str) -> Result<u32, Error> {
+        let missing = |cause: &str| Error::Btf {
+            what: path.into(),
+            cause: cause.into(),
+        };
+        let mut fields = path.split('.');
+        let mut within = self.find(fields.next().unwrap_or_default())?;
+        let mut bits = 0;
+        let mut fields = fields.peekable();
+        while let Some(field) = fields.next() {
+            let (offset, type_id) = self
+                .member(&within, field)
+                .ok_or_else(|| missing("this kernel's BTF has no such field"))?;
+            bits += offset;
+            if fields.peek().is_some() {
+                within = self
+                    .aggregate(type_id)
+                    .ok_or_else(|| missing("the outer field is not a structure"))?;
+            }
+        }
+        Ok(bits / 8)
+    }
+
+    /// A member's bit offset and type, in the structure or an anonymous part of it.
+    fn member(&self, within: &Struct, name: &str) -> Option<(u32, u32)> {
+        within.members.iter().find_map(|member| {
+            let type_id = member.get_type_id()?;
+            let found = self.0.resolve_name(member).unwrap_or_default();
+            if found == name {
+                return Some((member.bit_offset(), type_id));
+            }
+            if !found.is_empty() {
+                return None;
+            }
+            let (offset, type_id) = self.member(&self.aggregate(type_id)?, name)?;
+            Some((member.bit_offset() + offset, type_id))
+        })
+    }
+
+    /// The structure or union behind a type, through qualifiers and typedefs.
+    fn aggregate(&self, type_id: u32) -> Option<Struct> {
+        match self.0.resolve_type_by_id(type_id).ok()? {
+            Type::Struct(found) | Type::Union(found) => Some(found),
+            other => self.aggregate(other.as_btf_type()?.get_type_id()?),
+        }
+    }
+}

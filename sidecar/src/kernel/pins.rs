@@ -1,0 +1,126 @@
+//! The shared kernel side's place in the BPF file system: one directory a layout version, complete
+//! or not there at all.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use sidecar_common::layout::LAYOUT_VERSION;
+
+use super::{Error, load};
+
+/// Where BPF objects are pinned on every system.
+const BPF_FS: &str = "/sys/fs/bpf";
+const ROOT: &str = "/sys/fs/bpf/kernelseal";
+
+/// Held while the set of pins or the books shared between agents change.
+pub(crate) struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
+
+/// The directory of this layout version.
+pub(crate) fn dir() -> PathBuf {
+    Path::new(ROOT).join(format!("v{LAYOUT_VERSION}"))
+}
+
+/// Where a map of that name is pinned.
+pub(super) fn map(name: &str) -> PathBuf {
+    dir().join(format!("map_{name}"))
+}
+
+/// Where a program of that name is pinned.
+pub(super) fn program(name: &str) -> PathBuf {
+    dir().join(format!("prog_{name}"))
+}
+
+/// Whether the kernel side is loaded.
+pub(crate) fn exist() -> bool {
+    dir().exists()
+}
+
+/// Takes the lock, creating the directory where there is none.
+pub(crate) fn lock() -> Result<Lock, Error> {
+    let fail = |cause: io::Error| Error::Pins {
+        path: ROOT.into(),
+        cause,
+    };
+    let magic = statfs(BPF_FS)
+        .map_err(|e| fail(e.into()))?
+        .filesystem_type();
+    if magic != BPF_FS_MAGIC {
+        return Err(Error::NoBpfFs);
+    }
+    match fs::create_dir(ROOT) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(fail(e)),
+        _ => {}
+    }
+    let file = File::open(ROOT).map_err(fail)?;
+    // A file system of its own mounted here could show us somebody else's objects.
+    if file.metadata().map_err(fail)?.dev() != fs::metadata(BPF_FS).map_err(fail)?.dev() {
+        return Err(Error::Pins {
+            path: ROOT.into(),
+            cause: io::Error::other("another file system is mounted here"),
+        });
+    }
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map(Lock)
+        .map_err(|(_, e)| fail(e.into()))
+}
+
+/// Loads, attaches and pins; the directory appears when all of it is there.
+pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
+    let staging = Path::new(ROOT).join(format!("v{LAYOUT_VERSION}_loading"));
+    let fail = |cause: io::Error| Error::Pins {
+        path: staging.clone(),
+        cause,
+    };
+    if staging.exists() {
+        // (No dot in the name: the BPF file system refuses it.) We hold the lock: whoever left this died before it was complete.
+        fs::remove_dir_all(&staging).map_err(fail)?;
+    }
+    fs::create_dir(&staging).map_err(fail)?;
+    let mut loaded = load::load()?;
+    let pinned = |what: String| {
+        move |e: &dyn std::error::Error| Error::Load {
+            what,
+            cause: e.to_string(),
+        }
+    };
+    for (name, map) in loaded.ebpf.maps() {
+        if !name.starts_with('.') {
+            map.pin(staging.join(format!("map_{name}")))
+                .map_err(|e| pinned(format!("pin of map {name}"))(&e))?;
+        }
+    }
+    if let Some(program) = loaded.ebpf.program_mut(load::ENLIST) {
+        program
+            .pin(staging.join(format!("prog_{}", load::ENLIST)))
+            .map_err(|e| pinned("pin of a program".into())(&e))?;
+    }
+    for (name, link) in loaded.links {
+        link.pin(staging.join(format!("link_{name}")))
+            .map_err(|e| pinned(format!("pin of link {name}"))(&e))?;
+    }
+    fs::rename(&staging, dir()).map_err(fail)
+}
+
+/// Removes every version's pins. What is attached ends with them.
+pub(crate) fn remove_all(_lock: &Lock) -> Result<Vec<PathBuf>, Error> {
+    let fail = |cause: io::Error| Error::Pins {
+        path: ROOT.into(),
+        cause,
+    };
+    let mut removed = Vec::new();
+    for entry in fs::read_dir(ROOT).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        fs::remove_dir_all(&path).map_err(fail)?;
+        removed.push(path);
+    }
+    fs::remove_dir(ROOT).map_err(fail)?;
+    Ok(removed)
+}

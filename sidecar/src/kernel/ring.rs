@@ -1,0 +1,63 @@
+//! An agent's ring buffer, read record by record.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::maps::{MapData, RingBuf};
+use sidecar_common::event::{
+    Access, Exec, Exit, Header, KIND_ACCESS, KIND_EXEC, KIND_EXIT, KIND_HELD, KIND_REFUSED,
+};
+
+/// What the kernel side says.
+#[derive(Debug)]
+pub(crate) enum Record {
+    /// A program is held; look in the map of held programs.
+    Held(Header),
+    /// Somebody reached for something sealed.
+    Access(Box<Access>),
+    /// A sealed process ended.
+    Exit(Exit),
+    /// A program was started.
+    Exec(Box<Exec>),
+    /// The kernel side refused a program.
+    Refused(Box<Exec>),
+    /// Bytes that are none of these: the other side is not our version.
+    Unknown,
+}
+
+impl Record {
+    fn parse(bytes: &[u8]) -> Self {
+        fn whole<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
+            bytes
+                .get(..size_of::<T>())
+                .map(bytemuck::pod_read_unaligned)
+        }
+        let parse = || -> Option<Self> {
+            let header: Header = whole(bytes)?;
+            Some(match header.kind {
+                KIND_HELD => Self::Held(header),
+                KIND_ACCESS => Self::Access(Box::new(whole(bytes)?)),
+                KIND_EXIT => Self::Exit(whole(bytes)?),
+                KIND_EXEC => Self::Exec(Box::new(whole(bytes)?)),
+                KIND_REFUSED => Self::Refused(Box::new(whole(bytes)?)),
+                _ => return None,
+            })
+        };
+        parse().unwrap_or(Self::Unknown)
+    }
+}
+
+/// The reading end.
+pub(crate) struct Ring(pub(super) RingBuf<MapData>);
+
+impl Ring {
+    /// The next record, if there is one.
+    pub(crate) fn next(&mut self) -> Option<Record> {
+        self.0.next().map(|bytes| Record::parse(&bytes))
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,21 @@
+//! kernelseal: secrets that only the program they are for can read.
+//!
+//! Floor by floor: [`cli`] says what was asked, [`agent`] wires everything, [`seal`] does the main
+//! job; below them `secrets`, `process`, `kernel`, and below those `config`, `observe`.
+
+mod agent;
+mod check;
+mod cli;
+#[expect(unreachable_pub, reason = "its items are the interface of a room")]
+mod config;
+mod kernel;
+mod observe;
+mod process;
+mod seal;
+mod secrets;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,173 @@
+//! Where events go: stdout, and the audit log if there is one. A thread of its own writes, so that
+//! a reader who does not read holds up nobody's start.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use super::{Clock, Detail, Event, Kind};
+
+/// Events that may wait for the writer.
+const WAITING: usize = 4096;
+/// The writer's stack, in bytes.
+const STACK: usize = 128 * 1024;
+
+/// Takes events. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Journal {
+    node: Arc<str>,
+    lines: SyncSender<Vec<u8>>,
+    lost: Arc<AtomicU64>,
+}
+
+/// The thread that writes; joined at the end, when every [`Journal`] is gone.
+pub(crate) struct Writer(JoinHandle<()>);
+
+impl Writer {
+    /// Waits until everything is written.
+    pub(crate) fn finish(self) {
+        let _ = self.0.join();
+    }
+}
+
+impl Journal {
+    /// Starts writing.
+    pub(crate) fn start(audit_log: Option<&Path>) -> io::Result<(Self, Writer)> {
+        let audit_log = audit_log.map(open).transpose()?;
+        let (lines, waiting) = sync_channel(WAITING);
+        let lost = Arc::new(AtomicU64::new(0));
+        let journal = Self {
+            node: node_name().into(),
+            lines,
+            lost: lost.clone(),
+        };
+        let writer = Pen {
+            audit_log,
+            lost,
+            node: journal.node.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name("journal".into())
+            .stack_size(STACK)
+            .spawn(move || writer.write_all(&waiting))?;
+        Ok((journal, Writer(thread)))
+    }
+
+    /// Writes an event that happened at a time of the monotonic clock. Never waits: where the
+    /// writer cannot keep up, the loss is counted and reported.
+    pub(crate) fn emit(
+        &self,
+        time_ns: u64,
+        kind: Kind,
+        pid: u32,
+        process: &str,
+        detail: Detail<'_>,
+    ) {
+        let line = line(&self.node, time_ns, kind, pid, process, detail);
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn line(
+    node: &str,
+    time_ns: u64,
+    kind: Kind,
+    pid: u32,
+    process: &str,
+    detail: Detail<'_>,
+) -> Vec<u8> {
+    let timestamp = Clock::rfc3339(time_ns);
+    let event = Event {
+        timestamp,
+        node,
+        kind,
+        pid,
+        process,
+        detail,
+    };
+    // Serialising plain fields into memory cannot fail.
+    let mut line = serde_json::to_vec(&event).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// The writing side.
+struct Pen {
+    audit_log: Option<File>,
+    lost: Arc<AtomicU64>,
+    node: Arc<str>,
+}
+
+impl Pen {
+    fn write_all(mut self, waiting: &Receiver<Vec<u8>>) {
+        while let Ok(mut lines) = waiting.recv() {
+            // what else is there goes out in the same write
+            while let Ok(more) = waiting.try_recv() {
+                lines.extend_from_slice(&more);
+            }
+            let count = self.lost.swap(0, Ordering::Relaxed);
+            if count > 0 {
+                let detail = Detail::Dropped {
+                    count,
+                    lost_in: "output",
+                };
+                let now = Clock::monotonic_ns();
+                lines.extend(line(
+                    &self.node,
+                    now,
+                    Kind::Dropped,
+                    std::process::id(),
+                    "kernelseal",
+                    detail,
+                ));
+            }
+            if let Err(e) = io::stdout()
+                .lock()
+                .write_all(&lines)
+                .and_then(|()| io::stdout().flush())
+            {
+                tracing::error!("events are lost: stdout: {e}");
+            }
+            if let Some(log) = &mut self.audit_log
+                && let Err(e) = log.write_all(&lines)
+            {
+                tracing::error!("events are missing from the audit log: {e}");
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .open(path)
+}
+
+/// The node's name: Kubernetes' if the pod was told (`NODE_NAME`), else the host's.
+fn node_name() -> String {
+    std::env::var("NODE_NAME")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| {
+            nix::unistd::gethostname()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        })
+}

@@ -1,0 +1,104 @@
+//! Metrics, in the text format Prometheus reads.
+
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+/// Bounds of the exec-to-release histogram, in seconds.
+const RELEASE_BUCKETS: [f64; 12] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0, 5.0,
+];
+
+/// What is counted. Cheap to clone: clones count together.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// Programs started whose name is bound.
+    pub(crate) exec_events: IntCounter,
+    /// Secrets delivered, a variable and a file of one name being one.
+    pub(crate) secrets_injected: IntCounter,
+    /// Accesses refused, by `access`.
+    pub(crate) access_blocked: IntCounterVec,
+    /// Accesses logged, by `access`.
+    pub(crate) access_audit: IntCounterVec,
+    /// Programs refused.
+    pub(crate) refused: IntCounter,
+    /// Events lost, by `lost_in`.
+    pub(crate) events_dropped: IntCounterVec,
+    /// Processes this agent gave a seal to and that run.
+    pub(crate) sealed_processes: IntGauge,
+    /// Seconds from exec to release.
+    pub(crate) release: Histogram,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub(crate) fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let metrics = Self {
+            exec_events: IntCounter::new(
+                "kernelseal_exec_events_total",
+                "Programs started whose name a binding watches.",
+            )?,
+            secrets_injected: IntCounter::new(
+                "kernelseal_secrets_injected_total",
+                "Secrets delivered to programs.",
+            )?,
+            access_blocked: by(
+                "kernelseal_access_blocked_total",
+                "Accesses to sealed processes and files that were refused.",
+                "access",
+            )?,
+            access_audit: by(
+                "kernelseal_access_audit_total",
+                "Accesses to sealed processes and files that were allowed and logged.",
+                "access",
+            )?,
+            refused: IntCounter::new(
+                "kernelseal_programs_refused_total",
+                "Programs that were refused their secrets.",
+            )?,
+            events_dropped: by(
+                "kernelseal_events_dropped_total",
+                "Events that were lost.",
+                "lost_in",
+            )?,
+            sealed_processes: IntGauge::new(
+                "kernelseal_sealed_processes",
+                "Processes that were given secrets and run.",
+            )?,
+            release: Histogram::with_opts(
+                HistogramOpts::new(
+                    "kernelseal_exec_to_release_seconds",
+                    "Time a program was held, from its exec to its release.",
+                )
+                .buckets(RELEASE_BUCKETS.to_vec()),
+            )?,
+            registry: registry.clone(),
+        };
+        registry.register(Box::new(metrics.exec_events.clone()))?;
+        registry.register(Box::new(metrics.secrets_injected.clone()))?;
+        registry.register(Box::new(metrics.access_blocked.clone()))?;
+        registry.register(Box::new(metrics.access_audit.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.events_dropped.clone()))?;
+        registry.register(Box::new(metrics.sealed_processes.clone()))?;
+        registry.register(Box::new(metrics.release.clone()))?;
+        for lost_in in ["kernel", "output"] {
+            metrics.events_dropped.with_label_values(&[lost_in]);
+        }
+        Ok(metrics)
+    }
+
+    /// The text format.
+    pub(crate) fn text(&self) -> prometheus::Result<String> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn by(name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(name, help), &[label])
+}

@@ -1,0 +1,14 @@
+//! What the outside sees: events on stdout, the log on stderr, metrics and health over HTTP.
+
+mod clock;
+mod event;
+mod http;
+mod journal;
+pub(crate) mod log;
+mod metrics;
+
+pub(crate) use clock::Clock;
+pub(crate) use event::{Action, Detail, Event, Kind};
+pub(crate) use http::serve;
+pub(crate) use journal::Journal;
+pub(crate) use metrics::Metrics;

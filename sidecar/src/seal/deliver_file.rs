@@ -1,0 +1,277 @@
+//! Delivery as files: a tmpfs of the process's own, in its own mount namespace, filled before it
+//! becomes visible, wiped and unmounted when the last of the sealed tree is gone.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, ResolveFlags, fchown, mkdirat, openat, openat2, statat, unlinkat},
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
+    },
+    process::fchdir,
+};
+use sidecar_common::policy::Held;
+
+use crate::{process::kernel_dev, secrets::Value};
+
+/// Where secret directories are, from the program's own root.
+const PLACE: [&str; 3] = ["run", "kernelseal", "secrets"];
+/// What `KERNELSEAL_SECRETS_DIR` begins with.
+pub(crate) const PLACE_PATH: &str = "/run/kernelseal/secrets";
+/// Bytes a tmpfs accounts in.
+const PAGE: usize = 4096;
+
+/// Why files could not be delivered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    /// A step failed.
+    #[error("{what}: {cause}{hint}")]
+    Step {
+        /// Which.
+        what: String,
+        /// Why.
+        cause: io::Error,
+        /// What to do, where there is something.
+        hint: &'static str,
+    },
+}
+
+fn step<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> FileError {
+    move |cause| FileError::Step {
+        what: what.into(),
+        cause: cause.into(),
+        hint: "",
+    }
+}
+
+/// The thread that delivers files: its own view of the file system, apart from its process's.
+pub(crate) struct Mounter {
+    home: OwnedFd,
+    home_inode: u64,
+}
+
+/// A delivered directory. Holds what is needed to take it away again, and nothing that a path
+/// could be redirected by.
+pub(crate) struct Vault {
+    /// Device number, in the kernel's encoding.
+    pub(crate) dev: u32,
+    mount: OwnedFd,
+    namespace: Option<File>,
+    parent: OwnedFd,
+    name: String,
+    files: Vec<(String, usize)>,
+}
+
+/// Files that are in place but that nobody sees yet.
+pub(crate) struct Prepared {
+    /// Device number, in the kernel's encoding.
+    pub(crate) dev: u32,
+    mount: OwnedFd,
+    files: Vec<(String, usize)>,
+}
+
+impl Mounter {
+    /// Prepares the calling thread: from here on it can enter other mount namespaces.
+    pub(crate) fn new() -> io::Result<Self> {
+        unshare(CloneFlags::CLONE_FS)?;
+        let home = File::open("/proc/self/ns/mnt")?;
+        let home_inode = home.metadata()?.ino();
+        Ok(Self {
+            home: home.into(),
+            home_inode,
+        })
+    }
+
+    /// Makes the tmpfs and writes the files; they are owned by the program's user, mode 0400.
+    pub(crate) fn prepare(held: &Held, secrets: &[(&str, &Value)]) -> Result<Prepared, FileError> {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(step("make a tmpfs"))?;
+        let pages: usize = secrets
+            .iter()
+            .map(|(_, value)| value.len().div_ceil(PAGE))
+            .sum();
+        let set = |key: &str, value: String| {
+            fsconfig_set_string(context.as_fd(), key, value.as_str())
+                .map_err(step("configure a tmpfs"))
+        };
+        set("size", ((pages + 1) * PAGE).to_string())?;
+        set("nr_inodes", (secrets.len() + 2).to_string())?;
+        set("mode", "0500".into())?;
+        set("uid", held.uid.to_string())?;
+        set("gid", held.gid.to_string())?;
+        // 6.4; before it, secrets in a tmpfs can be swapped out (SECURITY.md says so)
+        let _ = fsconfig_set_flag(context.as_fd(), "noswap");
+        fsconfig_create(context.as_fd()).map_err(step("make a tmpfs"))?;
+        let mount = fsmount(
+            context.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        )
+        .map_err(step("make a tmpfs"))?;
+        let mut files = Vec::with_capacity(secrets.len());
+        for (name, value) in secrets {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = openat(&mount, *name, flags | OFlags::NOFOLLOW, Mode::RUSR)
+                .map_err(step("create a secret file"))?;
+            fchown(
+                &file,
+                Some(rustix::fs::Uid::from_raw(held.uid)),
+                Some(rustix::fs::Gid::from_raw(held.gid)),
+            )
+            .map_err(step("give a secret file to the program's user"))?;
+            File::from(file)
+                .write_all(value.expose())
+                .map_err(step("write a secret file"))?;
+            files.push(((*name).to_owned(), value.len()));
+        }
+        let stat = statat(&mount, "", AtFlags::EMPTY_PATH).map_err(step("look at a tmpfs"))?;
+        Ok(Prepared {
+            dev: kernel_dev(stat.st_dev),
+            mount,
+            files,
+        })
+    }
+
+    /// Makes prepared files visible to the program.
+    pub(crate) fn attach(&self, held: &Held, prepared: Prepared) -> Result<Vault, FileError> {
+        let Prepared { dev, mount, files } = prepared;
+        let process = format!("/proc/{}", held.pid);
+        let namespace =
+            File::open(format!("{process}/ns/mnt")).map_err(step("its mount namespace"))?;
+        let inode = namespace
+            .metadata()
+            .map_err(step("its mount namespace"))?
+            .ino();
+        let namespace = (inode != self.home_inode).then_some(namespace);
+        let root = openat(
+            rustix::fs::CWD,
+            format!("{process}/root"),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(step("its root directory"))?;
+        let parent = PLACE
+            .iter()
+            .try_fold(root, |dir, name| subdirectory(&dir, name))?;
+        let name = held.own_pid.to_string();
+        let target = subdirectory(&parent, &name)?;
+        let vault = Vault {
+            dev,
+            mount,
+            namespace,
+            parent,
+            name,
+            files,
+        };
+        self.within(vault.namespace.as_ref(), || {
+            move_mount(
+                vault.mount.as_fd(),
+                "",
+                target.as_fd(),
+                "",
+                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+            )
+        })
+        .map_err(step("mount its secrets"))?;
+        Ok(vault)
+    }
+
+    /// Wipes the files and takes the mount away.
+    pub(crate) fn remove(&self, vault: &Vault) -> io::Result<()> {
+        vault.wipe()?;
+        self.within(vault.namespace.as_ref(), || {
+            // By the mount itself, not by a path that may lead elsewhere by now.
+            fchdir(&vault.mount)?;
+            let unmounted = unmount(".", UnmountFlags::DETACH);
+            rustix::process::chdir("/")?;
+            unmounted
+        })?;
+        unlinkat(&vault.parent, vault.name.as_str(), AtFlags::REMOVEDIR)?;
+        Ok(())
+    }
+
+    /// Runs something in another mount namespace. Coming back cannot fail without ending the
+    /// agent: a thread astray in an application's files is worse than none.
+    fn within<T>(
+        &self,
+        namespace: Option<&File>,
+        work: impl FnOnce() -> rustix::io::Result<T>,
+    ) -> io::Result<T> {
+        let Some(namespace) = namespace else {
+            return Ok(work()?);
+        };
+        setns(namespace, CloneFlags::CLONE_NEWNS)?;
+        let result = work();
+        if let Err(e) = setns(&self.home, CloneFlags::CLONE_NEWNS) {
+            tracing::error!("cannot return to our own mount namespace: {e}; ending");
+            std::process::abort();
+        }
+        Ok(result?)
+    }
+}
+
+impl Vault {
+    /// Overwrites every file.
+    fn wipe(&self) -> io::Result<()> {
+        const ZEROS: [u8; PAGE] = [0; PAGE];
+        for (name, length) in &self.files {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let mut file = match openat(&self.mount, name.as_str(), flags, Mode::empty()) {
+                Ok(file) => File::from(file),
+                Err(rustix::io::Errno::NOENT) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            let mut left = *length;
+            while left > 0 {
+                let chunk = left.min(PAGE);
+                file.write_all(&ZEROS[..chunk])?;
+                left -= chunk;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens a directory below another, making it where it is missing; no link is followed.
+fn subdirectory(dir: &impl AsFd, name: &str) -> Result<OwnedFd, FileError> {
+    let dir: BorrowedFd<'_> = dir.as_fd();
+    let open = || {
+        openat2(
+            dir,
+            name,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )
+    };
+    let fail = |cause: rustix::io::Errno| FileError::Step {
+        what: format!("directory {name} of {PLACE_PATH} in the program's root"),
+        cause: cause.into(),
+        hint: if cause == rustix::io::Errno::ROFS {
+            ". Its root file system is read-only: mount an emptyDir of medium Memory at /run/kernelseal"
+        } else {
+            ""
+        },
+    };
+    match open() {
+        Ok(found) => Ok(found),
+        Err(rustix::io::Errno::NOENT) => {
+            match mkdirat(dir, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(e) => return Err(fail(e)),
+            }
+            open().map_err(fail)
+        }
+        Err(e) => Err(fail(e)),
+    }
+}

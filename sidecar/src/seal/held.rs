@@ -1,0 +1,309 @@
+//! A program that stands before its first instruction, and the only two ways on from there.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sys::{
+        ptrace,
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use sidecar_common::policy::{HELD_TTY, Held};
+use zeroize::Zeroizing;
+
+use super::stack::{Rebuilt, Stack, StackError, Word};
+
+/// `__USER32_CS`: the code segment of a 32-bit program on an x86_64 kernel.
+const USER32_CS: u64 = 0x23;
+/// `execve` on x86_64.
+const SYS_EXECVE: u64 = 59;
+/// First read of a stack, in bytes: enough for most environments.
+const STACK_READ: usize = 16 * 1024;
+/// More than arguments, variables and the kernel's own words can take.
+const STACK_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of the vdso that are searched for a system call instruction.
+const VDSO_READ: usize = 8 * 1024;
+/// Stops that may come before a forced exec: a pending interrupt, a signal or two.
+const STOPS_BEFORE_EXEC: u32 = 8;
+/// x86_64's `syscall`.
+const SYSCALL_INSTRUCTION: [u8; 2] = [0x0f, 0x05];
+
+/// Why a program could not be taken hold of.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HoldError {
+    /// It ended meanwhile.
+    #[error("it ended while it was held")]
+    Gone,
+    /// It is not where it was when the kernel side stopped it.
+    #[error("it is no longer at the start of the exec that was held")]
+    MovedOn,
+    /// A forced second exec did not come about.
+    #[error("it could not be made to start over under its terminal: {0}")]
+    NoRestart(&'static str),
+    /// The kernel refused.
+    #[error("{what}: {cause}")]
+    Os {
+        /// What we did.
+        what: &'static str,
+        /// What it said.
+        cause: io::Error,
+    },
+}
+
+fn os(what: &'static str) -> impl FnOnce(Errno) -> HoldError {
+    move |cause| match cause {
+        Errno::ESRCH | Errno::ECHILD => HoldError::Gone,
+        cause => HoldError::Os {
+            what,
+            cause: cause.into(),
+        },
+    }
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> HoldError {
+    move |cause| match cause.raw_os_error() {
+        Some(libc::ESRCH) => HoldError::Gone,
+        _ => HoldError::Os { what, cause },
+    }
+}
+
+/// Told just before a program is made to exec again, so that the kernel side knows it for ours.
+pub(crate) trait ExpectReexec {
+    /// Announces it.
+    fn expect(&mut self) -> Result<(), HoldError>;
+}
+
+/// A held program with us attached. It is released or killed; dropped, it is killed.
+pub(crate) struct HeldTask {
+    tracee: Tracee,
+    registers: libc::user_regs_struct,
+    stack: Zeroizing<Vec<u8>>,
+}
+
+impl HeldTask {
+    /// Attaches, and makes sure that this is the exec that was held and that nothing of it has run.
+    pub(crate) fn attach(held: &Held, reexec: &mut impl ExpectReexec) -> Result<Self, HoldError> {
+        let has_tty = held.flags & HELD_TTY != 0;
+        let mut tracee = Tracee::seize(Pid::from_raw(held.pid.cast_signed()), has_tty)?;
+        let is_at_exec = tracee.interrupt()?;
+        if has_tty && !is_at_exec {
+            tracee.start_over(held, reexec)?;
+        }
+        let registers = tracee.registers()?;
+        if !has_tty && registers.rsp != held.stack {
+            return Err(HoldError::MovedOn);
+        }
+        let stack = tracee.read_stack(registers.rsp)?;
+        Ok(Self {
+            tracee,
+            registers,
+            stack,
+        })
+    }
+
+    /// The program's initial stack.
+    pub(crate) fn stack(&self) -> Result<Stack<'_>, StackError> {
+        let word = if self.registers.cs == USER32_CS {
+            Word::Four
+        } else {
+            Word::Eight
+        };
+        Stack::parse(&self.stack, self.registers.rsp, word)
+    }
+
+    /// Puts a rebuilt stack in place.
+    pub(crate) fn write(&mut self, rebuilt: &Rebuilt) -> Result<(), HoldError> {
+        // All of it or nothing: the pointer moves when every byte is there.
+        self.tracee
+            .memory
+            .write_all_at(&rebuilt.block, rebuilt.pointer)
+            .map_err(io_error("write its stack"))?;
+        self.registers.rsp = rebuilt.pointer;
+        ptrace::setregs(self.tracee.pid, self.registers).map_err(os("write registers"))
+    }
+
+    /// Lets the program run. `forget` takes it off the books, at the one moment when it neither
+    /// runs (and could be held anew) nor stays stopped should we die.
+    pub(crate) fn release<E>(
+        self,
+        forget: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), HoldError> {
+        self.tracee.release(forget)
+    }
+
+    /// Ends the program.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+}
+
+/// A process we are attached to.
+struct Tracee {
+    pid: Pid,
+    memory: File,
+    /// A signal that came while we held it, and is still due.
+    owed: Option<Signal>,
+    is_settled: bool,
+}
+
+impl Tracee {
+    fn seize(pid: Pid, until_exec: bool) -> Result<Self, HoldError> {
+        let options = if until_exec {
+            ptrace::Options::PTRACE_O_TRACEEXEC
+        } else {
+            ptrace::Options::empty()
+        };
+        ptrace::seize(pid, options).map_err(os("attach"))?;
+        let memory = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(format!("/proc/{pid}/mem"));
+        match memory {
+            Ok(memory) => Ok(Self {
+                pid,
+                memory,
+                owed: None,
+                is_settled: false,
+            }),
+            Err(e) => {
+                let _ = kill(pid, Signal::SIGKILL);
+                Err(io_error("open its memory")(e))
+            }
+        }
+    }
+
+    /// Stops it; true when that was at an exec.
+    fn interrupt(&mut self) -> Result<bool, HoldError> {
+        ptrace::interrupt(self.pid).map_err(os("interrupt"))?;
+        Ok(self.wait()? == Stop::Exec)
+    }
+
+    fn wait(&mut self) -> Result<Stop, HoldError> {
+        match waitpid(self.pid, Some(WaitPidFlag::__WALL)).map_err(os("wait"))? {
+            WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => Ok(Stop::Exec),
+            WaitStatus::PtraceEvent(..) => Ok(Stop::Other),
+            WaitStatus::Stopped(_, signal) => {
+                // the stop that holds it is ours; any other signal is the program's
+                if signal != Signal::SIGSTOP {
+                    self.owed = Some(signal);
+                }
+                Ok(Stop::Other)
+            }
+            _ => Err(HoldError::Gone),
+        }
+    }
+
+    fn registers(&self) -> Result<libc::user_regs_struct, HoldError> {
+        ptrace::getregs(self.pid).map_err(os("read registers"))
+    }
+
+    /// The stack from its pointer to its end.
+    fn read_stack(&self, from: u64) -> Result<Zeroizing<Vec<u8>>, HoldError> {
+        let mut stack = Zeroizing::new(vec![0; STACK_READ]);
+        let mut have = 0;
+        while have < STACK_MAX {
+            if have == stack.len() {
+                stack.resize((have * 4).min(STACK_MAX), 0);
+            }
+            match self.memory.read_at(&mut stack[have..], from + have as u64) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                // the end of the mapping
+                Err(e) if have > 0 && e.raw_os_error() == Some(libc::EIO) => break,
+                Err(e) => return Err(io_error("read its stack")(e)),
+            }
+        }
+        stack.truncate(have);
+        Ok(stack)
+    }
+
+    /// Under a terminal the program was not stopped and may have begun: it executes itself again,
+    /// and stops at that exec's event, which no shell hears of.
+    fn start_over(&mut self, held: &Held, reexec: &mut impl ExpectReexec) -> Result<(), HoldError> {
+        let no = HoldError::NoRestart;
+        let mut registers = self.registers()?;
+        if registers.cs == USER32_CS {
+            return Err(no("a 32-bit program cannot be restarted"));
+        }
+        let memory = self.read_stack(held.stack)?;
+        let stack = Stack::parse(&memory, held.stack, Word::Eight)
+            .map_err(|_| no("its initial stack is gone"))?;
+        let path = stack.execfn().ok_or(no("it has no AT_EXECFN"))?;
+        registers.rip = self.find_syscall(stack.vdso().ok_or(no("it has no vdso"))?)?;
+        registers.rax = SYS_EXECVE;
+        registers.orig_rax = u64::MAX; // not in a system call: the kernel must not restart one
+        registers.rdi = path;
+        registers.rsi = stack.argv();
+        registers.rdx = stack.envp();
+        ptrace::setregs(self.pid, registers).map_err(os("write registers"))?;
+        reexec.expect()?;
+        for _ in 0..STOPS_BEFORE_EXEC {
+            ptrace::cont(self.pid, None).map_err(os("continue"))?;
+            if self.wait()? == Stop::Exec {
+                return Ok(());
+            }
+        }
+        Err(no("its second exec did not take place"))
+    }
+
+    /// Address of a system call instruction in the vdso.
+    fn find_syscall(&self, vdso: u64) -> Result<u64, HoldError> {
+        let mut code = vec![0; VDSO_READ];
+        let read = self
+            .memory
+            .read_at(&mut code, vdso)
+            .map_err(io_error("read its vdso"))?;
+        code[..read]
+            .windows(SYSCALL_INSTRUCTION.len())
+            .position(|bytes| bytes == SYSCALL_INSTRUCTION)
+            .map(|at| vdso + at as u64)
+            .ok_or(HoldError::NoRestart(
+                "its vdso has no system call instruction",
+            ))
+    }
+
+    fn release<E>(mut self, forget: impl FnOnce() -> Result<(), E>) -> Result<(), HoldError> {
+        if let Some(signal) = self.owed {
+            kill(self.pid, signal).map_err(os("hand on a signal"))?;
+        }
+        // In this order: should we die in between, the kernel detaches us and it runs.
+        kill(self.pid, Signal::SIGCONT).map_err(os("continue"))?;
+        if forget().is_err() {
+            return Err(HoldError::Gone);
+        }
+        ptrace::detach(self.pid, None).map_err(os("detach"))?;
+        self.is_settled = true;
+        Ok(())
+    }
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        if self.is_settled {
+            return;
+        }
+        // A traced task's end is reported to us first, and only then to its parent.
+        if kill(self.pid, Signal::SIGKILL).is_ok() {
+            while matches!(
+                waitpid(self.pid, Some(WaitPidFlag::__WALL)),
+                Ok(WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..)) | Err(Errno::EINTR)
+            ) {}
+        }
+    }
+}
+
+/// What a tracee stopped for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Exec,
+    Other,
+}

@@ -1,0 +1,292 @@
+//! A program's initial stack: read as the kernel left it, and written anew with more variables.
+//!
+//! At the first instruction the stack pointer stands on `argc, argv…, NULL, envp…, NULL, auxv…`
+//! (the System V ABI; `create_elf_tables` in the kernel's `binfmt_elf.c`). A new block goes below
+//! it, with our strings in it. The kernel's own strings stay where they are, and `/proc/<pid>/environ`
+//! shows only those.
+
+use zeroize::Zeroizing;
+
+/// Bytes one string may have, with its NUL (`MAX_ARG_STRLEN`: 32 pages). A longer one would start,
+/// but never be passed on to a child.
+pub(crate) const MAX_STRING: usize = 32 * 4096;
+/// Bytes below which the kernel accepts any arguments and variables (`ARG_MAX`).
+const MIN_TOTAL: u64 = 131_072;
+/// Three quarters of the kernel's standard stack, above which it accepts none (`_STK_LIM / 4 * 3`).
+const MAX_TOTAL: u64 = 6 * 1024 * 1024;
+/// Stack pointers are multiples of this at a program's entry.
+const ALIGN: u64 = 16;
+/// `AT_NULL` ends the auxiliary vector.
+const AT_NULL: u64 = 0;
+/// `AT_EXECFN`: where the name that was executed is.
+const AT_EXECFN: u64 = 31;
+/// `AT_SYSINFO_EHDR`: where the vdso is.
+const AT_SYSINFO_EHDR: u64 = 33;
+/// `AT_SECURE`: the loader ignores its variables.
+const AT_SECURE: u64 = 23;
+
+/// Variables by which somebody else's code is brought into a program.
+const PRELOADS: [&[u8]; 3] = [b"LD_PRELOAD", b"LD_AUDIT", b"LD_LIBRARY_PATH"];
+
+/// Why a stack cannot be rebuilt.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum StackError {
+    /// The block does not end inside of the memory that was read.
+    #[error("its initial stack is not readable as one")]
+    Malformed,
+    /// The kernel's limit for a single string.
+    #[error("variable {name} is longer than the kernel's limit of {MAX_STRING} bytes (E2BIG)")]
+    StringTooLong {
+        /// The variable's name.
+        name: String,
+    },
+    /// The kernel's limit for all of them.
+    #[error(
+        "arguments and variables together, {total} bytes, exceed the kernel's limit of {limit} bytes for this program (E2BIG)"
+    )]
+    TooMuch {
+        /// Bytes with ours.
+        total: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+}
+
+/// How wide the program's pointers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// A 32-bit program.
+    Four,
+    /// A 64-bit program.
+    Eight,
+}
+
+impl Word {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+}
+
+/// The initial block, as found.
+pub(crate) struct Stack<'a> {
+    memory: &'a [u8],
+    base: u64,
+    word: Word,
+    /// Word indices: where envp begins and where its NULL is, where auxv ends.
+    env: std::ops::Range<usize>,
+    end: usize,
+}
+
+/// A new block and where it goes.
+pub(crate) struct Rebuilt {
+    /// The new stack pointer, where the block begins.
+    pub(crate) pointer: u64,
+    /// The block. Holds secrets.
+    pub(crate) block: Zeroizing<Vec<u8>>,
+    /// Names the program had already, now with our value.
+    pub(crate) overrode: Vec<String>,
+}
+
+/// A variable to add.
+pub(crate) struct Variable<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Its value; no NUL.
+    pub(crate) value: &'a [u8],
+}
+
+impl<'a> Stack<'a> {
+    /// Reads the block that begins at `base`, the first byte of `memory`.
+    pub(crate) fn parse(memory: &'a [u8], base: u64, word: Word) -> Result<Self, StackError> {
+        let at = |index: usize| word_at(memory, word, index).ok_or(StackError::Malformed);
+        let argc = usize::try_from(at(0)?).map_err(|_| StackError::Malformed)?;
+        let env_start = argc.checked_add(2).ok_or(StackError::Malformed)?;
+        if at(env_start - 1)? != 0 {
+            return Err(StackError::Malformed);
+        }
+        let mut env_end = env_start;
+        while at(env_end)? != 0 {
+            env_end += 1;
+        }
+        let mut end = env_end + 1;
+        while at(end)? != AT_NULL {
+            end += 2;
+        }
+        at(end + 1)?;
+        Ok(Self {
+            memory,
+            base,
+            word,
+            env: env_start..env_end,
+            end: end + 2,
+        })
+    }
+
+    fn word(&self, index: usize) -> u64 {
+        word_at(self.memory, self.word, index).unwrap_or(0)
+    }
+
+    /// The NUL-terminated string at an address of the program, if it lies in the memory we have.
+    fn string(&self, address: u64) -> Option<&'a [u8]> {
+        let from = usize::try_from(address.checked_sub(self.base)?).ok()?;
+        let bytes = self.memory.get(from..)?;
+        bytes.split(|b| *b == 0).next()
+    }
+
+    /// An entry of the auxiliary vector.
+    fn aux(&self, kind: u64) -> Option<u64> {
+        (self.env.end + 1..self.end)
+            .step_by(2)
+            .find(|index| self.word(*index) == kind)
+            .map(|index| self.word(index + 1))
+    }
+
+    /// Address of the path that was executed.
+    pub(crate) fn execfn(&self) -> Option<u64> {
+        self.aux(AT_EXECFN)
+    }
+
+    /// The path that was executed.
+    pub(crate) fn execfn_path(&self) -> Option<&'a [u8]> {
+        self.string(self.execfn()?)
+    }
+
+    /// Address of the vdso.
+    pub(crate) fn vdso(&self) -> Option<u64> {
+        self.aux(AT_SYSINFO_EHDR)
+    }
+
+    /// Address of argv.
+    pub(crate) fn argv(&self) -> u64 {
+        self.base + self.word.bytes() as u64
+    }
+
+    /// Address of envp.
+    pub(crate) fn envp(&self) -> u64 {
+        self.base + (self.env.start * self.word.bytes()) as u64
+    }
+
+    /// A variable that brings foreign code into the program, if its loader will listen to it.
+    pub(crate) fn preload(&self) -> Option<&'static str> {
+        if self.aux(AT_SECURE).unwrap_or(0) != 0 {
+            return None;
+        }
+        PRELOADS.into_iter().find_map(|name| {
+            let is_set = self.env.clone().any(|index| {
+                self.string(self.word(index))
+                    .and_then(|entry| entry.strip_prefix(name)?.strip_prefix(b"="))
+                    .is_some_and(|value| !value.is_empty())
+            });
+            if is_set {
+                std::str::from_utf8(name).ok()
+            } else {
+                None
+            }
+        })
+    }
+
+    /// The block with `variables` added, for a program whose stack may grow to `stack_limit` bytes.
+    /// A variable of the same name the program had before is left out.
+    pub(crate) fn rebuild(
+        &self,
+        variables: &[Variable<'_>],
+        stack_limit: u64,
+    ) -> Result<Rebuilt, StackError> {
+        let mut overrode = Vec::new();
+        let kept: Vec<u64> = self
+            .env
+            .clone()
+            .map(|index| self.word(index))
+            .filter(|pointer| {
+                let Some(entry) = self.string(*pointer) else {
+                    return true;
+                };
+                let ours = variables.iter().find(|variable| {
+                    entry
+                        .strip_prefix(variable.name.as_bytes())
+                        .is_some_and(|e| e.starts_with(b"="))
+                });
+                if let Some(variable) = ours
+                    && !overrode.iter().any(|name| name == variable.name)
+                {
+                    overrode.push(variable.name.to_owned());
+                }
+                ours.is_none()
+            })
+            .collect();
+
+        let size_of = |variable: &Variable<'_>| variable.name.len() + variable.value.len() + 2;
+        if let Some(long) = variables
+            .iter()
+            .find(|variable| size_of(variable) > MAX_STRING)
+        {
+            return Err(StackError::StringTooLong {
+                name: long.name.to_owned(),
+            });
+        }
+        let strings: usize = variables.iter().map(size_of).sum();
+        let words =
+            self.env.start + kept.len() + variables.len() + 1 + (self.end - self.env.end - 1);
+        let width = self.word.bytes();
+        let size = words * width + strings;
+        self.check_total(strings + variables.len() * width, stack_limit)?;
+        let pointer = self
+            .base
+            .checked_sub(size as u64)
+            .ok_or(StackError::Malformed)?
+            & !(ALIGN - 1);
+
+        // Sized once: a vector that grows leaves copies behind.
+        let mut block = Zeroizing::new(Vec::with_capacity(size));
+        let mut push = |word: u64| block.extend_from_slice(&word.to_le_bytes()[..width]);
+        (0..self.env.start).for_each(|index| push(self.word(index)));
+        kept.into_iter().for_each(&mut push);
+        let mut string_at = pointer + (words * width) as u64;
+        for variable in variables {
+            push(string_at);
+            string_at += size_of(variable) as u64;
+        }
+        (self.env.end..self.end).for_each(|index| push(self.word(index)));
+        for variable in variables {
+            block.extend_from_slice(variable.name.as_bytes());
+            block.push(b'=');
+            block.extend_from_slice(variable.value);
+            block.push(0);
+        }
+        Ok(Rebuilt {
+            pointer,
+            block,
+            overrode,
+        })
+    }
+
+    /// Holds us to the limit the kernel would have applied at the exec (`bprm_stack_limits`).
+    fn check_total(&self, added: usize, stack_limit: u64) -> Result<(), StackError> {
+        let limit = (stack_limit / 4).clamp(MIN_TOTAL, MAX_TOTAL);
+        let pointers = (self.env.end * self.word.bytes()) as u64;
+        let lowest = (1..self.env.end)
+            .map(|index| self.word(index))
+            .filter(|pointer| *pointer >= self.base)
+            .min();
+        let end = self.base + self.memory.len() as u64;
+        let strings = lowest.map_or(0, |lowest| end.saturating_sub(lowest));
+        let total = strings + pointers + added as u64;
+        if total > limit {
+            Err(StackError::TooMuch { total, limit })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn word_at(memory: &[u8], word: Word, index: usize) -> Option<u64> {
+    let width = word.bytes();
+    let from = index.checked_mul(width)?;
+    let bytes = memory.get(from..from.checked_add(width)?)?;
+    let mut whole = [0; 8];
+    whole[..width].copy_from_slice(bytes);
+    Some(u64::from_le_bytes(whole))
+}

@@ -1,0 +1,156 @@
+//! Identity: is a held program really one that a binding means?
+//!
+//! The name was only a filter. A program that the binding's selector does not describe (another
+//! user, another cgroup) is none of our business and starts untouched; one that pretends (the
+//! right name on the wrong file) or that somebody has a hand in is refused.
+
+use std::{io, path::Path};
+
+use sidecar_common::policy::{HELD_SCRIPT, HELD_TRACED, Held};
+
+use crate::{
+    config::{Binding, Selector},
+    process::{FileId, Process},
+};
+
+/// What was found out about a held program.
+pub(crate) enum Verdict<'c> {
+    /// It is this program, by these bindings: all of their secrets are its own.
+    Is(Vec<&'c Binding>),
+    /// No binding is about it.
+    IsNot,
+    /// It must not have secrets.
+    Refused(Refusal),
+}
+
+/// Why a program gets no secrets.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// Somebody traces it.
+    #[error("process {0} ({1}) traces it")]
+    Traced(u32, String),
+    /// The file is not the one the binding names.
+    #[error("it executes {executed}, which is not the {wanted} of binding {binding}")]
+    OtherFile {
+        /// What runs.
+        executed: String,
+        /// What should.
+        wanted: String,
+        /// Whose.
+        binding: String,
+    },
+    /// The file's content is not the one the binding names.
+    #[error("the SHA-256 of {executed} is {found}, binding {binding} wants another")]
+    OtherContent {
+        /// What runs.
+        executed: String,
+        /// Its digest.
+        found: String,
+        /// Whose.
+        binding: String,
+    },
+    /// Foreign code would come along.
+    #[error("{0} is set: it brings other code into the program. Start it without that variable")]
+    Preload(&'static str),
+    /// It could not be looked at.
+    #[error("{what}: {cause}")]
+    Unknown {
+        /// What we looked at.
+        what: &'static str,
+        /// Why not.
+        cause: io::Error,
+    },
+}
+
+/// Decides by what the kernel executed.
+pub(crate) fn verify<'c>(
+    held: &Held,
+    process: Process,
+    bindings: impl Iterator<Item = &'c Binding>,
+) -> Verdict<'c> {
+    let name = held.name.get(..held.name_len as usize).unwrap_or_default();
+    let mut meant = Vec::new();
+    let mut refusal = None;
+    for binding in bindings.filter(|b| b.selector.basename().as_bytes() == name) {
+        match describes(&binding.selector, held, process) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(refused) => {
+                refusal = Some(refused);
+                continue;
+            }
+        }
+        match is_genuine(binding, held, process) {
+            Ok(()) => meant.push(binding),
+            Err(refused) => refusal = Some(refused),
+        }
+    }
+    match (meant.is_empty(), refusal) {
+        (true, None) => Verdict::IsNot,
+        (true, Some(refusal)) => Verdict::Refused(refusal),
+        (false, _) if held.flags & HELD_TRACED != 0 => {
+            let (pid, name) = process.tracer().unwrap_or_default();
+            Verdict::Refused(Refusal::Traced(pid, name))
+        }
+        (false, _) => Verdict::Is(meant),
+    }
+}
+
+/// Whether the selector is about this process at all.
+fn describes(selector: &Selector, held: &Held, process: Process) -> Result<bool, Refusal> {
+    if selector.uid.is_some_and(|uid| uid != held.uid) {
+        return Ok(false);
+    }
+    let Some(wanted) = &selector.cgroup_path else {
+        return Ok(true);
+    };
+    let cgroup = process.cgroup().map_err(|cause| Refusal::Unknown {
+        what: "its cgroup",
+        cause,
+    })?;
+    Ok(cgroup.starts_with(wanted))
+}
+
+/// Whether the file is the one the binding means.
+fn is_genuine(binding: &Binding, held: &Held, process: Process) -> Result<(), Refusal> {
+    let unknown = |what| move |cause| Refusal::Unknown { what, cause };
+    let selector = &binding.selector;
+    let executed = || {
+        process
+            .executable()
+            .map_or_else(|_| "another file".into(), |path| path.display().to_string())
+    };
+    if selector.binary.starts_with('/') {
+        let asked_for = if held.flags & HELD_SCRIPT != 0 {
+            FileId {
+                dev: held.file_dev,
+                ino: held.file_ino,
+            }
+        } else {
+            process
+                .executable_file()
+                .map_err(unknown("the file it executes"))?
+        };
+        let named = process.file_at(Path::new(&selector.binary)).ok();
+        if named != Some(asked_for) {
+            return Err(Refusal::OtherFile {
+                executed: executed(),
+                wanted: selector.binary.clone(),
+                binding: binding.name.clone(),
+            });
+        }
+    }
+    if let Some(wanted) = &selector.sha256 {
+        let found = process
+            .executable_sha256()
+            .map_err(unknown("the file it executes"))?;
+        if !found.eq_ignore_ascii_case(wanted) {
+            return Err(Refusal::OtherContent {
+                executed: executed(),
+                found,
+                binding: binding.name.clone(),
+            });
+        }
+    }
+    Ok(())
+}

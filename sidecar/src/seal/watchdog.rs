@@ -1,0 +1,89 @@
+//! Nothing is held for ever: what is past its time is dealt with, whatever the delivering thread is
+//! busy with.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use sidecar_common::policy::{Held, ScopeId};
+
+use crate::{
+    config::{OnFailure, Policy},
+    kernel::Maps,
+    observe::{Action, Clock, Detail, Journal, Kind, Metrics},
+};
+
+/// Looks at what is held, from time to time.
+pub(crate) struct Watchdog {
+    pub(crate) maps: Maps,
+    pub(crate) scope: ScopeId,
+    pub(crate) journal: Journal,
+    pub(crate) metrics: Metrics,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) hold_timeout: Duration,
+}
+
+impl Watchdog {
+    /// How often to look: often enough that no hold lasts a quarter longer than it may.
+    pub(crate) fn interval(policy: &Policy) -> Duration {
+        policy.hold_timeout / 4
+    }
+
+    /// Deals with what is past its time; with `grace` zero, with everything.
+    pub(crate) fn look(&mut self, grace: Duration) {
+        let now = Clock::monotonic_ns();
+        for (tgid, held) in self.maps.all_held(self.scope) {
+            let since = Duration::from_nanos(now.saturating_sub(held.since_ns));
+            if since < grace {
+                continue;
+            }
+            let action = match self.on_failure {
+                OnFailure::Deny => {
+                    kill_held(&self.maps, tgid, &held);
+                    Action::Killed
+                }
+                OnFailure::Allow => {
+                    self.maps.unseal(tgid, held.seal);
+                    signal_held(&self.maps, tgid, &held, Signal::CONT);
+                    let _ = self.maps.forget_held(tgid);
+                    Action::Started
+                }
+            };
+            self.metrics.refused.inc();
+            let reason = format!(
+                "it was held for {since:.1?}, longer than policy.holdTimeout ({:?}) allows",
+                self.hold_timeout
+            );
+            tracing::warn!(pid = held.pid, "refused: {reason}");
+            let detail = Detail::Refused {
+                reason: &reason,
+                action,
+            };
+            self.journal.emit(
+                now,
+                Kind::Refused,
+                held.pid,
+                &super::text(&held.name),
+                detail,
+            );
+        }
+    }
+}
+
+/// Kills a held program.
+pub(super) fn kill_held(maps: &Maps, tgid: u32, held: &Held) {
+    signal_held(maps, tgid, held, Signal::KILL);
+}
+
+/// Signals a held program, and nobody who has its number by now: while the entry is there and
+/// of this exec, the number is its own, and so is the descriptor opened before we looked.
+fn signal_held(maps: &Maps, tgid: u32, held: &Held, signal: Signal) {
+    let Some(pid) = Pid::from_raw(held.pid.cast_signed()) else {
+        return;
+    };
+    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
+    if matches!(maps.held(tgid), Ok(Some(still)) if still.seal == held.seal) {
+        let _ = pidfd_send_signal(&process, signal);
+    }
+}
