@@ -31,7 +31,7 @@ use sidecar_common::{
 };
 
 use crate::{
-    kernel::{self, Ptr, follow, load, off, read},
+    kernel::{self, Ptr, follow, load, load_text, off, read},
     lineage, ring, sealed,
 };
 
@@ -140,11 +140,11 @@ fn is_asked_for(name: u64) -> bool {
 pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // An earlier program's refusal ends the chain before us (the trampoline's modify-return).
     let bprm: Ptr = ctx.arg(0);
-    let used: u64 = load(bprm, off!(bprm_filename));
+    let used = load_text(bprm, off!(bprm_filename));
     let file: Ptr = load(bprm, off!(bprm_file));
     let dentry: Ptr = load(file, off!(file_dentry));
     // fexecve names a descriptor, a symlink its own name: ask for the file's own name too
-    let own: u64 = load(dentry, off!(dentry_name));
+    let own = load_text(dentry, off!(dentry_name));
     let (used_hash, own_hash) = (base_name_hash(used), base_name_hash(own));
     if !is_asked_for(used_hash) && !is_asked_for(own_hash) {
         return 0;
@@ -312,7 +312,7 @@ fn report_exec(task: Ptr, tgid: u32, bprm: Ptr) {
     if scope.flags & SCOPE_ALL_EXECS == 0 {
         return;
     }
-    let name = base_name_at(load(bprm, off!(bprm_filename))) as Ptr;
+    let name = base_name_at(load_text(bprm, off!(bprm_filename))) as Ptr;
     write_exec(
         number.namespace,
         number.nr,

@@ -42,6 +42,18 @@ pub(crate) fn load<T: Copy>(base: Ptr, offset: usize) -> T {
     unsafe { ptr::read_volatile(base.add(offset).cast::<T>()) }
 }
 
+/// A `char *` field of a structure whose type the verifier knows, as a plain number.
+///
+/// Since 6.17 the verifier takes such a field for memory it knows, and refuses it where a number
+/// is asked for. Two byte swaps leave the value and take the type away.
+#[inline(always)]
+pub(crate) fn load_text(base: Ptr, offset: usize) -> u64 {
+    let mut address: u64 = load(base, offset);
+    // SAFETY: works on one register.
+    unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) address) };
+    address
+}
+
 /// A field of a structure at any address; zero when it cannot be read.
 #[inline(always)]
 pub(crate) fn read<T: Copy + bytemuck::Zeroable>(base: Ptr, offset: usize) -> T {

@@ -9,7 +9,7 @@ use sidecar_common::{
 
 use super::{Own, Reach, decide};
 use crate::{
-    kernel::{self, Ptr, follow, load, off, read},
+    kernel::{self, Ptr, follow, load, load_text, off, read},
     sealed,
 };
 
@@ -87,7 +87,7 @@ pub(super) fn open(file: Ptr, inode: Ptr) -> i32 {
 #[inline(always)]
 pub(super) fn short_name(dentry: Ptr) -> [u8; COMM_LEN] {
     let mut name = [0; COMM_LEN];
-    let at: usize = load(dentry, off!(dentry_name));
+    let at = load_text(dentry, off!(dentry_name));
     // SAFETY: the helper checks the address; it pads nothing, so the buffer starts as zeros.
     let _ = unsafe { aya_ebpf::helpers::bpf_probe_read_kernel_str_bytes(at as Ptr, &mut name) };
     name
