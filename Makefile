@@ -1,0 +1,68 @@
+# Everything a newcomer or CI runs. Each target installs what it needs (.ci/install) and says what it does.
+#
+#   make build         target/release/kernelseal, one self-contained file
+#   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
+#   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1
+#   make test-quick    only those that need no guest
+#   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
+#   make test-matrix   the kernel tests on every kernel
+#   make host-test     the kernel tests on this machine, as root
+#   make bench         what it costs, in instructions
+#   make lint          format, clippy
+
+KERNELS = 5.10 6.1 6.12 7.2
+K ?= 6.1
+F ?=
+# Names the tests do not see: more options for the guest, such as --console FILE.
+GUEST_OPTIONS ?= --timeout 900
+
+export KERNELSEAL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kernelseal
+export CARGO_TARGET_DIR ?= target
+# Named, so that the flags reach the programs and not build scripts, whose macros cannot be static.
+TRIPLE = x86_64-unknown-linux-gnu
+STATIC = $(CARGO_TARGET_DIR)/$(TRIPLE)/release
+STATIC_BUILD = RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(TRIPLE)
+FIXTURES = $(STATIC)/fixtures
+GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
+	--add $(STATIC)/kernelseal:/usr/bin/kernelseal \
+	--add examples:/usr/share/kernelseal/examples \
+	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
+
+.PHONY: build demo test test-quick guest-test test-matrix host-test bench lint deps deps-tests guest-build guest-fetch
+
+build: deps
+	$(STATIC_BUILD) -p kernelseal
+	mkdir -p target/release
+	cp -f $(STATIC)/kernelseal target/release/kernelseal
+
+deps:
+	@.ci/install
+
+deps-tests:
+	@.ci/install tests
+
+test: test-quick guest-test
+
+test-quick: deps
+	cargo test --locked
+
+guest-fetch:
+	tests/integration/guest/fetch $(K)
+
+guest-build: deps-tests
+	$(STATIC_BUILD) -p kernelseal -p kernelseal-integration --bins
+	tests/integration/fixtures/build $(FIXTURES)
+
+guest-test: guest-build guest-fetch
+	$(GUEST) -- suite $(F)
+
+test-matrix: guest-build
+	tests/integration/guest/fetch $(KERNELS)
+	for kernel in $(KERNELS); do $(MAKE) --no-print-directory guest-test K=$$kernel || exit 1; done
+
+host-test: guest-build
+	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite $(F)
+
+lint: deps
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings

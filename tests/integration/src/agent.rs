@@ -1,0 +1,258 @@
+//! Starts the `kernelseal` agent with a configuration of the test's, and watches what it says.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::{namespace, process};
+
+/// How long the agent may take to end after SIGTERM.
+const END: Duration = Duration::from_secs(10);
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A running agent. Dropping it ends it, and fails the test when it does not end well.
+#[derive(Debug)]
+pub struct Agent {
+    child: Child,
+    stdout: Receiver<String>,
+    log: Option<JoinHandle<()>>,
+    events: Vec<Value>,
+    folder: PathBuf,
+    stopped: bool,
+}
+
+impl Agent {
+    /// Runs `$KERNELSEAL_BIN run --config FILE`, the binary being `/usr/bin/kernelseal` unless told otherwise.
+    pub fn start(config: &str) -> Result<Self> {
+        Self::start_as(Command::new(Self::binary()), config)
+    }
+
+    /// The same as process 1 of a PID namespace of its own.
+    pub fn start_in_pid_namespace(config: &str) -> Result<Self> {
+        Self::start_as(namespace::in_pid_namespace(Self::binary()), config)
+    }
+
+    /// Completes and starts a command that leads to the agent, for tests that need it in an unusual place.
+    pub fn start_as(mut command: Command, config: &str) -> Result<Self> {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder =
+            env::temp_dir().join(format!("kernelseal-agent-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let file = folder.join("config.yaml");
+        fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
+        command.arg("run").arg("--config").arg(&file);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| {
+            format!(
+                "cannot start {}; build it and name it in KERNELSEAL_BIN",
+                Self::binary().display()
+            )
+        })?;
+        let stdout = child
+            .stdout
+            .take()
+            .context("the agent has no standard output")?;
+        let stderr = child
+            .stderr
+            .take()
+            .context("the agent has no standard error")?;
+        let log = process::lines(stderr);
+        // The log is printed with the rest of what the test prints: shown when the test fails.
+        let log = thread::spawn(move || log.iter().for_each(|line| eprintln!("agent: {line}")));
+        Ok(Self {
+            child,
+            stdout: process::lines(stdout),
+            log: Some(log),
+            events: Vec::new(),
+            folder,
+            stopped: false,
+        })
+    }
+
+    fn binary() -> PathBuf {
+        env::var_os("KERNELSEAL_BIN").map_or_else(|| "/usr/bin/kernelseal".into(), PathBuf::from)
+    }
+
+    /// The number of the process that was started.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The first event, of those seen already and those to come, for which `wanted` holds.
+    pub fn wait_for(
+        &mut self,
+        wanted: impl Fn(&Value) -> bool,
+        timeout: Duration,
+    ) -> Result<Value> {
+        if let Some(event) = self.events.iter().find(|event| wanted(event)) {
+            return Ok(event.clone());
+        }
+        let begin = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(begin.elapsed());
+            match self.next_event(left) {
+                Ok(Some(event)) if wanted(&event) => return Ok(event),
+                Ok(Some(_)) => {}
+                Ok(None) => bail!(
+                    "the event did not come within {timeout:?}; there were:\n{}",
+                    self.listing()
+                ),
+                Err(error) => {
+                    return Err(error.context(format!("events so far:\n{}", self.listing())));
+                }
+            }
+        }
+    }
+
+    /// All events that came until now, and in the next `settle`.
+    pub fn events(&mut self, settle: Duration) -> Result<&[Value]> {
+        let begin = Instant::now();
+        while self
+            .next_event(settle.saturating_sub(begin.elapsed()))?
+            .is_some()
+        {}
+        Ok(&self.events)
+    }
+
+    /// The next event; nothing when none came in time. Anything but JSON on standard output is an error.
+    fn next_event(&mut self, timeout: Duration) -> Result<Option<Value>> {
+        match self.stdout.recv_timeout(timeout) {
+            Ok(line) => {
+                let event: Value = serde_json::from_str(&line)
+                    .with_context(|| format!("the agent printed no event: {line}"))?;
+                println!("event: {line}");
+                self.events.push(event.clone());
+                Ok(Some(event))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => match process::wait(&mut self.child, END)? {
+                Some(status) => bail!("the agent ended: {status}"),
+                None => bail!("the agent closed its standard output"),
+            },
+        }
+    }
+
+    fn listing(&self) -> String {
+        let lines: Vec<String> = self.events.iter().map(Value::to_string).collect();
+        lines.join(
+            "
+",
+        )
+    }
+
+    /// Asks the agent to end, and gives its exit status, whatever that is.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.stopped = true;
+        self.terminate()
+    }
+
+    fn terminate(&mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait().context("cannot wait for the agent")? {
+            return Ok(status);
+        }
+        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)
+            .context("cannot stop the agent")?;
+        if let Some(status) = process::wait(&mut self.child, END)? {
+            return Ok(status);
+        }
+        self.child.kill().context("cannot kill the agent")?;
+        self.child.wait().context("cannot wait for the agent")?;
+        bail!("the agent did not end within {END:?} of SIGTERM and was killed")
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let result = self.terminate();
+        if let Some(log) = self.log.take() {
+            // A log reader that panicked has said so itself.
+            let _ = log.join();
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+        // A second panic would abort and hide the first.
+        if !self.stopped && !thread::panicking() {
+            let status = result.expect("the agent ends when asked");
+            assert!(status.success(), "the agent ended with {status}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Agent;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::process::Command;
+    use std::time::Duration;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A shell that plays the agent; its arguments are `run --config FILE`.
+    fn played_by(script: &str) -> Agent {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "kernelseal"]);
+        Agent::start_as(shell, "version: v1").unwrap()
+    }
+
+    #[test]
+    fn events_are_found_whenever_they_come() {
+        let mut agent = played_by(
+            r#"trap 'exit 0' TERM
+            echo "{\"type\":\"A\",\"arguments\":\"$1 $2\",\"config\":\"$(cat $3)\"}"
+            sleep 0.1; echo '{"type":"B"}'
+            while :; do sleep 0.05; done"#,
+        );
+        agent.wait_for(|event| event["type"] == "B", SOON).unwrap();
+        let first = agent.wait_for(|event| event["type"] == "A", SOON).unwrap();
+        assert_eq!(first["config"], "version: v1");
+        assert_eq!(first["arguments"], "run --config");
+        let missing = agent
+            .wait_for(|event| event["type"] == "C", Duration::from_millis(50))
+            .unwrap_err();
+        assert!(missing.to_string().contains(r#"{"type":"B"}"#), "{missing}");
+    }
+
+    #[test]
+    fn standard_output_is_for_events_alone() {
+        let mut agent = played_by("trap 'exit 0' TERM; echo hello; while :; do sleep 0.05; done");
+        let error = agent.wait_for(|_| true, SOON).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("printed no event: hello"),
+            "{error:#}"
+        );
+    }
+
+    #[test]
+    fn an_early_end_is_told() {
+        let mut agent = played_by("exit 3");
+        let error = agent.wait_for(|_| true, SOON).unwrap_err();
+        assert!(format!("{error:#}").contains("exit status: 3"), "{error:#}");
+        assert_eq!(agent.stop().unwrap().code(), Some(3));
+    }
+
+    #[test]
+    fn a_bad_end_fails_the_test() {
+        let mut agent = played_by("trap 'exit 9' TERM; echo {}; while :; do sleep 0.05; done");
+        agent.wait_for(|_| true, SOON).unwrap();
+        let panic = catch_unwind(AssertUnwindSafe(|| drop(agent))).unwrap_err();
+        assert!(
+            panic
+                .downcast_ref::<String>()
+                .is_some_and(|text| text.contains("exit status: 9"))
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! Runs a program in a QEMU guest with a kernel of choice; `guest --help` tells how.
+
+use std::env;
+use std::process::ExitCode;
+
+use kernelseal_integration::guest::{args, session};
+
+fn main() -> ExitCode {
+    let result = match args::parse(env::args().skip(1)) {
+        Ok(Some(run)) => session::run(&run),
+        Ok(None) => {
+            println!("{}", args::USAGE);
+            Ok(0)
+        }
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(status) => status.into(),
+        Err(error) => {
+            eprintln!("guest: {error:#}");
+            session::GUEST_FAILED.into()
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The tests that run in a guest, or as root on a machine whose kernel can enforce.
+
+mod fixtures;
+mod machine;
+mod pods;
+
+use std::process::ExitCode;
+
+use kernelseal_integration::registry::Registry;
+
+fn main() -> ExitCode {
+    let registry = Registry::new();
+    let registry = machine::register(registry);
+    let registry = pods::register(registry);
+    fixtures::register(registry).main()
+}

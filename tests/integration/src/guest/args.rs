@@ -1,0 +1,210 @@
+//! The command line of `guest`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+/// What `guest --help` prints.
+pub const USAGE: &str = "\
+Runs a program in a QEMU guest with one of Debian's kernels, and ends with the program's exit status.
+
+usage: guest run --kernel LINE [OPTION]... -- PROGRAM [ARG]...
+
+  --kernel LINE          5.10, 6.1, 6.12 or 7.2, as fetched by guest/fetch
+  --add HOST[:GUEST]     copy a file or folder into the guest, with the libraries its programs need
+                         (GUEST defaults to HOST's own absolute path; may be repeated)
+  --env NAME=VALUE       set a variable for the program (may be repeated)
+  --module NAME          also load a kernel module (may be repeated)
+  --cpus N               processors, 2 unless told
+  --memory SIZE          such as 512M or 2G, 2048M unless told
+  --timeout SECONDS      give up after so long, 300 unless told; the exit status is then 124
+  --icount               count instructions instead of time: same figures on every machine, one processor
+  --console FILE         keep the kernel's log in FILE
+
+A PROGRAM without a slash that was built beside `guest` itself is added by itself.
+Exit status: the program's; 128 + N when signal N ended it; 124 on a timeout; 125 when the guest failed.";
+
+/// A guest to run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The kernel line.
+    pub kernel: String,
+    /// What to copy into the guest.
+    pub add: Vec<Add>,
+    /// Variables for the program.
+    pub env: Vec<(String, String)>,
+    /// Kernel modules beyond the usual ones.
+    pub modules: Vec<String>,
+    /// Number of processors.
+    pub cpus: u32,
+    /// Memory, as QEMU writes it.
+    pub memory: String,
+    /// How long the guest may run.
+    pub timeout: Duration,
+    /// Whether virtual time counts instructions.
+    pub icount: bool,
+    /// Where to keep the kernel's log.
+    pub console: Option<PathBuf>,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+}
+
+/// A file or folder to copy into the guest.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Add {
+    /// On this machine.
+    pub host: PathBuf,
+    /// In the guest; the same path when not given.
+    pub guest: Option<String>,
+}
+
+/// Reads the command line; nothing stands for a request of help.
+pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
+    let mut args = args.into_iter();
+    match args.next().as_deref() {
+        Some("run") => {}
+        Some("--help" | "-h" | "help") => return Ok(None),
+        Some(other) => {
+            bail!("{other} is not a command; the only one is `guest run` (see guest --help)")
+        }
+        None => bail!("no command given; try `guest run --kernel 6.1 -- suite` (see guest --help)"),
+    }
+    let mut run = Run {
+        kernel: String::new(),
+        add: Vec::new(),
+        env: Vec::new(),
+        modules: Vec::new(),
+        cpus: 2,
+        memory: "2048M".to_owned(),
+        timeout: Duration::from_mins(5),
+        icount: false,
+        console: None,
+        command: Vec::new(),
+    };
+    while let Some(option) = args.next() {
+        let mut value = || {
+            args.next()
+                .with_context(|| format!("{option} wants a value (see guest --help)"))
+        };
+        match option.as_str() {
+            "--kernel" => run.kernel = value()?,
+            "--add" => run.add.push(parse_add(&value()?)?),
+            "--env" => run.env.push(parse_env(&value()?)?),
+            "--module" => run.modules.push(value()?),
+            "--cpus" => run.cpus = positive(&option, &value()?)?,
+            "--memory" => run.memory = value()?,
+            "--timeout" => run.timeout = Duration::from_secs(positive(&option, &value()?)?.into()),
+            "--icount" => run.icount = true,
+            "--console" => run.console = Some(value()?.into()),
+            "--help" | "-h" => return Ok(None),
+            "--" => {
+                run.command = args.collect();
+                break;
+            }
+            _ => bail!(
+                "{option} is not an option of guest run; the program to run comes after -- (see guest --help)"
+            ),
+        }
+    }
+    if run.kernel.is_empty() {
+        bail!("no kernel given; add --kernel 6.1 (or 5.10, 6.12, 7.2)");
+    }
+    if run.command.is_empty() {
+        bail!("no program given; end the line with -- PROGRAM ARG...");
+    }
+    if run.icount {
+        run.cpus = 1;
+    }
+    Ok(Some(run))
+}
+
+fn positive(option: &str, value: &str) -> Result<u32> {
+    match value.parse() {
+        Ok(0) | Err(_) => bail!("{option} {value}: a whole number above zero is wanted"),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn parse_add(value: &str) -> Result<Add> {
+    let (host, guest) = match value.split_once(':') {
+        Some((host, guest)) => (host, Some(guest)),
+        None => (value, None),
+    };
+    if host.is_empty() || guest.is_some_and(|path| !path.starts_with('/')) {
+        bail!("--add {value}: HOST or HOST:GUEST is wanted, with GUEST an absolute path");
+    }
+    Ok(Add {
+        host: host.into(),
+        guest: guest.map(str::to_owned),
+    })
+}
+
+fn parse_env(value: &str) -> Result<(String, String)> {
+    match value.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => bail!("--env {value}: NAME=VALUE is wanted"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Add, Run, parse};
+
+    fn run(line: &str) -> Run {
+        parse(line.split(' ').map(str::to_owned)).unwrap().unwrap()
+    }
+
+    fn error(line: &str) -> String {
+        parse(line.split(' ').map(str::to_owned))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn everything_after_the_dashes_is_the_programs() {
+        let run = run("run --kernel 6.1 --add /a --add b:/c -- prog --kernel -- x");
+        assert_eq!(run.command, ["prog", "--kernel", "--", "x"]);
+        let added = [
+            Add {
+                host: "/a".into(),
+                guest: None,
+            },
+            Add {
+                host: "b".into(),
+                guest: Some("/c".into()),
+            },
+        ];
+        assert_eq!(run.add, added);
+        assert_eq!(
+            (run.cpus, run.memory.as_str(), run.timeout.as_secs()),
+            (2, "2048M", 300)
+        );
+    }
+
+    #[test]
+    fn counting_instructions_means_one_processor() {
+        assert_eq!(run("run --icount --cpus 4 --kernel 6.1 -- p").cpus, 1);
+    }
+
+    #[test]
+    fn errors_name_the_fix() {
+        assert!(error("run -- p").contains("--kernel 6.1"));
+        assert!(error("run --kernel 6.1").contains("-- PROGRAM"));
+        assert!(error("run --kernel 6.1 --cpus 0 -- p").contains("above zero"));
+        assert!(error("run --kernel 6.1 prog").contains("after --"));
+        assert!(error("run --add x:y --kernel 6.1 -- p").contains("absolute"));
+        assert!(error("run --kernel 6.1 --env A -- p").contains("NAME=VALUE"));
+        assert!(error("boot").contains("guest run"));
+    }
+
+    #[test]
+    fn help_is_no_error() {
+        assert!(parse(["--help".to_owned()]).unwrap().is_none());
+        assert!(
+            parse(["run".to_owned(), "-h".to_owned()])
+                .unwrap()
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! What host and guest say to each other: the job given to the guest, and the reports it sends back.
+//!
+//! The guest has three serial ports: the first is the kernel's console, the second carries the
+//! command's output and nothing else, the third one report per line. The job is a file in the initramfs.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the initramfs holds the [`Job`].
+pub const JOB_FILE: &str = "/etc/kernelseal-guest.json";
+/// Where the initramfs holds kernel modules.
+pub const MODULES_DIR: &str = "/usr/lib/kernelseal-guest/modules";
+/// The guest's port for the command's output.
+pub const OUTPUT_PORT: &str = "/dev/ttyS1";
+/// The guest's port for [`Report`]s.
+pub const REPORT_PORT: &str = "/dev/ttyS2";
+
+/// What the guest's init is to do.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Variables set for the program, beside `PATH` and `HOME`.
+    pub env: Vec<(String, String)>,
+    /// File names under [`MODULES_DIR`], in the order in which to load them.
+    pub modules: Vec<String>,
+}
+
+/// One line on the report port.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// User space runs: from here on a silent death is the fault of what is tested.
+    Started,
+    /// Something in the guest is not as asked, but the command can run.
+    Warning(String),
+    /// The guest could not run the command at all.
+    Failed(String),
+    /// The command ended with this status.
+    Exited(i32),
+    /// The command was ended by this signal.
+    Killed(i32),
+}
+
+impl Report {
+    /// Reads the reports sent so far; a line that is still being written is left out.
+    #[must_use]
+    pub fn parse_all(text: &str) -> Vec<Self> {
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .filter_map(|line| serde_json::from_str(line.trim()).ok())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Report;
+
+    #[test]
+    fn reports_survive_the_port() {
+        let sent = [
+            Report::Started,
+            Report::Warning("no veth".into()),
+            Report::Exited(3),
+        ];
+        let mut text = String::new();
+        for report in &sent {
+            text += &serde_json::to_string(report).unwrap();
+            text += "\r\n";
+        }
+        assert_eq!(Report::parse_all(&text), sent);
+    }
+
+    #[test]
+    fn half_a_line_is_no_report() {
+        assert_eq!(
+            Report::parse_all("\"started\"\n{\"exited\":1}"),
+            [Report::Started]
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! Starts QEMU, and makes sure that it never outlives its runner.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+
+use super::args::Run;
+use super::cache::{Cache, Kernel};
+
+/// What the kernel is told. An oops ends the guest: a test must not pass on a damaged kernel.
+const KERNEL_ARGUMENTS: &str =
+    "console=ttyS0 loglevel=5 panic=-1 oops=panic lsm=lockdown,capability,yama,bpf rdinit=/init";
+
+/// The files of one boot.
+#[derive(Debug, Clone, Copy)]
+pub struct Files<'a> {
+    /// The first file system.
+    pub initramfs: &'a Path,
+    /// Gets the kernel's log.
+    pub console: &'a Path,
+    /// Gets the guest's reports.
+    pub reports: &'a Path,
+    /// Gets QEMU's own complaints.
+    pub complaints: &'a Path,
+}
+
+/// A running QEMU; dropping it ends it.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+}
+
+impl Qemu {
+    /// Boots a guest, and gives the stream of its command's output. Call it on a thread that lives as long as the
+    /// guest shall: the kernel ends QEMU with the thread that started it.
+    pub fn start(
+        run: &Run,
+        cache: &Cache,
+        kernel: &Kernel,
+        files: Files<'_>,
+    ) -> Result<(Self, ChildStdout)> {
+        let mut command = Command::new(cache.qemu()?);
+        command
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-no-reboot",
+                "-display",
+                "none",
+            ])
+            .args(["-machine", "pc", "-accel", "tcg", "-cpu", "Nehalem"])
+            .args(["-smp", &run.cpus.to_string(), "-m", &run.memory])
+            .args([
+                Path::new("-kernel"),
+                &kernel.image,
+                Path::new("-initrd"),
+                files.initramfs,
+            ])
+            .args(["-append", KERNEL_ARGUMENTS])
+            .args([
+                "-chardev",
+                &format!("file,id=console,path={}", escape(files.console)),
+            ])
+            .args(["-chardev", "stdio,id=output,signal=off"])
+            .args([
+                "-chardev",
+                &format!("file,id=reports,path={}", escape(files.reports)),
+            ])
+            .args([
+                "-serial",
+                "chardev:console",
+                "-serial",
+                "chardev:output",
+                "-serial",
+                "chardev:reports",
+            ])
+            .args([
+                "-drive",
+                &format!(
+                    "if=none,id=disk,format=raw,snapshot=on,file={}",
+                    escape(&cache.ext4()?)
+                ),
+            ])
+            .args(["-device", "virtio-blk-pci,drive=disk"]);
+        if run.icount {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
+        let complaints = File::create(files.complaints)
+            .with_context(|| format!("cannot create {}", files.complaints.display()))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(complaints);
+        // SAFETY: between fork and exec the closure makes one system call and touches no memory that another
+        // thread of the parent could have left locked.
+        unsafe {
+            command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(Into::into));
+        }
+        let mut child = command.spawn().context("cannot start QEMU")?;
+        let output = child.stdout.take().context("QEMU has no output")?;
+        Ok((Self { child }, output))
+    }
+
+    /// How QEMU ended, if it did.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context("cannot wait for QEMU")
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // Both fail only for a process that has been waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A path as QEMU's comma-separated options want it.
+fn escape(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}

@@ -1,0 +1,17 @@
+//! The integration tests' own library: the guests they run in, and what the tests themselves need.
+//!
+//! [`guest`] is the host's side. The rest is used inside: [`registry`] collects and runs tests,
+//! [`agent`] starts `kernelseal`, [`process`] other programs, [`probe`] those of `fixtures/`, [`namespace`] puts them where a pod would.
+
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "everything that can fail returns anyhow::Result, and the error says what failed"
+)]
+
+pub mod agent;
+mod capture;
+pub mod guest;
+pub mod namespace;
+pub mod probe;
+pub mod process;
+pub mod registry;

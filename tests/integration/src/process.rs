@@ -1,0 +1,188 @@
+//! Starts programs, reads their lines as they come, and leaves none behind.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+const POLL: Duration = Duration::from_millis(5);
+
+/// Runs a program to its end and gives what it printed; any status but zero is an error.
+pub fn run(command: &mut Command) -> Result<String> {
+    let name = name_of(command);
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start {name}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{name}: {}\n{stdout}{stderr}", output.status);
+    }
+    Ok(stdout)
+}
+
+/// Starts a program whose standard output is read by lines; its standard error is the test's own.
+pub fn spawn(command: &mut Command) -> Result<Running> {
+    let name = name_of(command);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {name}"))?;
+    let stdout = child
+        .stdout
+        .take()
+        .with_context(|| format!("{name} has no standard output"))?;
+    Ok(Running {
+        lines: lines(stdout),
+        child,
+        name,
+    })
+}
+
+/// Reads a stream on a thread of its own, so that the writer never waits for us.
+pub(crate) fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (send, receive) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            if send
+                .send(String::from_utf8_lossy(&line).into_owned())
+                .is_err()
+            {
+                break;
+            }
+        }
+    });
+    receive
+}
+
+/// A program that runs; dropping it kills it and its process group.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    name: String,
+}
+
+impl Running {
+    /// The number of the process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next line it prints.
+    pub fn line(&mut self, timeout: Duration) -> Result<String> {
+        match self.lines.recv_timeout(timeout) {
+            Ok(line) => Ok(line),
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("{} printed no line within {timeout:?}", self.name)
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = self.wait(timeout)?;
+                bail!("{} ended ({status}) without another line", self.name)
+            }
+        }
+    }
+
+    /// The next line it prints, which must be JSON: what the probes in `fixtures/` say first.
+    pub fn json(&mut self, timeout: Duration) -> Result<Value> {
+        let line = self.line(timeout)?;
+        serde_json::from_str(&line)
+            .with_context(|| format!("{} printed no JSON: {line}", self.name))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?);
+        kill(pid, signal).with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        match wait(&mut self.child, timeout)? {
+            Some(status) => Ok(status),
+            None => bail!("{} did not end within {timeout:?}", self.name),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Its children too, unless it has been waited for: the number may be another's by now.
+        if let (Ok(None), Ok(group)) = (self.child.try_wait(), i32::try_from(self.pid())) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Waits for a child's end; nothing means that it still runs.
+pub(crate) fn wait(child: &mut Child, timeout: Duration) -> Result<Option<ExitStatus>> {
+    let begin = Instant::now();
+    loop {
+        let status = child.try_wait().context("cannot wait for a child")?;
+        if status.is_some() || begin.elapsed() > timeout {
+            return Ok(status);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn name_of(command: &Command) -> String {
+    command.get_program().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{run, spawn};
+    use std::process::Command;
+    use std::time::Duration;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_failing_program_is_an_error_with_its_words() {
+        let error = run(Command::new("sh").args(["-c", "echo no >&2; exit 3"]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("exit status: 3") && error.contains("no"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn lines_come_while_it_runs_and_the_end_is_told() {
+        let mut shell =
+            spawn(Command::new("sh").args(["-c", r#"echo '{"a":1}'; sleep 0.1; exit 4"#])).unwrap();
+        assert_eq!(shell.json(SOON).unwrap()["a"], 1);
+        assert!(
+            shell
+                .line(SOON)
+                .unwrap_err()
+                .to_string()
+                .contains("exit status: 4")
+        );
+    }
+
+    #[test]
+    fn a_silent_program_is_named() {
+        let mut sleep = spawn(Command::new("sleep").arg("60")).unwrap();
+        let error = sleep
+            .line(Duration::from_millis(20))
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("sleep printed no line"), "{error}");
+    }
+}

@@ -1,0 +1,159 @@
+//! Collects tests and runs them one after another, in the format of `cargo test`.
+
+use std::any::Any;
+use std::env;
+use std::io::Write;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::{self, ExitCode};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::capture::Capture;
+use crate::namespace;
+
+/// A test that takes longer is taken to hang: the whole run then ends, and says where.
+const LIMIT: Duration = Duration::from_mins(2);
+/// The exit status of a run with a test that hangs, as of one that failed.
+const FAILED: i32 = 101;
+
+/// The tests of a program.
+#[derive(Default)]
+pub struct Registry {
+    tests: Vec<Test>,
+}
+
+struct Test {
+    name: &'static str,
+    limit: Duration,
+    body: fn() -> Result<()>,
+}
+
+impl Registry {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a test. It fails by an error or a panic.
+    #[must_use]
+    pub fn test(self, name: &'static str, body: fn() -> Result<()>) -> Self {
+        self.slow_test(name, LIMIT, body)
+    }
+
+    /// Adds a test that may take as long as `limit`.
+    #[must_use]
+    pub fn slow_test(
+        mut self,
+        name: &'static str,
+        limit: Duration,
+        body: fn() -> Result<()>,
+    ) -> Self {
+        self.tests.push(Test { name, limit, body });
+        self
+    }
+
+    /// Runs the tests that the command line asks for; the arguments are those of `cargo test`.
+    #[must_use]
+    pub fn main(self) -> ExitCode {
+        if let Some(status) = namespace::intercept() {
+            return status;
+        }
+        let mut arguments = Arguments::from_iter(env::args());
+        // Tests share one kernel, and what they print is told apart by time.
+        arguments.test_threads = Some(1);
+        let captured = !arguments.nocapture;
+        let trials = self
+            .tests
+            .into_iter()
+            .map(|test| Trial::test(test.name, move || run(&test, captured)))
+            .collect();
+        let conclusion = libtest_mimic::run(&arguments, trials);
+        if !arguments.list && conclusion.num_passed + conclusion.num_failed == 0 {
+            eprintln!(
+                "no test was run: no name contains what was asked for; --list tells the names"
+            );
+            return ExitCode::FAILURE;
+        }
+        conclusion.exit_code()
+    }
+}
+
+/// Runs one test and makes a message of its error, its panic and what it printed.
+fn run(test: &Test, captured: bool) -> Result<(), Failed> {
+    let capture = if captured {
+        Some(Capture::start().map_err(|error| format!("{error:#}"))?)
+    } else {
+        None
+    };
+    let body = AssertUnwindSafe(test.body);
+    let message = match watched(test.name, test.limit, capture.as_ref(), || {
+        panic::catch_unwind(body)
+    }) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(panic) => format!("panicked: {}", panic_text(panic.as_ref())),
+    };
+    let printed = capture.map(|capture| capture.text()).unwrap_or_default();
+    if printed.is_empty() {
+        return Err(message.into());
+    }
+    Err(format!("{message}\n--- printed by {}:\n{printed}", test.name).into())
+}
+
+/// Runs the body; if it takes too long, shows what was printed and ends the process.
+fn watched<T>(
+    name: &str,
+    limit: Duration,
+    capture: Option<&Capture>,
+    body: impl FnOnce() -> T,
+) -> T {
+    thread::scope(|scope| {
+        let (finished, wait) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                let printed = capture.map(Capture::text).unwrap_or_default();
+                let text = format!(
+                    "\n{name} did not end within {} s. It printed:\n{printed}\n",
+                    limit.as_secs_f32()
+                );
+                match capture.map(Capture::original) {
+                    Some(Ok(mut out)) => drop(out.write_all(text.as_bytes())),
+                    _ => eprint!("{text}"),
+                }
+                process::exit(FAILED);
+            }
+        });
+        let result = body();
+        drop(finished);
+        result
+    })
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("with something that is no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{panic_text, watched};
+    use std::time::Duration;
+
+    #[test]
+    fn panics_are_read_in_both_forms() {
+        assert_eq!(panic_text(&"plain"), "plain");
+        assert_eq!(panic_text(&String::from("made")), "made");
+        assert_eq!(panic_text(&7), "with something that is no text");
+    }
+
+    #[test]
+    fn the_watch_ends_with_the_body() {
+        assert_eq!(watched("quick", Duration::from_hours(1), None, || 5), 5);
+    }
+}
