@@ -1,11 +1,12 @@
-//! Builds `sidecar-ebpf` for bpfel-unknown-none and leaves it in OUT_DIR as sidecar.bpf.o.
+//! Builds the kernel side, `sidecar-ebpf`, for bpfel-unknown-none, and leaves it in `OUT_DIR` as
+//! `kernelseal.bpf.o`.
 //!
-//! * Toolchain: the one building the workspace if it has the standard library's source
-//!   (`rustup component add rust-src`, or Debian's rust-src of the same version), otherwise
-//!   Debian's rustc-web/cargo-web/rust-web-src. Unstable flags are enabled with
-//!   RUSTC_BOOTSTRAP for this one child build only.
-//! * Linker: bpf-linker is a build dependency. This script re-executes itself as the linker
-//!   and loads the libLLVM of the rustc that produced the bitcode, so their versions agree.
+//! * Toolchain: the one that builds the workspace if it has the standard library's source (rustup's
+//!   component `rust-src`), otherwise Debian's rustc-web, cargo-web and rust-web-src. Unstable flags
+//!   are enabled with `RUSTC_BOOTSTRAP` for this one child build only.
+//! * Linker: bpf-linker is a build dependency. This script runs itself as the linker, and loads
+//!   the libLLVM of the very rustc that produced the bitcode, so that their versions agree.
+
 use std::{
     env,
     ffi::CString,
@@ -17,15 +18,96 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use bpf_linker::{Cpu, Linker, LinkerInput, LinkerOptions, OptLevel, OutputType};
 
-const AS_LINKER: &str = "SIDECAR_BUILD_AS_BPF_LINKER";
+/// Set for the runs of this script in which it is the linker.
+const AS_LINKER: &str = "KERNELSEAL_BUILD_AS_BPF_LINKER";
 /// Must match the `rust-llvm-*` feature of the bpf-linker build dependency.
 const LLVM_MAJOR: &str = "22.";
+const KERNEL_TARGET: &str = "bpfel-unknown-none";
+/// Where Debian's toolchain is.
+const DEBIAN: (&str, &str) = ("/usr/bin/cargo", "/usr/bin/rustc");
 
 struct Toolchain {
     cargo: PathBuf,
     rustc: PathBuf,
-    src: PathBuf,
+    source: PathBuf,
     libllvm: PathBuf,
+}
+
+fn main() -> Result<()> {
+    if env::var_os(AS_LINKER).is_some() {
+        return link();
+    }
+    for path in [
+        "build.rs",
+        "../sidecar-ebpf",
+        "../sidecar-common",
+        "../Cargo.lock",
+    ] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    let var = |key: &str| {
+        env::var_os(key)
+            .map(PathBuf::from)
+            .with_context(|| key.to_owned())
+    };
+    let out_dir = var("OUT_DIR")?;
+    let ours = Toolchain::find(var("CARGO")?, var("RUSTC")?);
+    let toolchain = ours.or_else(|ours| {
+        Toolchain::find(DEBIAN.0.into(), DEBIAN.1.into()).map_err(|debians| {
+            anyhow::anyhow!(
+                "no toolchain here can build the kernel side:\n  {ours:#}\n  {debians:#}\nFix: \
+                 `rustup component add rust-src`, or on Debian `apt-get install rustc-web \
+                 cargo-web rust-web-src`"
+            )
+        })
+    })?;
+    build(&toolchain, &out_dir)
+}
+
+impl Toolchain {
+    fn find(cargo: PathBuf, rustc: PathBuf) -> Result<Self> {
+        let name = rustc.display().to_string();
+        Self::inspect(cargo, rustc).context(name)
+    }
+
+    fn inspect(cargo: PathBuf, rustc: PathBuf) -> Result<Self> {
+        let sysroot = PathBuf::from(capture(&rustc, &["--print", "sysroot"])?);
+        let verbose = capture(&rustc, &["-vV"])?;
+        let field = |key: &str| {
+            verbose
+                .lines()
+                .find_map(|line| line.strip_prefix(key))
+                .unwrap_or("?")
+        };
+        let (release, llvm) = (field("release: "), field("LLVM version: "));
+        ensure!(
+            llvm.starts_with(LLVM_MAJOR),
+            "{release} uses LLVM {llvm}, {LLVM_MAJOR}x is needed"
+        );
+        let source = [
+            sysroot.join("lib/rustlib/src/rust/library"),
+            PathBuf::from(format!("/usr/src/rustc-{release}/library")),
+        ]
+        .into_iter()
+        .find(|path| path.join("Cargo.lock").exists())
+        .with_context(|| format!("no standard library source for rustc {release}"))?;
+        // rustup keeps libLLVM in <sysroot>/lib, Debian in the multiarch directory
+        let libllvm = ["lib", "lib/x86_64-linux-gnu", "lib/aarch64-linux-gnu"]
+            .iter()
+            .filter_map(|dir| fs::read_dir(sysroot.join(dir)).ok())
+            .flat_map(|dir| dir.flatten().map(|entry| entry.path()))
+            .find(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with(&format!("libLLVM.so.{LLVM_MAJOR}"))
+            })
+            .with_context(|| format!("no libLLVM.so.{LLVM_MAJOR}x for rustc {release}"))?;
+        Ok(Self {
+            cargo,
+            rustc,
+            source,
+            libllvm,
+        })
+    }
 }
 
 fn capture(program: &Path, args: &[&str]) -> Result<String> {
@@ -37,109 +119,12 @@ fn capture(program: &Path, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8(out.stdout)?.trim().to_owned())
 }
 
-fn probe(cargo: PathBuf, rustc: PathBuf, why_not: &mut Vec<String>) -> Option<Toolchain> {
-    let mut try_it = || -> Result<Toolchain> {
-        let sysroot = PathBuf::from(capture(&rustc, &["--print", "sysroot"])?);
-        let verbose = capture(&rustc, &["-vV"])?;
-        let field = |k: &str| {
-            verbose
-                .lines()
-                .find_map(|l| l.strip_prefix(k))
-                .unwrap_or("?")
-        };
-        let (release, llvm) = (field("release: "), field("LLVM version: "));
-        ensure!(
-            llvm.starts_with(LLVM_MAJOR),
-            "{release} uses LLVM {llvm}, need {LLVM_MAJOR}x"
-        );
-        let src = [
-            env::var_os("SIDECAR_RUST_SRC").map(PathBuf::from),
-            Some(sysroot.join("lib/rustlib/src/rust/library")),
-            Some(PathBuf::from(format!("/usr/src/rustc-{release}/library"))),
-        ]
-        .into_iter()
-        .flatten()
-        .find(|p| p.join("Cargo.lock").exists())
-        .with_context(|| format!("no standard library source for rustc {release}"))?;
-        // rustup keeps libLLVM in <sysroot>/lib, Debian in the multiarch directory
-        let libllvm = [
-            sysroot.join("lib"),
-            sysroot.join("lib/x86_64-linux-gnu"),
-            sysroot.join("lib/aarch64-linux-gnu"),
-        ]
-        .iter()
-        .filter_map(|d| fs::read_dir(d).ok())
-        .flat_map(|d| d.flatten().map(|e| e.path()))
-        .find(|p| {
-            let n = p
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            n.starts_with(&format!("libLLVM.so.{LLVM_MAJOR}"))
-        })
-        .with_context(|| format!("no libLLVM.so.{LLVM_MAJOR}x for rustc {release}"))?;
-        Ok(Toolchain {
-            cargo: cargo.clone(),
-            rustc: rustc.clone(),
-            src,
-            libllvm,
-        })
-    };
-    match try_it() {
-        Ok(t) => Some(t),
-        Err(e) => {
-            why_not.push(format!("{}: {e:#}", rustc.display()));
-            None
-        }
-    }
-}
-
-fn main() -> Result<()> {
-    if env::var_os(AS_LINKER).is_some() {
-        return link();
-    }
-    for p in [
-        "build.rs",
-        "../sidecar-ebpf",
-        "../sidecar-common",
-        "../Cargo.lock",
-    ] {
-        println!("cargo::rerun-if-changed={p}");
-    }
-    println!("cargo::rerun-if-env-changed=SIDECAR_RUST_SRC");
-
-    let var = |k: &str| {
-        env::var_os(k)
-            .map(PathBuf::from)
-            .with_context(|| k.to_owned())
-    };
-    let out_dir = var("OUT_DIR")?;
-    let mut why_not = Vec::new();
-    let Some(tc) = probe(var("CARGO")?, var("RUSTC")?, &mut why_not).or_else(|| {
-        probe(
-            "/usr/bin/cargo".into(),
-            "/usr/bin/rustc".into(),
-            &mut why_not,
-        )
-    }) else {
-        bail!(
-            "no toolchain can build the eBPF programs:\n  {}\nFix: `rustup component add rust-src`, \
-             or on Debian `apt-get install rustc-web cargo-web rust-web-src`",
-            why_not.join("\n  ")
-        );
-    };
-    println!(
-        "cargo::warning=eBPF toolchain: {} (core from {})",
-        tc.rustc.display(),
-        tc.src.display()
-    );
-
-    // A directory holding nothing but the one libLLVM, first on the linker's search path.
+fn build(toolchain: &Toolchain, out_dir: &Path) -> Result<()> {
+    // A directory with nothing but the one libLLVM, first on the linker's search path.
     let llvm_dir = out_dir.join("libllvm");
     let _ = fs::remove_dir_all(&llvm_dir);
     fs::create_dir_all(&llvm_dir)?;
-    std::os::unix::fs::symlink(&tc.libllvm, llvm_dir.join("libLLVM.so"))?;
+    std::os::unix::fs::symlink(&toolchain.libllvm, llvm_dir.join("libLLVM.so"))?;
     let mut lib_path = vec![llvm_dir];
     lib_path.extend(env::split_paths(
         &env::var_os("LD_LIBRARY_PATH").unwrap_or_default(),
@@ -155,7 +140,7 @@ fn main() -> Result<()> {
     ]
     .join("\x1f");
     let target_dir = out_dir.join("ebpf");
-    let status = Command::new(&tc.cargo)
+    let status = Command::new(&toolchain.cargo)
         .args([
             "build",
             "--locked",
@@ -166,14 +151,15 @@ fn main() -> Result<()> {
         ])
         .args([
             "--target",
-            "bpfel-unknown-none",
+            KERNEL_TARGET,
             "-Zbuild-std=core",
             "--target-dir",
         ])
         .arg(&target_dir)
-        .env("RUSTC", &tc.rustc)
+        .env("RUSTC", &toolchain.rustc)
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("__CARGO_TESTS_ONLY_SRC_ROOT", &tc.src)
+        // Debian's source is not in its sysroot, where cargo would look
+        .env("__CARGO_TESTS_ONLY_SRC_ROOT", &toolchain.source)
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env(
             "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER",
@@ -186,12 +172,13 @@ fn main() -> Result<()> {
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO")
         .status()
-        .context("spawn cargo")?;
-    ensure!(status.success(), "building sidecar-ebpf failed: {status}");
-    fs::copy(
-        target_dir.join("bpfel-unknown-none/release/kernelseal"),
-        out_dir.join("kernelseal.bpf.o"),
-    )?;
+        .context("run cargo for the kernel side")?;
+    ensure!(
+        status.success(),
+        "building the kernel side failed: {status}"
+    );
+    let object = target_dir.join(KERNEL_TARGET).join("release/kernelseal");
+    fs::copy(object, out_dir.join("kernelseal.bpf.o"))?;
     Ok(())
 }
 
@@ -201,30 +188,34 @@ fn link() -> Result<()> {
     let (mut cpu, mut cpu_features, mut btf) = (Cpu::Generic, CString::default(), false);
     let mut optimize = OptLevel::Default;
     let mut args = env::args().skip(1);
-    while let Some(a) = args.next() {
-        let (flag, inline) = match a.split_once('=') {
-            Some((f, v)) if f.starts_with("--") => (f, Some(v.to_owned())),
-            _ => (a.as_str(), None),
+    while let Some(arg) = args.next() {
+        let (flag, inline) = match arg.split_once('=') {
+            Some((flag, value)) if flag.starts_with("--") => (flag, Some(value.to_owned())),
+            _ => (arg.as_str(), None),
         };
-        let mut val = || {
+        let mut value = || {
             inline
                 .clone()
                 .or_else(|| args.next())
                 .context("missing value")
         };
         match flag {
-            "-o" | "--output" => output = Some(PathBuf::from(val()?)),
+            "-o" | "--output" => output = Some(PathBuf::from(value()?)),
             "--export-symbols" => {
-                symbols.extend(fs::read_to_string(val()?)?.lines().map(str::to_owned));
+                symbols.extend(fs::read_to_string(value()?)?.lines().map(str::to_owned));
             }
-            "--export" => symbols.push(val()?),
-            "--cpu" => cpu = val()?.parse().ok().context("--cpu")?,
-            "--cpu-features" => cpu_features = CString::new(val()?)?,
-            "-L" | "--target" => drop(val()?),
+            "--export" => symbols.push(value()?),
+            "--cpu" => cpu = value()?.parse().ok().context("--cpu")?,
+            "--cpu-features" => cpu_features = CString::new(value()?)?,
+            "-L" | "--target" => drop(value()?),
             "--btf" => btf = true,
             "--debug" => {}
-            f if f.starts_with("-O") => {
-                let level = if f == "-O" { val()? } else { f[2..].to_owned() };
+            flag if flag.starts_with("-O") => {
+                let level = if flag == "-O" {
+                    value()?
+                } else {
+                    flag[2..].to_owned()
+                };
                 optimize = match level.as_str() {
                     "0" => OptLevel::No,
                     "1" => OptLevel::Less,
@@ -232,11 +223,11 @@ fn link() -> Result<()> {
                     "3" => OptLevel::Aggressive,
                     "s" => OptLevel::Size,
                     "z" => OptLevel::SizeMin,
-                    l => bail!("-O{l}"),
+                    level => bail!("-O{level}"),
                 };
             }
-            f if f.starts_with('-') => bail!("unexpected linker argument {f}"),
-            _ => inputs.push(PathBuf::from(a)),
+            flag if flag.starts_with('-') => bail!("unexpected linker argument {flag}"),
+            _ => inputs.push(PathBuf::from(arg)),
         }
     }
     let linker = Linker::new(LinkerOptions {
@@ -253,7 +244,7 @@ fn link() -> Result<()> {
         allow_bpf_trap: false,
     });
     linker.link_to_file(
-        inputs.iter().map(|p| LinkerInput::new_from_file(p)),
+        inputs.iter().map(|path| LinkerInput::new_from_file(path)),
         &output.context("-o")?,
         OutputType::Object,
         symbols.iter().map(String::as_str),

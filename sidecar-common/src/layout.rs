@@ -115,7 +115,7 @@ pub struct Offsets {
     pub reserved: u32,
 }
 
-/// Bytes of a kernel stack on x86_64 (`THREAD_SIZE` without KASAN).
+/// Bytes of a kernel stack on `x86_64` (`THREAD_SIZE` without KASAN).
 pub const THREAD_SIZE: usize = 16 * 1024;
 /// Bytes the kernel may leave free above the registers at the top of a stack
 /// (`TOP_OF_KERNEL_STACK_PADDING`): none, or 16 where it is built with FRED. Which one it is, the

@@ -193,8 +193,8 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
     } else {
         None
     };
-    let sealed = watchdog.maps.sealed_in(scope);
-    claim.leave(&pins::lock()?, sealed)?;
+    let under_seal = watchdog.maps.sealed_in(scope);
+    claim.leave(&pins::lock()?, under_seal)?;
     drop(watchdog);
     writer.finish();
     match result {

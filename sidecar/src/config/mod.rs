@@ -29,12 +29,9 @@ use std::{fs::File, io::Read, path::Path};
 use secrecy::zeroize::Zeroizing;
 
 pub use self::{
-    binding::{Binding, Delivery, FileRef, SecretKeyRef, SecretRef, Selector, Source, VaultRef},
+    binding::{Binding, SecretKeyRef, Selector, Source},
     error::{ConfigError, ConfigErrors, Position},
-    model::{
-        Config, DEFAULT_SECRETS_DIR, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy,
-        Version,
-    },
+    model::{Config, LogFormat, LogLevel, Mode, OnFailure, Policy},
     schema::json_schema,
 };
 use self::{fields::Report, yaml::START};
@@ -115,7 +112,7 @@ fn too_long(file: &Path) -> ConfigErrors {
 }
 
 /// Feeds arbitrary bytes to [`parse`]: the body of a fuzz target. Panics only if there is a bug.
-#[doc(hidden)]
+#[cfg(test)]
 pub fn fuzz(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Err(errors) = parse(text, Path::new("config.yaml"))

@@ -50,11 +50,7 @@ impl Process {
     pub(crate) fn executable_sha256(self) -> io::Result<String> {
         let mut digest = Sha256::new();
         io::copy(&mut fs::File::open(self.file("exe"))?, &mut digest)?;
-        Ok(digest
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
+        Ok(hex::encode(digest.finalize()))
     }
 
     /// The file it executes.

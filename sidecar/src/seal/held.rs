@@ -21,9 +21,9 @@ use zeroize::Zeroizing;
 
 use super::stack::{Rebuilt, Stack, StackError, Word};
 
-/// `__USER32_CS`: the code segment of a 32-bit program on an x86_64 kernel.
+/// `__USER32_CS`: the code segment of a 32-bit program on an `x86_64` kernel.
 const USER32_CS: u64 = 0x23;
-/// `execve` on x86_64.
+/// `execve` on `x86_64`.
 const SYS_EXECVE: u64 = 59;
 /// First read of a stack, in bytes: enough for most environments.
 const STACK_READ: usize = 16 * 1024;
@@ -33,7 +33,7 @@ const STACK_MAX: usize = 8 * 1024 * 1024;
 const VDSO_READ: usize = 8 * 1024;
 /// Stops that may come before a forced exec: a pending interrupt, a signal or two.
 const STOPS_BEFORE_EXEC: u32 = 8;
-/// x86_64's `syscall`.
+/// The instruction `syscall`.
 const SYSCALL_INSTRUCTION: [u8; 2] = [0x0f, 0x05];
 
 /// Why a program could not be taken hold of.

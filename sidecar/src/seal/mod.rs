@@ -202,7 +202,7 @@ impl<'c> Work<'c> {
                 );
             }
             Record::Unknown => {
-                tracing::error!("a record from the kernel side is not of this version")
+                tracing::error!("a record from the kernel side is not of this version");
             }
         }
     }

@@ -149,11 +149,6 @@ impl<'a> Stack<'a> {
         self.aux(AT_EXECFN)
     }
 
-    /// The path that was executed.
-    pub(crate) fn execfn_path(&self) -> Option<&'a [u8]> {
-        self.string(self.execfn()?)
-    }
-
     /// Address of the vdso.
     pub(crate) fn vdso(&self) -> Option<u64> {
         self.aux(AT_SYSINFO_EHDR)
@@ -161,12 +156,13 @@ impl<'a> Stack<'a> {
 
     /// Address of argv.
     pub(crate) fn argv(&self) -> u64 {
-        self.base + self.word.bytes() as u64
+        self.base.wrapping_add(self.word.bytes() as u64)
     }
 
     /// Address of envp.
     pub(crate) fn envp(&self) -> u64 {
-        self.base + (self.env.start * self.word.bytes()) as u64
+        self.base
+            .wrapping_add((self.env.start * self.word.bytes()) as u64)
     }
 
     /// A variable that brings foreign code into the program, if its loader will listen to it.
@@ -271,7 +267,7 @@ impl<'a> Stack<'a> {
             .map(|index| self.word(index))
             .filter(|pointer| *pointer >= self.base)
             .min();
-        let end = self.base + self.memory.len() as u64;
+        let end = self.base.saturating_add(self.memory.len() as u64);
         let strings = lowest.map_or(0, |lowest| end.saturating_sub(lowest));
         let total = strings + pointers + added as u64;
         if total > limit {
@@ -290,3 +286,6 @@ fn word_at(memory: &[u8], word: Word, index: usize) -> Option<u64> {
     whole[..width].copy_from_slice(bytes);
     Some(u64::from_le_bytes(whole))
 }
+
+#[cfg(test)]
+mod tests;

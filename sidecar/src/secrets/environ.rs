@@ -13,8 +13,8 @@ use secrecy::zeroize::Zeroizing;
 use super::Value;
 
 /// More than the kernel lets an environment be.
-const MAX_BYTES: u64 = 8 * 1024 * 1024;
-/// `env_start` in `/proc/<pid>/stat`, counted from the state after the name (proc_pid_stat(5)).
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// `env_start` in `/proc/<pid>/stat`, counted from the state after the name (`proc_pid_stat(5)`).
 const ENV_START_AFTER_NAME: usize = 47;
 
 /// Takes the named variables: their values, and their bytes in our initial stack become zeros.
@@ -26,8 +26,8 @@ pub(super) fn take(names: &[&str]) -> io::Result<HashMap<String, Value>> {
     let start = env_start()?;
     let file = File::open("/proc/self/environ")?;
     // Room from the start: a buffer that grows leaves copies behind.
-    let mut block = Zeroizing::new(Vec::with_capacity(MAX_BYTES as usize));
-    file.take(MAX_BYTES).read_to_end(&mut block)?;
+    let mut block = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
+    file.take(MAX_BYTES as u64).read_to_end(&mut block)?;
     let memory = OpenOptions::new().write(true).open("/proc/self/mem")?;
     let mut at = 0;
     for entry in block.split(|byte| *byte == 0) {

@@ -1,13 +1,12 @@
 //! What a legal file becomes.
 
+use crate::config::binding::{Delivery, FileRef};
 use std::{path::Path, time::Duration};
 
 use secrecy::ExposeSecret;
 
 use super::{
-    super::{
-        Config, Delivery, FileRef, LogFormat, LogLevel, Mode, OnFailure, Position, Source, load,
-    },
+    super::{Config, LogFormat, LogLevel, Mode, OnFailure, Position, Source, load},
     accept, binding, folder, source,
 };
 

@@ -1,0 +1,217 @@
+//! The rebuilt stack, against a model of what a kernel leaves and a C library reads.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "addresses of a stack made here"
+)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+const TOP: u64 = 0x7fff_0000_0000;
+
+/// A stack as the kernel makes it: strings at the top, the block of pointers below.
+fn kernel_stack(argv: &[&str], envp: &[String], word: Word) -> (Vec<u8>, u64) {
+    let top = if word == Word::Four { 0xffff_d000 } else { TOP };
+    let strings: Vec<&str> = argv
+        .iter()
+        .copied()
+        .chain(envp.iter().map(String::as_str))
+        .collect();
+    let length: usize = strings.iter().map(|s| s.len() + 1).sum();
+    let width = word.bytes();
+    let words = 1 + argv.len() + 1 + envp.len() + 1 + AUXV.len() * 2;
+    let base = (top - (words * width + length + 64) as u64) & !(ALIGN - 1);
+    let mut memory = Vec::new();
+    let mut at = base + (words * width) as u64;
+    let put =
+        |memory: &mut Vec<u8>, word: u64| memory.extend_from_slice(&word.to_le_bytes()[..width]);
+    put(&mut memory, argv.len() as u64);
+    for (index, string) in strings.iter().enumerate() {
+        if index == argv.len() {
+            put(&mut memory, 0);
+        }
+        put(&mut memory, at);
+        at += string.len() as u64 + 1;
+    }
+    if envp.is_empty() {
+        put(&mut memory, 0);
+    }
+    put(&mut memory, 0);
+    for (kind, value) in AUXV {
+        put(&mut memory, kind);
+        put(&mut memory, value);
+    }
+    for string in strings {
+        memory.extend_from_slice(string.as_bytes());
+        memory.push(0);
+    }
+    memory.resize((top - base) as usize, 0);
+    (memory, base)
+}
+
+const AUXV: [(u64, u64); 4] = [
+    (6, 4096),
+    (AT_SYSINFO_EHDR, 0x1000),
+    (AT_SECURE, 0),
+    (AT_NULL, 0),
+];
+
+/// What a program finds: argv, envp and auxv, read from the new block and the old memory above it.
+#[derive(Debug, PartialEq)]
+struct Found {
+    argv: Vec<String>,
+    envp: Vec<String>,
+    auxv: Vec<(u64, u64)>,
+}
+
+fn read(rebuilt: &Rebuilt, memory: &[u8], base: u64, word: Word) -> Found {
+    let string = |address: u64| {
+        let bytes = if address >= base {
+            &memory[(address - base) as usize..]
+        } else {
+            &rebuilt.block[(address - rebuilt.pointer) as usize..]
+        };
+        String::from_utf8(bytes.split(|b| *b == 0).next().unwrap().to_vec()).unwrap()
+    };
+    let mut index = 0;
+    let mut next = || {
+        index += 1;
+        word_at(&rebuilt.block, word, index - 1).unwrap()
+    };
+    let argc = next();
+    let arguments = (0..argc).map(|_| string(next())).collect();
+    assert_eq!(next(), 0);
+    let mut envp = Vec::new();
+    loop {
+        match next() {
+            0 => break,
+            pointer => envp.push(string(pointer)),
+        }
+    }
+    let mut auxv = Vec::new();
+    loop {
+        let entry = (next(), next());
+        auxv.push(entry);
+        if entry.0 == AT_NULL {
+            return Found {
+                argv: arguments,
+                envp,
+                auxv,
+            };
+        }
+    }
+}
+
+fn variable<'a>(name: &'a str, value: &'a str) -> Variable<'a> {
+    Variable {
+        name,
+        value: value.as_bytes(),
+    }
+}
+
+#[test]
+fn a_variable_of_the_same_name_gives_way_and_is_named() {
+    let envp = [
+        "A=old".to_owned(),
+        "AB=stays".to_owned(),
+        "A=twice".to_owned(),
+    ];
+    let (memory, base) = kernel_stack(&["prog"], &envp, Word::Eight);
+    let stack = Stack::parse(&memory, base, Word::Eight).unwrap();
+    let rebuilt = stack.rebuild(&[variable("A", "new")], 0).unwrap();
+    assert_eq!(rebuilt.overrode, ["A"]);
+    assert_eq!(
+        read(&rebuilt, &memory, base, Word::Eight).envp,
+        ["AB=stays", "A=new"]
+    );
+}
+
+#[test]
+fn a_string_longer_than_the_kernel_allows_is_e2big() {
+    let (memory, base) = kernel_stack(&["prog"], &[], Word::Eight);
+    let stack = Stack::parse(&memory, base, Word::Eight).unwrap();
+    let fits = "x".repeat(MAX_STRING - "A=\0".len());
+    let too_long = fits.clone() + "x";
+    assert!(stack.rebuild(&[variable("A", &fits)], u64::MAX).is_ok());
+    let error = stack
+        .rebuild(&[variable("A", &too_long)], u64::MAX)
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("variable A") && error.to_string().contains("E2BIG"));
+    assert!(!error.to_string().contains("xxx"));
+}
+
+#[test]
+fn the_kernels_limit_for_all_strings_holds() {
+    let (memory, base) = kernel_stack(&["prog"], &["A=1".into()], Word::Eight);
+    let stack = Stack::parse(&memory, base, Word::Eight).unwrap();
+    let half = "x".repeat(100_000);
+    let variables = [variable("B", &half), variable("C", &half)];
+    assert!(matches!(
+        stack.rebuild(&variables, 0),
+        Err(StackError::TooMuch { .. })
+    ));
+    assert!(stack.rebuild(&variables, 8 * 1024 * 1024).is_ok());
+}
+
+#[test]
+fn a_preload_is_found_only_where_a_loader_would_heed_it() {
+    let found = |entry: &str| {
+        let (memory, base) = kernel_stack(&["prog"], &["X=1".into(), entry.into()], Word::Eight);
+        Stack::parse(&memory, base, Word::Eight).unwrap().preload()
+    };
+    assert_eq!(found("LD_PRELOAD=/x.so"), Some("LD_PRELOAD"));
+    assert_eq!(found("LD_AUDIT=/x.so"), Some("LD_AUDIT"));
+    assert_eq!(found("LD_PRELOAD="), None);
+    assert_eq!(found("LD_PRELOADS=/x.so"), None);
+}
+
+#[test]
+fn a_program_without_arguments_has_a_stack_too() {
+    let (memory, base) = kernel_stack(&[], &[], Word::Eight);
+    let stack = Stack::parse(&memory, base, Word::Eight).unwrap();
+    let found = read(
+        &stack.rebuild(&[variable("A", "1")], 0).unwrap(),
+        &memory,
+        base,
+        Word::Eight,
+    );
+    assert_eq!((found.argv.len(), found.envp), (0, vec!["A=1".to_owned()]));
+}
+
+proptest! {
+    #[test]
+    fn a_program_finds_what_it_had_and_what_we_added(
+        argv in prop::collection::vec("[ -~]{0,40}", 0..20),
+        envp in prop::collection::vec("[A-Z]{1,3}=[ -~]{0,60}", 0..40),
+        ours in prop::collection::btree_map("[A-Z]{1,3}", "[ -~]{0,200}", 1..10),
+        narrow in any::<bool>(),
+    ) {
+        let word = if narrow { Word::Four } else { Word::Eight };
+        let arguments: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let (memory, base) = kernel_stack(&arguments, &envp, word);
+        let variables: Vec<Variable<'_>> = ours.iter().map(|(n, v)| variable(n, v)).collect();
+        let stack = Stack::parse(&memory, base, word).unwrap();
+        let rebuilt = stack.rebuild(&variables, 0).unwrap();
+        prop_assert_eq!(rebuilt.pointer % ALIGN, 0);
+        prop_assert!(rebuilt.pointer + rebuilt.block.len() as u64 <= base);
+        let name = |entry: &String| entry.split('=').next().unwrap().to_owned();
+        let expected: Vec<String> = envp.iter().filter(|e| !ours.contains_key(&name(e))).cloned()
+            .chain(ours.iter().map(|(n, v)| format!("{n}={v}"))).collect();
+        let found = read(&rebuilt, &memory, base, word);
+        prop_assert_eq!(&found.argv, &argv);
+        prop_assert_eq!(found.envp, expected);
+        prop_assert_eq!(found.auxv, AUXV.to_vec());
+    }
+
+    #[test]
+    fn no_memory_makes_it_panic(memory in prop::collection::vec(any::<u8>(), 0..600), base in any::<u64>()) {
+        for word in [Word::Four, Word::Eight] {
+            if let Ok(stack) = Stack::parse(&memory, base, word) {
+                let _ = stack.preload();
+                let _ = stack.rebuild(&[variable("A", "1")], 0);
+            }
+        }
+    }
+}
