@@ -135,6 +135,8 @@ fn build(toolchain: &Toolchain, out_dir: &Path) -> Result<()> {
             "--cfg=bpf_target_arch=\"{}\"",
             env::var("CARGO_CFG_TARGET_ARCH")?
         ),
+        // 32-bit arithmetic and jumps, which every kernel since 5.3 has
+        "-Ctarget-cpu=v3".into(),
         "-Cdebuginfo=2".into(),
         "-Clink-arg=--btf".into(),
     ]

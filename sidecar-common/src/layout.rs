@@ -22,6 +22,9 @@ pub const MAX_VAULTS: usize = 16_384;
 /// Slots of the filter that tells most tmpfs superblocks from ours without a hash lookup; a power
 /// of two. Anonymous device minors are handed out lowest first (`get_anon_bdev`), so they are small.
 pub const VAULT_FILTER_SLOTS: u32 = 4_096;
+/// Slots of the filter that tells most processes from sealed ones without a hash lookup; a power of
+/// two.
+pub const SEALED_FILTER_SLOTS: u32 = 4_096;
 /// Bytes of one agent's ring buffer; a power-of-two number of pages.
 pub const RING_BYTES: usize = 256 * 1024;
 /// Longest file name, with its NUL (`NAME_MAX` + 1).
@@ -93,6 +96,10 @@ pub struct Offsets {
     pub sb_dev: u32,
     /// `dentry.d_name.name`
     pub dentry_name: u32,
+    /// `dentry.d_name.len`
+    pub dentry_name_len: u32,
+    /// `dentry.d_iname`, since 6.14 `d_shortname`: where short names are kept
+    pub dentry_short_name: u32,
     /// From a procfs inode back to its `proc_inode.pid`: `vfs_inode` minus `pid`.
     pub inode_to_proc_pid: u32,
     /// `pid.tasks[PIDTYPE_PID].first`
@@ -111,8 +118,8 @@ pub struct Offsets {
     pub pidns_inum: u32,
     /// `pt_regs.orig_ax`, counted back from the structure's end.
     pub regs_syscall_from_end: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Not an offset: 1 where the tracepoint of an exit comes before the memory is given up (6.16).
+    pub exit_keeps_memory: u32,
 }
 
 /// Bytes of a kernel stack on `x86_64` (`THREAD_SIZE` without KASAN).

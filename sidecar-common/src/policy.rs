@@ -84,6 +84,11 @@ pub struct Sealed {
 pub const SEALED_AGENT: u32 = 1 << 0;
 /// The process is the one the seal was given to, not a child that inherited it.
 pub const SEALED_ROOT: u32 = 1 << 1;
+/// The process is about to execute a watched program and has no secrets yet: it is guarded, so that
+/// nobody takes hold of the new memory between its birth and the seal proper; its children are not.
+pub const SEALED_EXECING: u32 = 1 << 2;
+/// The seal was taken off; the kernel side removes the entry when the process ends.
+pub const SEALED_VOID: u32 = 1 << 3;
 
 /// A program that was stopped before its first instruction and waits for its agent.
 #[repr(C)]
@@ -145,19 +150,22 @@ pub struct Vault {
     pub reserved: u32,
 }
 
-/// FNV-1a offset basis, 64 bit (the reference parameters of Fowler, Noll and Vo).
+/// Where [`name_hash`] begins.
 pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
-const HASH_PRIME: u64 = 0x0000_0100_0000_01b3;
+/// An odd constant whose product spreads low bits upwards (2^64 divided by the golden ratio).
+const HASH_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// One step of [`name_hash`].
+/// One step of [`name_hash`]: eight bytes of a name, the first in the lowest place, zeros after
+/// its end. A word of zeros only is not part of a name.
 #[inline(always)]
 #[must_use]
 #[expect(
     clippy::inline_always,
     reason = "a call in a loop is not verifiable on 5.10"
 )]
-pub const fn hash_step(hash: u64, byte: u8) -> u64 {
-    (hash ^ byte as u64).wrapping_mul(HASH_PRIME)
+pub const fn hash_step(hash: u64, word: u64) -> u64 {
+    let mixed = (hash ^ word).wrapping_mul(HASH_FACTOR);
+    mixed ^ (mixed >> 32)
 }
 
 /// Hash of a file name (a path's last component). A filter only: the agent compares the names.
@@ -166,8 +174,79 @@ pub const fn name_hash(name: &[u8]) -> u64 {
     let mut hash = HASH_START;
     let mut i = 0;
     while i < name.len() {
-        hash = hash_step(hash, name[i]);
-        i += 1;
+        let mut word = 0;
+        let mut byte = 0;
+        while byte < 8 && i < name.len() {
+            word |= (name[i] as u64) << (8 * byte);
+            byte += 1;
+            i += 1;
+        }
+        hash = hash_step(hash, word);
     }
     hash
+}
+
+/// Marks every byte of a word that is zero with its highest bit; exact for each byte, since no
+/// carry crosses from one to the next.
+#[inline(always)]
+#[must_use]
+#[expect(
+    clippy::inline_always,
+    reason = "a call in a loop is not verifiable on 5.10"
+)]
+pub const fn zero_bytes(word: u64) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    !(((word & LOW) + LOW) | word | LOW)
+}
+
+/// The bytes of a word below the first of those that [`zero_bytes`] marked.
+#[inline(always)]
+#[must_use]
+#[expect(
+    clippy::inline_always,
+    reason = "a call in a loop is not verifiable on 5.10"
+)]
+pub const fn below_first(marks: u64) -> u64 {
+    ((marks & marks.wrapping_neg()) >> 7).wrapping_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_differ_anywhere_hash_differently() {
+        let names: [&[u8]; 7] = [
+            b"psql",
+            b"psq",
+            b"psqll",
+            b"psqlpsql",
+            b"psqlpsqlx",
+            b"",
+            b"lqsp",
+        ];
+        for (i, a) in names.iter().enumerate() {
+            for b in &names[i + 1..] {
+                assert_ne!(name_hash(a), name_hash(b));
+            }
+        }
+    }
+
+    #[test]
+    fn zero_bytes_are_found_where_they_are() {
+        assert_eq!(
+            zero_bytes(u64::from_le_bytes(*b"/./\0\x01a\0b")),
+            0x0080_0000_8000_0000
+        );
+        assert_eq!(zero_bytes(u64::from_le_bytes(*b"abcdefgh")), 0);
+        let word = u64::from_le_bytes(*b"ab\0cd\0ef");
+        assert_eq!(
+            word & below_first(zero_bytes(word)),
+            u64::from_le_bytes(*b"ab\0\0\0\0\0\0")
+        );
+        assert_eq!(
+            below_first(zero_bytes(u64::from_le_bytes(*b"\0bcdefgh"))),
+            0
+        );
+    }
 }

@@ -14,7 +14,7 @@ use sidecar_common::{
 use crate::{
     guard::ptrace::{SYSCALL_SLOT, syscall_slot},
     kernel::{self, off, read},
-    sealed::{SCOPES, SEALED},
+    sealed::{self, SCOPES},
 };
 
 /// `bpf(2)` on x86_64
@@ -38,7 +38,7 @@ pub fn enlist(ctx: *mut c_void) -> u32 {
         scope,
         flags: SEALED_AGENT,
     };
-    if SEALED.insert(agent, sealed, 0).is_err()
+    if sealed::put(agent, &sealed).is_err()
         || SCOPES
             .insert(
                 scope,

@@ -12,7 +12,7 @@ use aya_ebpf::{
         bpf_probe_read_kernel_str_bytes,
         generated::{
             bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_ktime_get_ns,
-            bpf_probe_read_kernel_str, bpf_send_signal,
+            bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_send_signal,
         },
     },
     macros::{btf_map, btf_tracepoint, lsm},
@@ -26,7 +26,8 @@ use sidecar_common::{
     layout::{MAX_BINDINGS, MAX_HELD, NAME_LEN},
     policy::{
         BindingKey, HASH_START, HELD_REEXEC, HELD_SCRIPT, HELD_SETUID, HELD_TRACED, HELD_TTY, Held,
-        SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_ROOT, ScopeId, Sealed, hash_step,
+        SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, ScopeId, Sealed,
+        below_first, hash_step, zero_bytes,
     },
 };
 
@@ -39,8 +40,8 @@ const SIGKILL: u32 = 9;
 const SIGSTOP: u32 = 19;
 /// Bytes of a path looked at in one helper call; most paths take one.
 const CHUNK: usize = 64;
-/// `PATH_MAX` in chunks that each bring `CHUNK - 1` characters.
-const CHUNKS: usize = 4096 / (CHUNK - 1) + 1;
+/// `PATH_MAX` in chunks.
+const CHUNKS: usize = 4096 / CHUNK;
 
 /// How many agents ask for a name: the one lookup that an unmatched program costs.
 #[btf_map]
@@ -62,63 +63,76 @@ static NOTHING_YET: Held = {
     unsafe { core::mem::zeroed() }
 };
 
-/// A name found in a path.
-struct Name {
-    hash: u64,
-    /// Where its first byte is.
-    at: Ptr,
+// Names are read and looked at eight bytes at a time: every exec on the node pays for this. In
+// exported functions with scalar arguments, because those are verified once (5.6).
+
+/// Bytes of text at an address; zeros from where it cannot be read.
+#[inline(always)]
+fn read_chunk(at: Ptr) -> [u64; CHUNK / 8] {
+    let mut chunk = [0u64; CHUNK / 8];
+    let to = chunk.as_mut_ptr().cast();
+    // SAFETY: the helpers check the address and write at most CHUNK bytes. The first reads past
+    // the text's end, where there may be nothing; the second stops at its end.
+    unsafe {
+        if bpf_probe_read_kernel(to, CHUNK as u32, at.cast()) != 0 {
+            chunk = [0u64; CHUNK / 8];
+            bpf_probe_read_kernel_str(chunk.as_mut_ptr().cast(), CHUNK as u32, at.cast());
+        }
+    }
+    chunk
 }
 
-/// The last component of the NUL-terminated path at `path`.
-#[inline(always)]
-fn last_component(path: Ptr) -> Name {
-    let mut name = Name {
-        hash: HASH_START,
-        at: path,
-    };
-    let mut chunk = [0u8; CHUNK];
-    let mut from = path;
+/// The address of the last component of the NUL-terminated path at `path`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn last_component(path: u64) -> u64 {
+    const SLASHES: u64 = 0x2f2f_2f2f_2f2f_2f2f;
+    let mut name = path;
+    let mut at = path;
     for _ in 0..CHUNKS {
-        // SAFETY: the helper checks the address; it writes at most CHUNK bytes.
-        let len = unsafe {
-            bpf_probe_read_kernel_str(chunk.as_mut_ptr().cast(), CHUNK as u32, from.cast())
-        };
-        for (i, &byte) in chunk.iter().enumerate() {
-            if byte == 0 {
-                break;
+        for word in read_chunk(at as Ptr) {
+            let end = zero_bytes(word);
+            let mut slashes = zero_bytes(word ^ SLASHES);
+            if end != 0 {
+                slashes &= below_first(end);
             }
-            if byte == b'/' {
-                name = Name {
-                    hash: HASH_START,
-                    at: from.wrapping_add(i + 1),
-                };
-            } else {
-                name.hash = hash_step(name.hash, byte);
+            // The name begins behind the last slash: as many bytes on as lie up to the highest mark.
+            // Counted without a branch, of which the verifier would follow every one.
+            if slashes != 0 {
+                slashes |= slashes >> 8;
+                slashes |= slashes >> 16;
+                slashes |= slashes >> 32;
+                name = at + ((slashes >> 7).wrapping_mul(0x0101_0101_0101_0101) >> 56);
             }
+            if end != 0 {
+                return name;
+            }
+            at += 8;
         }
-        if len != CHUNK as i64 {
-            break;
-        }
-        from = from.wrapping_add(CHUNK - 1);
     }
     name
 }
 
-// Two exported functions with scalar arguments, because those are verified once (5.6), and because
-// the second answer is wanted only of names that match.
-
-/// The hash of a path's last component.
+/// The hash of the NUL-terminated name at `name`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn base_name_hash(path: u64) -> u64 {
-    last_component(path as Ptr).hash
-}
-
-/// The address of a path's last component.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn base_name_at(path: u64) -> u64 {
-    last_component(path as Ptr).at as u64
+pub extern "C" fn hash_name(name: u64) -> u64 {
+    let mut hash = HASH_START;
+    for chunk in 0..NAME_LEN / CHUNK {
+        for mut word in read_chunk((name + (chunk * CHUNK) as u64) as Ptr) {
+            let end = zero_bytes(word);
+            if end != 0 {
+                word &= below_first(end);
+            }
+            if word != 0 {
+                hash = hash_step(hash, word);
+            }
+            if end != 0 {
+                return hash;
+            }
+        }
+    }
+    hash
 }
 
 /// Device and inode of a file.
@@ -140,13 +154,13 @@ fn is_asked_for(name: u64) -> bool {
 pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // An earlier program's refusal ends the chain before us (the trampoline's modify-return).
     let bprm: Ptr = ctx.arg(0);
-    let used = load_text(bprm, off!(bprm_filename));
+    let used = last_component(load_text(bprm, off!(bprm_filename)));
     let file: Ptr = load(bprm, off!(bprm_file));
     let dentry: Ptr = load(file, off!(file_dentry));
     // fexecve names a descriptor, a symlink its own name: ask for the file's own name too
     let own = load_text(dentry, off!(dentry_name));
-    let (used_hash, own_hash) = (base_name_hash(used), base_name_hash(own));
-    if !is_asked_for(used_hash) && !is_asked_for(own_hash) {
+    let (used_hash, own_hash) = (hash_name(used), hash_name(own));
+    if !is_asked_for(own_hash) && (used_hash == own_hash || !is_asked_for(used_hash)) {
         return 0;
     }
 
@@ -178,6 +192,24 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
         ring::count(number.namespace, |c| &raw mut c.refused);
         return kernel::eperm();
     }
+    // Guarded from here on: in between, the new memory would be open to whoever is quick.
+    let start_ns = kernel::start_of(kernel::current());
+    let tgid = kernel::current_tgid();
+    // SAFETY: the helper has no preconditions. Microseconds and the process's number (22 bits,
+    // PID_MAX_LIMIT): unique while somebody carries it.
+    let seal = (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid);
+    if sealed::get(tgid, || start_ns).is_none() {
+        let execing = Sealed {
+            seal,
+            start_ns,
+            scope: number.namespace,
+            flags: SEALED_EXECING,
+        };
+        if sealed::put(tgid, &execing).is_err() {
+            ring::count(number.namespace, |c| &raw mut c.refused);
+            return kernel::eperm();
+        }
+    }
     let task = kernel::current_pid();
     if PENDING.insert(task, &NOTHING_YET, 0).is_err() {
         return kernel::eperm();
@@ -188,13 +220,14 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // SAFETY: a live map value that only this task's two hooks use.
     let pending = unsafe { &mut *pending };
     (pending.file_dev, pending.file_ino) = identity(file);
+    pending.seal = seal;
+    pending.start_ns = start_ns;
     pending.scope = number.namespace;
     pending.pid = number.nr;
     pending.own_pid = kernel::own_number(pid);
     // SAFETY: the helper checks the address.
-    pending.name_len =
-        unsafe { bpf_probe_read_kernel_str_bytes(base_name_at(name) as Ptr, &mut pending.name) }
-            .map_or(0, |name| name.len() as u32);
+    pending.name_len = unsafe { bpf_probe_read_kernel_str_bytes(name as Ptr, &mut pending.name) }
+        .map_or(0, |name| name.len() as u32);
     0
 }
 
@@ -206,7 +239,10 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let old_pid: u32 = ctx.arg(1);
     let bprm: Ptr = ctx.arg(2);
     let tgid: u32 = load(task, off!(task_tgid));
-    if let Some(pending) = PENDING.get_ptr_mut(old_pid) {
+    // the first hook has sealed what it noted
+    if sealed::may_be_sealed(tgid)
+        && let Some(pending) = PENDING.get_ptr_mut(old_pid)
+    {
         // SAFETY: a live map value that only this task's two hooks use.
         hold(task, tgid, load(bprm, off!(bprm_file)), unsafe {
             &mut *pending
@@ -236,9 +272,6 @@ fn hold(task: Ptr, tgid: u32, executed: Ptr, pending: &mut Held) {
 
     let signal: Ptr = load(task, off!(task_signal));
     let cred: Ptr = load(task, off!(task_cred));
-    pending.start_ns = load(task, off!(task_start));
-    // Microseconds and the process's number (22 bits, PID_MAX_LIMIT): unique while one carries it.
-    pending.seal = ((pending.since_ns >> 10) << 22) | u64::from(tgid);
     pending.uid = load(cred, off!(cred_euid));
     pending.gid = load(cred, off!(cred_egid));
     // SAFETY: the helpers have no preconditions.
@@ -259,7 +292,9 @@ fn hold(task: Ptr, tgid: u32, executed: Ptr, pending: &mut Held) {
         };
 
     // a sealed process that becomes another sealed program leaves its first tree
-    if let Some(earlier) = sealed::get(tgid, || pending.start_ns) {
+    if let Some(earlier) = sealed::get(tgid, || pending.start_ns)
+        && earlier.flags & SEALED_EXECING == 0
+    {
         lineage::leave(&earlier, tgid, pending.pid, 0);
     }
     let sealed = Sealed {
@@ -268,8 +303,7 @@ fn hold(task: Ptr, tgid: u32, executed: Ptr, pending: &mut Held) {
         scope: pending.scope,
         flags: SEALED_ROOT,
     };
-    if sealed::SEALED.insert(tgid, sealed, 0).is_err() || sealed::tree_begin(pending.seal).is_err()
-    {
+    if sealed::put(tgid, &sealed).is_err() || sealed::tree_begin(pending.seal).is_err() {
         return kill(tgid, pending, REASON_SEALED_FULL);
     }
     if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
@@ -312,7 +346,7 @@ fn report_exec(task: Ptr, tgid: u32, bprm: Ptr) {
     if scope.flags & SCOPE_ALL_EXECS == 0 {
         return;
     }
-    let name = base_name_at(load_text(bprm, off!(bprm_filename))) as Ptr;
+    let name = last_component(load_text(bprm, off!(bprm_filename))) as Ptr;
     write_exec(
         number.namespace,
         number.nr,

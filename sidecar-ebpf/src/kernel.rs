@@ -115,6 +115,17 @@ pub(crate) unsafe fn add(counter: *mut u64, n: u64) {
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) n) };
 }
 
+/// The same for a counter of 32 bits.
+///
+/// # Safety
+///
+/// `counter` must point into a map value.
+#[inline(always)]
+pub(crate) unsafe fn add32(counter: *mut u32, n: u32) {
+    // SAFETY: as the caller promises.
+    unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) counter, in(wreg) n) };
+}
+
 /// `-EPERM` in a form the verifier can bound: compilers turn "condition ? -1 : 0" into a negation,
 /// which 6.12 cannot see to be in [-4095, 0].
 #[inline(always)]

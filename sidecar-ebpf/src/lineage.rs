@@ -5,13 +5,13 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT},
-    policy::{SEALED_AGENT, SEALED_ROOT, Sealed},
+    policy::{SEALED_AGENT, SEALED_EXECING, SEALED_ROOT, Sealed},
 };
 
 use crate::{
     kernel::{self, Ptr, load, off},
     ring,
-    sealed::{self, HELD, SCOPES, SEALED},
+    sealed::{self, HELD, SCOPES},
 };
 
 const SIGKILL: u32 = 9;
@@ -26,15 +26,15 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     let child_tgid: u32 = load(child, off!(task_tgid));
-    if child_tgid == tgid || sealed.flags & SEALED_AGENT != 0 {
-        return 0; // a thread, or a helper of the agent
+    if child_tgid == tgid || sealed.flags & (SEALED_AGENT | SEALED_EXECING) != 0 {
+        return 0; // a thread, a helper of the agent, a child from before the secrets
     }
     let inherited = Sealed {
         start_ns: load(child, off!(task_start)),
         flags: 0,
         ..sealed
     };
-    if SEALED.insert(child_tgid, inherited, 0).is_ok() {
+    if sealed::put(child_tgid, &inherited).is_ok() {
         sealed::tree_join(sealed.seal);
     } else {
         // A child outside the seal would show the secrets. A program can only signal itself, and
@@ -55,9 +55,18 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let tgid: u32 = load(task, off!(task_tgid));
-    let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) else {
-        return 0;
-    };
+    if let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) {
+        end(task, tgid, &sealed);
+    }
+    // Not where the memory is still there: the process would stand open until it is gone.
+    if off!(exit_keeps_memory) == 0 && sealed::may_be_sealed(tgid) {
+        sealed::forget(tgid);
+    }
+    0
+}
+
+#[inline(always)]
+fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
     let _ = HELD.remove(tgid);
     if sealed.flags & SEALED_AGENT != 0 {
         if let Some(scope) = SCOPES.get_ptr_mut(sealed.scope) {
@@ -68,11 +77,13 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
                 }
             }
         }
-        return 0;
+        return;
+    }
+    if sealed.flags & SEALED_EXECING != 0 {
+        return; // it never came to have secrets
     }
     let pid = sealed::number_in(kernel::pid_of(task), sealed.scope);
-    leave(&sealed, tgid, pid, load(task, off!(task_exit_code)));
-    0
+    leave(sealed, tgid, pid, load(task, off!(task_exit_code)));
 }
 
 /// A process leaves its tree: the agent hears of the one that was given the seal, and of the last.
@@ -104,17 +115,15 @@ pub(crate) fn leave(sealed: &Sealed, tgid: u32, pid: u32, status: u32) {
     }
 }
 
-/// Only now the seal goes. Not at the exit: since 6.16 that tracepoint comes before the memory is
-/// given up, and a process would stand open for that moment.
+/// Only here the seal goes where the exit's tracepoint comes before the memory is given up (6.16);
+/// attached only there.
 #[btf_tracepoint(function = "sched_process_free")]
 pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
     let task: Ptr = ctx.arg(0);
     let tgid: u32 = load(task, off!(task_tgid));
     // threads are freed one by one; the process's own number is its leader's
-    if load::<u32>(task, off!(task_pid)) == tgid
-        && sealed::get(tgid, || load(task, off!(task_start))).is_some()
-    {
-        let _ = SEALED.remove(tgid);
+    if load::<u32>(task, off!(task_pid)) == tgid && sealed::may_be_sealed(tgid) {
+        sealed::forget_if_started(tgid, load(task, off!(task_start)));
     }
     0
 }

@@ -1,9 +1,13 @@
 //! Who is sealed, and who belongs together: the maps every guard asks.
 
-use aya_ebpf::{btf_maps::HashMap, macros::btf_map};
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    btf_maps::{Array, HashMap},
+    macros::btf_map,
+};
 use sidecar_common::{
-    layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED},
-    policy::{Held, Scope, ScopeId, Sealed},
+    layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED, SEALED_FILTER_SLOTS},
+    policy::{Held, SEALED_VOID, Scope, ScopeId, Sealed},
 };
 
 use crate::kernel::{self, Number, Ptr};
@@ -11,7 +15,11 @@ use crate::kernel::{self, Number, Ptr};
 #[btf_map]
 pub(crate) static SCOPES: HashMap<ScopeId, Scope, MAX_SCOPES> = HashMap::new();
 #[btf_map]
-pub(crate) static SEALED: HashMap<u32, Sealed, MAX_SEALED> = HashMap::new();
+static SEALED: HashMap<u32, Sealed, MAX_SEALED> = HashMap::new();
+/// By process number: how many entries of `SEALED` there are. Zero spares the lookup, which nearly
+/// every process on the node would pay for at every fork, exit and open in /proc.
+#[btf_map]
+static SEALED_FILTER: Array<u32, { SEALED_FILTER_SLOTS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static HELD: HashMap<u32, Held, MAX_HELD> = HashMap::new();
 /// How many processes carry a seal.
@@ -21,9 +29,57 @@ static TREES: HashMap<u64, u64, MAX_SEALED> = HashMap::new();
 /// What is known of a process number, if it is still the process it was written for.
 #[inline(always)]
 pub(crate) fn get(tgid: u32, start_of: impl FnOnce() -> u64) -> Option<Sealed> {
+    if !may_be_sealed(tgid) {
+        return None;
+    }
     // SAFETY: copied at once; an entry reused meanwhile carries another start time.
     let sealed = *unsafe { SEALED.get(tgid) }?;
-    (sealed.start_ns == start_of()).then_some(sealed)
+    (sealed.flags & SEALED_VOID == 0 && sealed.start_ns == start_of()).then_some(sealed)
+}
+
+/// False for most processes that are not sealed; never for one that is.
+#[inline(always)]
+pub(crate) fn may_be_sealed(tgid: u32) -> bool {
+    SEALED_FILTER
+        .get(tgid % SEALED_FILTER_SLOTS)
+        .is_none_or(|entries| *entries != 0)
+}
+
+/// Seals a process, or seals it anew.
+#[inline(always)]
+pub(crate) fn put(tgid: u32, sealed: &Sealed) -> Result<(), i32> {
+    // Counted before it is there: the filter must never be behind.
+    count(tgid, 1);
+    if SEALED.insert(tgid, sealed, u64::from(BPF_NOEXIST)).is_ok() {
+        return Ok(());
+    }
+    count(tgid, u32::MAX);
+    SEALED.insert(tgid, sealed, 0)
+}
+
+/// Takes a process off the map.
+#[inline(always)]
+pub(crate) fn forget(tgid: u32) {
+    if SEALED.remove(tgid).is_ok() {
+        count(tgid, u32::MAX);
+    }
+}
+
+/// The same, unless its number is another process's by now.
+#[inline(always)]
+pub(crate) fn forget_if_started(tgid: u32, start_ns: u64) {
+    // SAFETY: read at once.
+    if unsafe { SEALED.get(tgid) }.is_some_and(|sealed| sealed.start_ns == start_ns) {
+        forget(tgid);
+    }
+}
+
+#[inline(always)]
+fn count(tgid: u32, n: u32) {
+    if let Some(entries) = SEALED_FILTER.get_ptr_mut(tgid % SEALED_FILTER_SLOTS) {
+        // SAFETY: a live map value.
+        unsafe { kernel::add32(entries, n) };
+    }
 }
 
 /// The same for the process that runs.

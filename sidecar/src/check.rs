@@ -155,8 +155,8 @@ fn lockdown() -> Finding {
 }
 
 fn bpf_fs() -> Finding {
-    match pins::lock() {
-        Ok(_) => Finding::met("BPF file system", "/sys/fs/bpf"),
+    match pins::bpf_fs() {
+        Ok(()) => Finding::met("BPF file system", "/sys/fs/bpf"),
         Err(e) => Finding::missing("BPF file system", e.to_string()),
     }
 }

@@ -21,12 +21,14 @@ pub(crate) const HOOKS: &[&str] = &[
     "ptrace_access_check",
     "ptrace_traceme",
 ];
+/// Attached only where the exit's tracepoint comes too early to end a seal.
+const FREE: &str = "sched_process_free";
 /// The tracepoints we attach to; a program has its tracepoint's name.
 pub(crate) const TRACEPOINTS: &[&str] = &[
     "sched_process_exec",
     "sched_process_fork",
     "sched_process_exit",
-    "sched_process_free",
+    FREE,
 ];
 /// Makes its caller the agent of a scope.
 pub(super) const ENLIST: &str = "enlist";
@@ -68,9 +70,15 @@ pub(crate) fn load() -> Result<Loaded, Error> {
         return Err(Error::NoSyscallSlot);
     }
 
+    let tracepoints = || {
+        TRACEPOINTS
+            .iter()
+            .copied()
+            .filter(|name| *name != FREE || offsets.exit_keeps_memory != 0)
+    };
     let mut links = Vec::with_capacity(HOOKS.len() + TRACEPOINTS.len());
     // Tracepoints first: a seal must be inherited and end before the first is given.
-    for &name in TRACEPOINTS {
+    for name in tracepoints() {
         let program = program::<BtfTracePoint>(&mut ebpf, name)?;
         program.load(name, &btf).map_err(failed(name))?;
     }
@@ -79,7 +87,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
             .load(name, &btf)
             .map_err(failed(name))?;
     }
-    for &name in TRACEPOINTS {
+    for name in tracepoints() {
         let program = program::<BtfTracePoint>(&mut ebpf, name)?;
         let link = program
             .attach()

@@ -11,8 +11,8 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::{
     layout::{RING_BYTES, VAULT_FILTER_SLOTS},
     policy::{
-        BindingKey, Counters, HELD_REEXEC, Held, SCOPE_ALL_EXECS, Scope, ScopeId, Sealed, Vault,
-        name_hash,
+        BindingKey, Counters, HELD_REEXEC, Held, SCOPE_ALL_EXECS, SEALED_AGENT, SEALED_EXECING,
+        SEALED_VOID, Scope, ScopeId, Sealed, Vault, name_hash,
     },
 };
 
@@ -83,7 +83,8 @@ impl Maps {
             .iter()
             .filter_map(Result::ok)
             .filter(|(_, sealed)| {
-                sealed.scope == scope && sealed.flags & sidecar_common::policy::SEALED_AGENT == 0
+                sealed.scope == scope
+                    && sealed.flags & (SEALED_AGENT | SEALED_EXECING | SEALED_VOID) == 0
             })
             .count()
     }
@@ -126,7 +127,16 @@ impl Maps {
 
     /// Takes the seal off a process that is let go without secrets.
     pub(crate) fn unseal(&mut self, tgid: u32, seal: u64) {
-        let _ = self.sealed.remove(&tgid);
+        // The entry stays, void: only the kernel side can keep its filter's count right.
+        if let Ok(sealed) = self.sealed.get(&tgid, 0)
+            && sealed.seal == seal
+        {
+            let void = Sealed {
+                flags: SEALED_VOID,
+                ..sealed
+            };
+            let _ = self.sealed.insert(tgid, void, BPF_EXIST);
+        }
         let _ = self.trees.remove(&seal);
     }
 
@@ -135,7 +145,7 @@ impl Maps {
         self.sealed
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, sealed)| sealed.scope == scope)
+            .filter(|(_, sealed)| sealed.scope == scope && sealed.flags & SEALED_VOID == 0)
             .map(|(_, sealed)| sealed.seal)
             .collect()
     }

@@ -42,6 +42,8 @@ pub(super) fn resolve() -> Result<Offsets, Error> {
         sb_magic: at("super_block.s_magic")?,
         sb_dev: at("super_block.s_dev")?,
         dentry_name: at("dentry.d_name.name")?,
+        dentry_name_len: at("dentry.d_name.len")?,
+        dentry_short_name: at("dentry.d_iname").or_else(|_| at("dentry.d_shortname"))?,
         inode_to_proc_pid: at("proc_inode.vfs_inode")? - at("proc_inode.pid")?,
         pid_first_task: at("pid.tasks")?,
         pid_level: at("pid.level")?,
@@ -51,7 +53,7 @@ pub(super) fn resolve() -> Result<Offsets, Error> {
         upid_ns: at("upid.ns")?,
         pidns_inum: at("pid_namespace.ns.inum")?,
         regs_syscall_from_end: types.size("pt_regs")? - at("pt_regs.orig_ax")?,
-        reserved: 0,
+        exit_keeps_memory: u32::from(types.exit_keeps_memory()?),
     })
 }
 
@@ -68,6 +70,36 @@ impl Types {
                 what: VMLINUX_BTF.into(),
                 cause: cause.to_string(),
             })
+    }
+
+    /// Whether `sched_process_exit` comes before the memory is given up: it was moved there by the
+    /// change that gave it a second argument, `group_dead` (6.16).
+    fn exit_keeps_memory(&self) -> Result<bool, Error> {
+        const PROTOTYPE: &str = "btf_trace_sched_process_exit";
+        // The tracepoint's own arguments follow one for its data.
+        const ARGUMENTS_BEFORE: usize = 2;
+        let parameters = self
+            .0
+            .resolve_types_by_name(PROTOTYPE)
+            .unwrap_or_default()
+            .into_iter()
+            .find_map(|found| self.parameters(&found))
+            .ok_or_else(|| Error::Btf {
+                what: PROTOTYPE.into(),
+                cause: "this kernel's BTF has no such prototype".into(),
+            })?;
+        Ok(parameters > ARGUMENTS_BEFORE)
+    }
+
+    /// How many parameters the function has that a type leads to.
+    fn parameters(&self, of: &Type) -> Option<usize> {
+        match of {
+            Type::FuncProto(proto) => Some(proto.parameters.len()),
+            other => {
+                let target = other.as_btf_type()?.get_type_id()?;
+                self.parameters(&self.0.resolve_type_by_id(target).ok()?)
+            }
+        }
     }
 
     fn find(&self, name: &str) -> Result<Struct, Error> {

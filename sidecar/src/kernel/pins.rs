@@ -9,6 +9,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     fcntl::{Flock, FlockArg},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
@@ -43,18 +44,25 @@ pub(crate) fn exist() -> bool {
     dir().exists()
 }
 
+/// Whether there is a BPF file system where it should be.
+pub(crate) fn bpf_fs() -> Result<(), Error> {
+    match statfs(BPF_FS) {
+        Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => Ok(()),
+        Ok(_) | Err(Errno::ENOENT) => Err(Error::NoBpfFs),
+        Err(e) => Err(Error::Pins {
+            path: BPF_FS.into(),
+            cause: e.into(),
+        }),
+    }
+}
+
 /// Takes the lock, creating the directory where there is none.
 pub(crate) fn lock() -> Result<Lock, Error> {
     let fail = |cause: io::Error| Error::Pins {
         path: ROOT.into(),
         cause,
     };
-    let magic = statfs(BPF_FS)
-        .map_err(|e| fail(e.into()))?
-        .filesystem_type();
-    if magic != BPF_FS_MAGIC {
-        return Err(Error::NoBpfFs);
-    }
+    bpf_fs()?;
     match fs::create_dir(ROOT) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(fail(e)),
         _ => {}
