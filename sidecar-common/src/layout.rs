@@ -66,6 +66,10 @@ pub struct Offsets {
     pub task_stack: u32,
     /// `task_struct.group_leader`
     pub task_leader: u32,
+    /// `task_struct.real_parent`
+    pub task_parent: u32,
+    /// `task_struct.__state`, before 5.14 `state`
+    pub task_state: u32,
     /// `task_struct.exit_code`
     pub task_exit_code: u32,
     /// `signal_struct.live`
@@ -80,6 +84,8 @@ pub struct Offsets {
     pub cred_egid: u32,
     /// `linux_binprm.filename`
     pub bprm_filename: u32,
+    /// `linux_binprm.interp`
+    pub bprm_interp: u32,
     /// `linux_binprm.file`
     pub bprm_file: u32,
     /// `file.f_inode`

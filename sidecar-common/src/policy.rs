@@ -137,6 +137,8 @@ pub const HELD_REEXEC: u32 = 1 << 2;
 pub const HELD_SETUID: u32 = 1 << 3;
 /// What runs is not the file that was asked for but its interpreter (a script).
 pub const HELD_SCRIPT: u32 = 1 << 4;
+/// The agent is attached, and will have it stop at the event of this exec.
+pub const HELD_SEIZED: u32 = 1 << 5;
 
 /// A mounted directory of secret files, by its device number.
 #[repr(C)]
@@ -144,6 +146,9 @@ pub const HELD_SCRIPT: u32 = 1 << 4;
 pub struct Vault {
     /// Only this tree opens the files.
     pub seal: u64,
+    /// Address of the superblock, which the kernel side enters when the agent first opens its root.
+    /// Device numbers are used again at once; with the address, an entry is exact.
+    pub superblock: u64,
     /// Whose policy holds.
     pub scope: ScopeId,
     /// Zero.

@@ -5,6 +5,8 @@
 //! interpreter) and can still refuse the exec. `sched_process_exec` runs when the new image is in
 //! place and the task has not returned to user space.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LruHashMap},
@@ -25,9 +27,9 @@ use sidecar_common::{
     },
     layout::{MAX_BINDINGS, MAX_HELD, NAME_LEN},
     policy::{
-        BindingKey, HASH_START, HELD_REEXEC, HELD_SCRIPT, HELD_SETUID, HELD_TRACED, HELD_TTY, Held,
-        SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, ScopeId, Sealed,
-        below_first, hash_step, zero_bytes,
+        BindingKey, HASH_START, HELD_REEXEC, HELD_SCRIPT, HELD_SEIZED, HELD_SETUID, HELD_TRACED,
+        HELD_TTY, Held, SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, ScopeId,
+        Sealed, below_first, hash_step, zero_bytes,
     },
 };
 
@@ -69,17 +71,17 @@ static NOTHING_YET: Held = {
 /// Bytes of text at an address; zeros from where it cannot be read.
 #[inline(always)]
 fn read_chunk(at: Ptr) -> [u64; CHUNK / 8] {
-    let mut chunk = [0u64; CHUNK / 8];
+    // Not zeroed first: that is a call to a loop over bytes.
+    let mut chunk = MaybeUninit::<[u64; CHUNK / 8]>::uninit();
     let to = chunk.as_mut_ptr().cast();
-    // SAFETY: the helpers check the address and write at most CHUNK bytes. The first reads past
-    // the text's end, where there may be nothing; the second stops at its end.
+    // SAFETY: the helpers check the address. The first writes every byte, zeros where it fails:
+    // it reads past the text's end, where there may be nothing. The second stops at the end.
     unsafe {
         if bpf_probe_read_kernel(to, CHUNK as u32, at.cast()) != 0 {
-            chunk = [0u64; CHUNK / 8];
-            bpf_probe_read_kernel_str(chunk.as_mut_ptr().cast(), CHUNK as u32, at.cast());
+            bpf_probe_read_kernel_str(to, CHUNK as u32, at.cast());
         }
+        chunk.assume_init()
     }
-    chunk
 }
 
 /// The address of the last component of the NUL-terminated path at `path`.
@@ -154,6 +156,11 @@ fn is_asked_for(name: u64) -> bool {
 pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // An earlier program's refusal ends the chain before us (the trampoline's modify-return).
     let bprm: Ptr = ctx.arg(0);
+    // An exec that failed behind this hook left its entry: it must not vouch for this one.
+    let task = kernel::current_pid();
+    if PENDING.get_ptr(task).is_some() {
+        let _ = PENDING.remove(task);
+    }
     let used = last_component(load_text(bprm, off!(bprm_filename)));
     let file: Ptr = load(bprm, off!(bprm_file));
     let dentry: Ptr = load(file, off!(file_dentry));
@@ -210,7 +217,6 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
             return kernel::eperm();
         }
     }
-    let task = kernel::current_pid();
     if PENDING.insert(task, &NOTHING_YET, 0).is_err() {
         return kernel::eperm();
     }
@@ -224,7 +230,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     pending.start_ns = start_ns;
     pending.scope = number.namespace;
     pending.pid = number.nr;
-    pending.own_pid = kernel::own_number(pid);
+    pending.own_pid = kernel::own_number(pid).nr;
     // SAFETY: the helper checks the address.
     pending.name_len = unsafe { bpf_probe_read_kernel_str_bytes(name as Ptr, &mut pending.name) }
         .map_or(0, |name| name.len() as u32);
@@ -244,19 +250,16 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         && let Some(pending) = PENDING.get_ptr_mut(old_pid)
     {
         // SAFETY: a live map value that only this task's two hooks use.
-        hold(task, tgid, load(bprm, off!(bprm_file)), unsafe {
-            &mut *pending
-        });
+        hold(task, tgid, bprm, unsafe { &mut *pending });
         let _ = PENDING.remove(old_pid);
-    }
-    if ALL_EXECS.get(0).is_some_and(|wanted| *wanted != 0) {
+    } else if ALL_EXECS.get(0).is_some_and(|wanted| *wanted != 0) {
         report_exec(task, tgid, bprm);
     }
     0
 }
 
 #[inline(always)]
-fn hold(task: Ptr, tgid: u32, executed: Ptr, pending: &mut Held) {
+fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     let mm: Ptr = load(task, off!(task_mm));
     pending.stack = load(mm, off!(mm_start_stack));
     // SAFETY: the helper has no preconditions.
@@ -281,7 +284,11 @@ fn hold(task: Ptr, tgid: u32, executed: Ptr, pending: &mut Held) {
     };
     let has_tty = load::<usize>(signal, off!(signal_tty)) != 0;
     let is_traced = load::<u32>(task, off!(task_ptrace)) != 0;
-    let is_script = identity(executed) != (pending.file_dev, pending.file_ino);
+    // What runs is another file only if it came by an interpreter.
+    let is_script = identity(load(bprm, off!(bprm_file))) != (pending.file_dev, pending.file_ino);
+    if is_script && load_text(bprm, off!(bprm_interp)) == load_text(bprm, off!(bprm_filename)) {
+        return kill(tgid, pending, REASON_HELD_FULL);
+    }
     pending.flags = if has_tty { HELD_TTY } else { 0 }
         | if is_script { HELD_SCRIPT } else { 0 }
         | if is_traced { HELD_TRACED } else { 0 }
@@ -317,6 +324,31 @@ fn hold(task: Ptr, tgid: u32, executed: Ptr, pending: &mut Held) {
     if let Some(mut entry) = ring::reserve::<Header>(pending.scope) {
         entry.write(ring::header(KIND_HELD, tgid));
         entry.submit(0);
+    }
+    if has_tty {
+        wait_for_agent(tgid);
+    }
+}
+
+/// Gives the agent up to half a millisecond to attach. Under a terminal the task is not stopped by a
+/// signal; if the agent is there in time, it stops at the event of this exec, which comes next
+/// (`exec_binprm`). If not, the agent makes it start over.
+#[inline(always)]
+fn wait_for_agent(tgid: u32) {
+    const TURNS: u32 = 256;
+    const PAUSE: u32 = 64;
+    for _ in 0..TURNS {
+        let Some(held) = sealed::HELD.get_ptr(tgid) else {
+            return;
+        };
+        // SAFETY: a live map value, written by the agent while we look.
+        if unsafe { core::ptr::read_volatile(&raw const (*held).flags) } & HELD_SEIZED != 0 {
+            return;
+        }
+        for _ in 0..PAUSE {
+            // SAFETY: the helper has no preconditions.
+            let _ = unsafe { bpf_ktime_get_ns() };
+        }
     }
 }
 

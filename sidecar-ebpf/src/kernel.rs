@@ -161,9 +161,9 @@ pub(crate) fn pid_of(task: Ptr) -> Ptr {
 
 /// The process's number in its own namespace.
 #[inline(always)]
-pub(crate) fn own_number(pid: Ptr) -> u32 {
+pub(crate) fn own_number(pid: Ptr) -> Number {
     let level: u32 = read(pid, off!(pid_level));
-    number_at(pid, level % MAX_PID_LEVELS).nr
+    number_at(pid, level % MAX_PID_LEVELS)
 }
 
 /// Walks from the process's own PID namespace outwards, to the first for which `found` is true.

@@ -58,11 +58,26 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     if let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) {
         end(task, tgid, &sealed);
     }
+    end_namespace(task);
     // Not where the memory is still there: the process would stand open until it is gone.
     if off!(exit_keeps_memory) == 0 && sealed::may_be_sealed(tgid) {
         sealed::forget(tgid);
     }
     0
+}
+
+/// A PID namespace ends with its process 1, and its number is used again at once: an entry that
+/// outlived it would speak for a stranger.
+#[inline(always)]
+fn end_namespace(task: Ptr) {
+    let pid: Ptr = load(task, off!(task_thread_pid));
+    if load::<u32>(pid, off!(pid_level)) == 0 {
+        return;
+    }
+    let own = kernel::own_number(pid);
+    if own.nr == 1 {
+        let _ = SCOPES.remove(own.namespace);
+    }
 }
 
 #[inline(always)]

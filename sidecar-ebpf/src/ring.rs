@@ -43,6 +43,13 @@ pub(crate) fn count(scope: ScopeId, field: impl FnOnce(&mut Counters) -> *mut u6
     }
 }
 
+/// Whether anything was ever held in the scope since its agent came.
+#[inline(always)]
+pub(crate) fn has_held(scope: ScopeId) -> bool {
+    // SAFETY: read at once.
+    unsafe { COUNTERS.get(scope) }.is_some_and(|counters| counters.held != 0)
+}
+
 /// A record's head, stamped now.
 #[inline(always)]
 pub(crate) fn header(kind: u32, tgid: u32) -> Header {

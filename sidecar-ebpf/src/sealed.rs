@@ -7,10 +7,10 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED, SEALED_FILTER_SLOTS},
-    policy::{Held, SEALED_VOID, Scope, ScopeId, Sealed},
+    policy::{Held, SEALED_AGENT, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed},
 };
 
-use crate::kernel::{self, Number, Ptr};
+use crate::kernel::{self, Number, Ptr, off, read};
 
 #[btf_map]
 pub(crate) static SCOPES: HashMap<ScopeId, Scope, MAX_SCOPES> = HashMap::new();
@@ -35,6 +35,23 @@ pub(crate) fn get(tgid: u32, start_of: impl FnOnce() -> u64) -> Option<Sealed> {
     // SAFETY: copied at once; an entry reused meanwhile carries another start time.
     let sealed = *unsafe { SEALED.get(tgid) }?;
     (sealed.flags & SEALED_VOID == 0 && sealed.start_ns == start_of()).then_some(sealed)
+}
+
+/// What is known of a task that may just be coming into being: its number is visible before the
+/// fork's tracepoint has passed its parent's seal on, and until it first runs the kernel marks it.
+#[inline(always)]
+pub(crate) fn get_with_newborn(task: Ptr, tgid: u32) -> Option<Sealed> {
+    /// `TASK_NEW` (include/linux/sched.h)
+    const NEW: u32 = 0x800;
+    if let Some(sealed) = get(tgid, || kernel::start_of(task)) {
+        return Some(sealed);
+    }
+    if read::<u32>(task, off!(task_state)) & NEW == 0 {
+        return None;
+    }
+    let parent = kernel::follow(task, off!(task_parent));
+    let inherited = get(read(parent, off!(task_tgid)), || kernel::start_of(parent))?;
+    (inherited.flags & (SEALED_AGENT | SEALED_EXECING) == 0).then_some(inherited)
 }
 
 /// False for most processes that are not sealed; never for one that is.

@@ -27,7 +27,7 @@ use crate::{
     config::{self, Config, Mode, OnFailure, Policy},
     kernel::{self, Claim, Maps, Ring, pins},
     observe::{self, Journal, Metrics},
-    seal::{Sealer, Watchdog},
+    seal::{GivenUp, Sealer, Watchdog},
     secrets::{self, Store},
 };
 
@@ -146,6 +146,7 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         on_failure: config.policy.on_failure,
         hold_timeout: config.policy.hold_timeout,
+        given_up: GivenUp::default(),
     };
     let sealer = Sealer {
         config: config.clone(),
@@ -155,6 +156,7 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
         ring,
         journal,
         metrics,
+        given_up: watchdog.given_up.clone(),
     };
     let stop = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?);
     let (ended, mut has_ended) = oneshot::channel();
@@ -199,6 +201,10 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
     writer.finish();
     match result {
         Some(Ok(())) if !ended_early => Ok(()),
+        None if !ended_early => {
+            tracing::warn!("the delivering thread is still busy; it ends with the process");
+            Ok(())
+        }
         Some(Err(e)) => Err(e).context("the delivering thread failed"),
         _ => bail!("the delivering thread ended unexpectedly"),
     }

@@ -59,11 +59,14 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn root() -> Finding {
-    const NEEDED: [(u32, &str); 4] = [
-        (12, "NET_ADMIN or PERFMON"),
-        (19, "SYS_PTRACE"),
-        (21, "SYS_ADMIN"),
-        (39, "BPF"),
+    /// Bits of the capabilities we use (uapi/linux/capability.h), and what for.
+    const NEEDED: [(u32, &str); 6] = [
+        (0, "CHOWN"),        // secret files are the program's user's
+        (1, "DAC_OVERRIDE"), // and are made in its directories
+        (5, "KILL"),         // release and refuse
+        (18, "SYS_CHROOT"),  // enter its mount namespace
+        (19, "SYS_PTRACE"),  // take hold of it
+        (21, "SYS_ADMIN"),   // load programs, mount
     ];
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status
@@ -71,21 +74,23 @@ fn root() -> Finding {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
-    let has = |bit: u32| effective & (1 << bit) != 0;
-    // CAP_SYS_ADMIN implies CAP_BPF and CAP_PERFMON
-    let missing: Vec<&str> = NEEDED[1..3]
+    let (has, lacks): (Vec<_>, Vec<_>) = NEEDED
         .iter()
-        .filter(|(bit, _)| !has(*bit))
-        .map(|(_, name)| *name)
-        .collect();
-    if missing.is_empty() {
-        Finding::met("privileges", "CAP_SYS_ADMIN, CAP_SYS_PTRACE")
+        .partition(|(bit, _)| effective & (1 << bit) != 0);
+    let names = |list: Vec<&(u32, &str)>| -> String {
+        list.iter()
+            .map(|(_, name)| format!("CAP_{name}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if lacks.is_empty() {
+        Finding::met("privileges", names(has))
     } else {
         Finding::missing(
             "privileges",
             format!(
-                "CAP_{} missing: run as root, or give the container these capabilities",
-                missing.join(", CAP_")
+                "{} missing: run as root, or give the container these capabilities",
+                names(lacks)
             ),
         )
     }

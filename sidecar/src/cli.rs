@@ -120,14 +120,16 @@ fn status() -> anyhow::Result<()> {
 fn cleanup(force: bool) -> anyhow::Result<()> {
     let lock = kernel::pins::lock()?;
     if kernel::pins::exist() && !force {
-        let running = kernel::Maps::open()?
+        let maps = kernel::Maps::open()?;
+        let running = maps
             .scopes()
             .iter()
-            .filter(|(_, s)| s.agent != 0)
+            .filter(|(_, scope)| scope.agent != 0)
             .count();
+        let under_seal = maps.sealed();
         anyhow::ensure!(
-            running == 0,
-            "{running} agents still run on this node; stop them first, or use --force: what they sealed is then open"
+            running == 0 && under_seal == 0,
+            "{running} agents run on this node, and {under_seal} processes are sealed; stop them first, or use --force: their secrets are then open"
         );
     }
     for path in kernel::pins::remove_all(&lock)? {

@@ -4,7 +4,8 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap},
-    macros::btf_map,
+    macros::{btf_map, lsm},
+    programs::LsmContext,
 };
 use sidecar_common::{
     event::WHAT_FILE,
@@ -13,7 +14,10 @@ use sidecar_common::{
 };
 
 use super::{Own, Reach, decide, procfs::short_name};
-use crate::kernel::{Ptr, load, off};
+use crate::{
+    kernel::{self, Ptr, load, off},
+    sealed,
+};
 
 #[btf_map]
 static VAULTS: HashMap<u32, Vault, MAX_VAULTS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
@@ -31,10 +35,19 @@ pub(super) fn open(file: Ptr, sb: Ptr) -> i32 {
     {
         return 0;
     }
-    // SAFETY: copied at once; a device number is used again only after its vault is gone.
-    let Some(vault) = (unsafe { VAULTS.get(dev) }).copied() else {
+    let Some(entry) = VAULTS.get_ptr_mut(dev) else {
         return 0;
     };
+    // SAFETY: a live map value; only its agent, which is here then, enters the address.
+    let vault = unsafe { &mut *entry };
+    if vault.superblock == 0
+        && sealed::scope(vault.scope).is_some_and(|scope| scope.agent == kernel::current_tgid())
+    {
+        vault.superblock = sb as u64;
+    }
+    if vault.superblock != sb as u64 {
+        return 0; // the number is another file system's by now
+    }
     decide(&Reach {
         sealed: Sealed {
             seal: vault.seal,
@@ -49,4 +62,17 @@ pub(super) fn open(file: Ptr, sb: Ptr) -> i32 {
         own: Own::Always,
         name: short_name(load(file, off!(file_dentry))),
     })
+}
+
+/// A vault's file system is gone, and with it the entry. The number may have a new one already;
+/// the address, which is still held here, cannot.
+#[lsm(hook = "sb_free_security")]
+pub fn sb_free_security(ctx: LsmContext) -> i32 {
+    let sb: Ptr = ctx.arg(0);
+    let dev: u32 = load(sb, off!(sb_dev));
+    // SAFETY: read at once.
+    if unsafe { VAULTS.get(dev) }.is_some_and(|vault| vault.superblock == sb as u64) {
+        let _ = VAULTS.remove(dev);
+    }
+    0
 }

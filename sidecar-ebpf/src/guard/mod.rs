@@ -12,7 +12,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::{Access, KIND_ACCESS, Subject, VERDICT_ALLOWED, VERDICT_AUDIT, VERDICT_BLOCKED},
     layout::COMM_LEN,
-    policy::{SCOPE_AUDIT_ALL, SCOPE_ENFORCE, SCOPE_SELF_READ, Scope, Sealed},
+    policy::{SCOPE_AUDIT_ALL, SCOPE_ENFORCE, SCOPE_SELF_READ, SEALED_AGENT, Scope, Sealed},
 };
 
 use crate::{
@@ -96,7 +96,8 @@ fn decide(reach: &Reach) -> i32 {
         }
         return 0;
     }
-    if scope.flags & SCOPE_ENFORCE == 0 {
+    // an agent is never open, not even in audit mode
+    if scope.flags & SCOPE_ENFORCE == 0 && reach.sealed.flags & SEALED_AGENT == 0 {
         report(reach, VERDICT_AUDIT);
         return 0;
     }

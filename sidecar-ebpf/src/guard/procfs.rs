@@ -9,7 +9,7 @@ use sidecar_common::{
 
 use super::{Own, Reach, decide};
 use crate::{
-    kernel::{self, Ptr, follow, load, load_text, off, read},
+    kernel::{Ptr, follow, load, load_text, off, read},
     sealed,
 };
 
@@ -38,14 +38,17 @@ const PAGEMAP: u128 = name(b"pagemap");
 const MAP_FILES: u128 = name(b"map_files");
 const AUXV: u128 = name(b"auxv");
 const CLEAR_REFS: u128 = name(b"clear_refs");
+const COREDUMP_FILTER: u128 = name(b"coredump_filter");
 
 /// What a file of a process's directory shows, and which switch guards it.
 #[inline(always)]
 fn guarded(file: u128) -> Option<(u32, u32)> {
     match file {
         ENVIRON => Some((WHAT_ENVIRON, SCOPE_BLOCK_ENVIRON)),
-        // registers, arguments and descriptors are as good as memory
-        MEM | STACK | SYSCALL | FD | FDINFO | CLEAR_REFS => Some((WHAT_MEM, SCOPE_BLOCK_MEM)),
+        // registers, arguments, descriptors and a core dump are as good as memory
+        MEM | STACK | SYSCALL | FD | FDINFO | CLEAR_REFS | COREDUMP_FILTER => {
+            Some((WHAT_MEM, SCOPE_BLOCK_MEM))
+        }
         MAPS | SMAPS | SMAPS_ROLLUP | NUMA_MAPS | PAGEMAP | MAP_FILES | AUXV => {
             Some((WHAT_MAPS, SCOPE_BLOCK_MAPS))
         }
@@ -73,13 +76,13 @@ const fn looks_guarded(first: u8, length: u32) -> bool {
             | (b'f', 2 | 6)
             | (b'n', 9)
             | (b'a', 4)
-            | (b'c', 10)
+            | (b'c', 10 | 15)
     )
 }
 
 /// The quick look lets no guarded name pass.
 const _: () = {
-    const NAMES: [u128; 14] = [
+    const NAMES: [u128; 15] = [
         ENVIRON,
         MEM,
         STACK,
@@ -94,6 +97,7 @@ const _: () = {
         PAGEMAP,
         MAP_FILES,
         AUXV,
+        COREDUMP_FILTER,
     ];
     let mut i = 0;
     while i < NAMES.len() {
@@ -122,7 +126,7 @@ pub(super) fn open(file: Ptr, inode: Ptr) -> i32 {
     let link = follow(pid, off!(pid_first_task));
     let task = link.wrapping_sub(off!(task_pid_links));
     let tgid: u32 = read(task, off!(task_tgid));
-    let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) else {
+    let Some(sealed) = sealed::get_with_newborn(task, tgid) else {
         return 0;
     };
     let name: [u8; COMM_LEN] = short_name(dentry);

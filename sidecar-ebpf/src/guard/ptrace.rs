@@ -15,7 +15,7 @@ use sidecar_common::{
 use super::{Own, Reach, decide};
 use crate::{
     kernel::{self, Ptr, load, off, read},
-    sealed,
+    ring, sealed,
 };
 
 /// `PTRACE_MODE_ATTACH` (include/linux/ptrace.h)
@@ -53,15 +53,12 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let child: Ptr = ctx.arg(0);
     let mode: u32 = ctx.arg(1);
     let tgid: u32 = load(child, off!(task_tgid));
-    let Some(sealed) = sealed::get(tgid, || kernel::start_of(child)) else {
+    let Some(sealed) = sealed::get_with_newborn(child, tgid) else {
         return 0;
     };
     let (what, guarded_by, own) = if mode & MODE_ATTACH == 0 {
         // Reading leaves `ps`, `readlink exe`, `nsenter` and exporters at work; what shows
         // something in procfs is guarded when it is opened.
-        if mode & MODE_FSCREDS != 0 {
-            return 0;
-        }
         match current_syscall() {
             PERF_EVENT_OPEN | PROCESS_MADVISE => (WHAT_MEM, SCOPE_BLOCK_MEM, Own::Never),
             _ => return 0,
@@ -107,5 +104,34 @@ pub fn ptrace_traceme(_ctx: LsmContext) -> i32 {
         guarded_by: SCOPE_BLOCK_PTRACE,
         own: Own::Never,
         name: [0; COMM_LEN],
+    })
+}
+
+/// Performance events, which sample user memory and registers: with `CAP_PERFMON` the kernel asks
+/// nobody about the process they are taken of, and since 6.16 this hook is not told what they
+/// sample. So within a scope that has sealed something, only its agent opens them.
+#[lsm(hook = "perf_event_open")]
+pub fn perf_event_open(_ctx: LsmContext) -> i32 {
+    let current = kernel::current();
+    let Some((number, scope)) = sealed::scope_of(kernel::pid_of(current)) else {
+        return 0;
+    };
+    let actor = kernel::current_tgid();
+    if actor == scope.agent || !ring::has_held(number.namespace) {
+        return 0;
+    }
+    decide(&Reach {
+        sealed: Sealed {
+            seal: 0,
+            start_ns: 0,
+            scope: number.namespace,
+            flags: 0,
+        },
+        task: current,
+        tgid: actor,
+        what: WHAT_MEM,
+        guarded_by: SCOPE_BLOCK_MEM,
+        own: Own::Never,
+        name: *b"perf_event\0\0\0\0\0\0",
     })
 }

@@ -20,9 +20,11 @@ pub(crate) const HOOKS: &[&str] = &[
     "file_open",
     "ptrace_access_check",
     "ptrace_traceme",
+    "perf_event_open",
+    "sb_free_security",
 ];
 /// Attached only where the exit's tracepoint comes too early to end a seal.
-const FREE: &str = "sched_process_free";
+pub(super) const FREE: &str = "sched_process_free";
 /// The tracepoints we attach to; a program has its tracepoint's name.
 pub(crate) const TRACEPOINTS: &[&str] = &[
     "sched_process_exec",

@@ -11,8 +11,8 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::{
     layout::{RING_BYTES, VAULT_FILTER_SLOTS},
     policy::{
-        BindingKey, Counters, HELD_REEXEC, Held, SCOPE_ALL_EXECS, SEALED_AGENT, SEALED_EXECING,
-        SEALED_VOID, Scope, ScopeId, Sealed, Vault, name_hash,
+        BindingKey, Counters, HELD_REEXEC, HELD_SEIZED, Held, SCOPE_ALL_EXECS, SEALED_AGENT,
+        SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed, Vault, name_hash,
     },
 };
 
@@ -77,15 +77,22 @@ impl Maps {
         self.scopes.iter().filter_map(Result::ok).collect()
     }
 
-    /// How many processes are under seal in a scope, its agent not counted.
+    /// How many processes are under seal, agents not counted.
+    pub(crate) fn sealed(&self) -> usize {
+        self.count_sealed(|_| true)
+    }
+
+    /// The same, in one scope.
     pub(crate) fn sealed_in(&self, scope: ScopeId) -> usize {
+        self.count_sealed(|sealed| sealed.scope == scope)
+    }
+
+    fn count_sealed(&self, chosen: impl Fn(&Sealed) -> bool) -> usize {
+        const NOT_SEALED: u32 = SEALED_AGENT | SEALED_EXECING | SEALED_VOID;
         self.sealed
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, sealed)| {
-                sealed.scope == scope
-                    && sealed.flags & (SEALED_AGENT | SEALED_EXECING | SEALED_VOID) == 0
-            })
+            .filter(|(_, sealed)| sealed.flags & NOT_SEALED == 0 && chosen(sealed))
             .count()
     }
 
@@ -115,8 +122,17 @@ impl Maps {
 
     /// The next exec of this held program is our own doing.
     pub(crate) fn expect_reexec(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
+        self.mark_held(tgid, held, HELD_REEXEC)
+    }
+
+    /// We are attached to this held program: the kernel side need not wait for us.
+    pub(crate) fn tell_seized(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
+        self.mark_held(tgid, held, HELD_SEIZED)
+    }
+
+    fn mark_held(&mut self, tgid: u32, held: &Held, flag: u32) -> Result<(), Error> {
         let held = Held {
-            flags: held.flags | HELD_REEXEC,
+            flags: held.flags | flag,
             ..*held
         };
         // EXIST: if it died meanwhile its entry is gone and must not come back
@@ -262,6 +278,16 @@ impl Books {
         for name in stale {
             self.drop_name(scope, name)?;
         }
+        // Names of scopes that ended with their PID namespace.
+        let orphans: Vec<BindingKey> = self
+            .bindings
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| matches!(self.scopes.get(&key.scope, 0), Err(MapError::KeyNotFound)))
+            .collect();
+        for key in orphans {
+            self.drop_name(key.scope, key.name)?;
+        }
         if left.is_some_and(|left| left.flags & SCOPE_ALL_EXECS != 0) {
             self.want_all_execs(-1)?;
         }
@@ -271,9 +297,10 @@ impl Books {
 
 impl Claim {
     /// Becomes the agent of this process's PID namespace.
-    pub(crate) fn stake(_lock: &pins::Lock, wish: &Wish<'_>) -> Result<(Self, Ring), Error> {
+    pub(crate) fn stake(lock: &pins::Lock, wish: &Wish<'_>) -> Result<(Self, Ring), Error> {
         // The ring counts against this limit before 5.11.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        pins::verify(lock)?;
         let scope = own_scope()?;
         let mut books = Books::open()?;
         let left = present("SCOPES", books.scopes.get(&scope, 0))?;

@@ -55,6 +55,14 @@ pub(crate) enum Error {
         /// Why.
         cause: io::Error,
     },
+    /// Part of the pinned kernel side is missing.
+    #[error("the pinned kernel side is incomplete: {path}: {cause}. Run `kernelseal cleanup --force`, and start again", path = path.display())]
+    Incomplete {
+        /// What is missing.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
     /// A map could not be opened, read or written.
     #[error("map {name}: {cause}")]
     Map {

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aya::programs::links::PinnedLink;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -54,6 +55,21 @@ pub(crate) fn bpf_fs() -> Result<(), Error> {
             cause: e.into(),
         }),
     }
+}
+
+/// Checks that every link is there: a set that lost one guards less than it says.
+pub(crate) fn verify(_lock: &Lock) -> Result<(), Error> {
+    let all = load::HOOKS
+        .iter()
+        .chain(load::TRACEPOINTS.iter().filter(|name| **name != load::FREE));
+    for name in all {
+        let path = dir().join(format!("link_{name}"));
+        PinnedLink::from_pin(&path).map_err(|e| Error::Incomplete {
+            path,
+            cause: e.to_string(),
+        })?;
+    }
+    Ok(())
 }
 
 /// Takes the lock, creating the directory where there is none.

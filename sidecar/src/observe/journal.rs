@@ -12,6 +12,7 @@ use std::{
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use super::{Clock, Detail, Event, Kind};
@@ -33,9 +34,15 @@ pub(crate) struct Journal {
 pub(crate) struct Writer(JoinHandle<()>);
 
 impl Writer {
-    /// Waits until everything is written.
+    /// Waits until everything is written, or for a second where some [`Journal`] is still in use.
     pub(crate) fn finish(self) {
-        let _ = self.0.join();
+        const PATIENCE: Duration = Duration::from_secs(1);
+        const STEP: Duration = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        while !self.0.is_finished() && waited < PATIENCE {
+            thread::sleep(STEP);
+            waited += STEP;
+        }
     }
 }
 

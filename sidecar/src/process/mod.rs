@@ -1,8 +1,9 @@
 //! Who a process is: the file it executes, where it lives, who it runs for.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    fs,
+    io::{self, Read as _},
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -46,11 +47,32 @@ impl Process {
         fs::read_link(self.file("exe"))
     }
 
-    /// SHA-256 of the file it executes: of that very file, whatever its path now leads to.
-    pub(crate) fn executable_sha256(self) -> io::Result<String> {
-        let mut digest = Sha256::new();
-        io::copy(&mut fs::File::open(self.file("exe"))?, &mut digest)?;
-        Ok(hex::encode(digest.finalize()))
+    /// SHA-256 of the file it executes: of that very file, whatever its path now leads to. `None`
+    /// when `is_wanted` no longer holds on the way.
+    pub(crate) fn executable_sha256(
+        self,
+        is_wanted: impl Fn() -> bool,
+    ) -> io::Result<Option<String>> {
+        sha256(fs::File::open(self.file("exe"))?, is_wanted)
+    }
+
+    /// SHA-256 of the script at a path in its own root, which must be the file of that identity.
+    pub(crate) fn script_sha256(
+        self,
+        path: &Path,
+        script: FileId,
+        is_wanted: impl Fn() -> bool,
+    ) -> io::Result<Option<String>> {
+        let file = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC)?;
+        let found = fstat(&file)?;
+        if (FileId {
+            dev: kernel_dev(found.st_dev),
+            ino: found.st_ino,
+        }) != script
+        {
+            return Err(io::Error::other("its path leads to another file by now"));
+        }
+        sha256(file.into(), is_wanted)
     }
 
     /// The file it executes.
@@ -64,21 +86,35 @@ impl Process {
 
     /// The file that a path leads to in the process's own root and mount namespace.
     pub(crate) fn file_at(self, path: &Path) -> io::Result<FileId> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let root = open(self.file("root"), flags | OFlags::DIRECTORY, Mode::empty())?;
-        let relative = path.strip_prefix("/").unwrap_or(path);
-        let file = openat2(
-            &root,
-            relative,
-            flags,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )?;
-        let found = fstat(&file)?;
+        let found = fstat(self.open_at(path, OFlags::PATH | OFlags::CLOEXEC)?)?;
         Ok(FileId {
             dev: kernel_dev(found.st_dev),
             ino: found.st_ino,
         })
+    }
+
+    fn open_at(self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let base = if path.is_absolute() { "root" } else { "cwd" };
+        let base = open(
+            self.file(base),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        // A path from the working directory cannot be kept within the root this way, and must
+        // not leave it.
+        let resolve = if path.is_absolute() {
+            ResolveFlags::IN_ROOT
+        } else {
+            ResolveFlags::BENEATH
+        };
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        Ok(openat2(
+            &base,
+            relative,
+            flags,
+            Mode::empty(),
+            resolve | ResolveFlags::NO_MAGICLINKS,
+        )?)
     }
 
     /// Its cgroup in the unified hierarchy, as our own cgroup namespace shows it.
@@ -118,6 +154,20 @@ impl Process {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         (pid != 0).then(|| (pid, name.trim_end().to_owned()))
     }
+}
+
+/// Reads a file to its end, unless it is no longer wanted.
+fn sha256(mut file: fs::File, is_wanted: impl Fn() -> bool) -> io::Result<Option<String>> {
+    const CHUNK: usize = 256 * 1024;
+    let mut digest = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    while is_wanted() {
+        match file.read(&mut chunk)? {
+            0 => return Ok(Some(hex::encode(digest.finalize()))),
+            n => digest.update(&chunk[..n]),
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]

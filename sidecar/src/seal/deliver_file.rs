@@ -26,7 +26,7 @@ use crate::{process::kernel_dev, secrets::Value};
 /// Where secret directories are, from the program's own root.
 const PLACE: [&str; 3] = ["run", "kernelseal", "secrets"];
 /// What `KERNELSEAL_SECRETS_DIR` begins with.
-pub(crate) const PLACE_PATH: &str = "/run/kernelseal/secrets";
+const PLACE_PATH: &str = "/run/kernelseal/secrets";
 /// Bytes a tmpfs accounts in.
 const PAGE: usize = 4096;
 
@@ -77,6 +77,15 @@ pub(crate) struct Prepared {
     pub(crate) dev: u32,
     mount: OwnedFd,
     files: Vec<(String, usize)>,
+}
+
+impl Prepared {
+    /// Opens the root, by which the kernel side learns which file system it is.
+    pub(crate) fn introduce(&self) -> Result<(), FileError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(&self.mount, ".", flags, Mode::empty()).map_err(step("open a tmpfs"))?;
+        Ok(())
+    }
 }
 
 impl Mounter {
@@ -163,8 +172,7 @@ impl Mounter {
         let parent = PLACE
             .iter()
             .try_fold(root, |dir, name| subdirectory(&dir, name))?;
-        let name = held.own_pid.to_string();
-        let target = subdirectory(&parent, &name)?;
+        let (name, target) = free_place(&parent, held.own_pid)?;
         let vault = Vault {
             dev,
             mount,
@@ -221,6 +229,11 @@ impl Mounter {
 }
 
 impl Vault {
+    /// The directory, as the program sees it.
+    pub(crate) fn path(&self) -> String {
+        format!("{PLACE_PATH}/{}", self.name)
+    }
+
     /// Overwrites every file.
     fn wipe(&self) -> io::Result<()> {
         const ZEROS: [u8; PAGE] = [0; PAGE];
@@ -240,6 +253,28 @@ impl Vault {
         }
         Ok(())
     }
+}
+
+/// A directory for a process's files: named by its number, and where children of an earlier process
+/// of that number still use theirs, by that and a count.
+fn free_place(parent: &OwnedFd, own_pid: u32) -> Result<(String, OwnedFd), FileError> {
+    const TRIES: u32 = 64;
+    let dev = |dir: &OwnedFd| statat(dir, "", AtFlags::EMPTY_PATH).map(|stat| stat.st_dev);
+    let home = dev(parent).map_err(step("look at its secrets directory"))?;
+    for count in 1..=TRIES {
+        let name = if count == 1 {
+            own_pid.to_string()
+        } else {
+            format!("{own_pid}-{count}")
+        };
+        let target = subdirectory(parent, &name)?;
+        if dev(&target).map_err(step("look at its secrets directory"))? == home {
+            return Ok((name, target));
+        }
+    }
+    Err(step("find a place for its files")(io::Error::from(
+        io::ErrorKind::AlreadyExists,
+    )))
 }
 
 /// Opens a directory below another, making it where it is missing; no link is followed.

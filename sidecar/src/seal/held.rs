@@ -75,10 +75,12 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> HoldError {
     }
 }
 
-/// Told just before a program is made to exec again, so that the kernel side knows it for ours.
-pub(crate) trait ExpectReexec {
-    /// Announces it.
-    fn expect(&mut self) -> Result<(), HoldError>;
+/// What the kernel side is told on the way.
+pub(crate) trait Announce {
+    /// We are attached.
+    fn seized(&mut self) -> Result<(), HoldError>;
+    /// The next exec is ours.
+    fn reexec(&mut self) -> Result<(), HoldError>;
 }
 
 /// A held program with us attached. It is released or killed; dropped, it is killed.
@@ -90,12 +92,15 @@ pub(crate) struct HeldTask {
 
 impl HeldTask {
     /// Attaches, and makes sure that this is the exec that was held and that nothing of it has run.
-    pub(crate) fn attach(held: &Held, reexec: &mut impl ExpectReexec) -> Result<Self, HoldError> {
+    pub(crate) fn attach(held: &Held, announce: &mut impl Announce) -> Result<Self, HoldError> {
         let has_tty = held.flags & HELD_TTY != 0;
         let mut tracee = Tracee::seize(Pid::from_raw(held.pid.cast_signed()), has_tty)?;
+        if has_tty {
+            announce.seized()?;
+        }
         let is_at_exec = tracee.interrupt()?;
         if has_tty && !is_at_exec {
-            tracee.start_over(held, reexec)?;
+            tracee.start_over(held, announce)?;
         }
         let registers = tracee.registers()?;
         if !has_tty && registers.rsp != held.stack {
@@ -162,11 +167,7 @@ impl Tracee {
             ptrace::Options::empty()
         };
         ptrace::seize(pid, options).map_err(os("attach"))?;
-        let memory = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_CLOEXEC)
-            .open(format!("/proc/{pid}/mem"));
+        let memory = open_memory(pid);
         match memory {
             Ok(memory) => Ok(Self {
                 pid,
@@ -176,7 +177,7 @@ impl Tracee {
             }),
             Err(e) => {
                 let _ = kill(pid, Signal::SIGKILL);
-                Err(io_error("open its memory")(e))
+                Err(e)
             }
         }
     }
@@ -216,7 +217,13 @@ impl Tracee {
             }
             match self.memory.read_at(&mut stack[have..], from + have as u64) {
                 Ok(0) => break,
-                Ok(n) => have += n,
+                Ok(n) => {
+                    have += n;
+                    // less than there was room for: the end of the mapping
+                    if have < stack.len() {
+                        break;
+                    }
+                }
                 // the end of the mapping
                 Err(e) if have > 0 && e.raw_os_error() == Some(libc::EIO) => break,
                 Err(e) => return Err(io_error("read its stack")(e)),
@@ -228,7 +235,7 @@ impl Tracee {
 
     /// Under a terminal the program was not stopped and may have begun: it executes itself again,
     /// and stops at that exec's event, which no shell hears of.
-    fn start_over(&mut self, held: &Held, reexec: &mut impl ExpectReexec) -> Result<(), HoldError> {
+    fn start_over(&mut self, held: &Held, announce: &mut impl Announce) -> Result<(), HoldError> {
         let no = HoldError::NoRestart;
         let mut registers = self.registers()?;
         if registers.cs == USER32_CS {
@@ -245,10 +252,12 @@ impl Tracee {
         registers.rsi = stack.argv();
         registers.rdx = stack.envp();
         ptrace::setregs(self.pid, registers).map_err(os("write registers"))?;
-        reexec.expect()?;
+        announce.reexec()?;
         for _ in 0..STOPS_BEFORE_EXEC {
             ptrace::cont(self.pid, None).map_err(os("continue"))?;
             if self.wait()? == Stop::Exec {
+                // the descriptor we have is of the memory before
+                self.memory = open_memory(self.pid)?;
                 return Ok(());
             }
         }
@@ -299,6 +308,15 @@ impl Drop for Tracee {
             ) {}
         }
     }
+}
+
+fn open_memory(pid: Pid) -> Result<File, HoldError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(format!("/proc/{pid}/mem"))
+        .map_err(io_error("open its memory"))
 }
 
 /// What a tracee stopped for.

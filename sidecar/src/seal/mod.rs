@@ -7,7 +7,14 @@ mod stack;
 mod verify;
 mod watchdog;
 
-use std::{collections::HashMap, io, os::fd::AsFd as _, sync::Arc};
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    io,
+    os::{fd::AsFd as _, unix::ffi::OsStringExt as _},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use nix::{
     errno::Errno,
@@ -23,13 +30,13 @@ use sidecar_common::{
     policy::{HELD_TRACED, Held, ScopeId, Vault as VaultOwner},
 };
 
-pub(crate) use self::watchdog::Watchdog;
+pub(crate) use self::watchdog::{GivenUp, Watchdog};
 use self::{
     deliver_env::{DIR_VARIABLE, EnvError},
-    deliver_file::{FileError, Mounter, PLACE_PATH, Prepared, Vault},
-    held::{ExpectReexec, HeldTask, HoldError},
+    deliver_file::{FileError, Mounter, Prepared, Vault},
+    held::{Announce, HeldTask, HoldError},
     stack::{StackError, Variable},
-    verify::{Refusal, Verdict, verify},
+    verify::{Evidence, Refusal, Verdict, verify},
 };
 use crate::{
     config::{Binding, Config, OnFailure},
@@ -95,6 +102,7 @@ pub(crate) struct Sealer {
     pub(crate) ring: Ring,
     pub(crate) journal: Journal,
     pub(crate) metrics: Metrics,
+    pub(crate) given_up: GivenUp,
 }
 
 /// A [`Sealer`] at work.
@@ -105,6 +113,7 @@ struct Work<'c> {
     maps: Maps,
     journal: Journal,
     metrics: Metrics,
+    given_up: GivenUp,
     mounter: Mounter,
     trees: HashMap<u64, Tree>,
     dropped: u64,
@@ -121,6 +130,7 @@ impl Sealer {
             mut ring,
             journal,
             metrics,
+            given_up,
         } = self;
         let mut work = Work {
             config: &config,
@@ -130,6 +140,7 @@ impl Sealer {
             maps,
             journal,
             metrics,
+            given_up,
             mounter: Mounter::new()?,
             trees: HashMap::new(),
         };
@@ -220,14 +231,19 @@ impl<'c> Work<'c> {
         );
         let process = Process::new(held.pid);
 
-        let bindings = match verify(held, process, self.config.secrets.iter()) {
-            Verdict::Is(bindings) => bindings,
-            Verdict::IsNot => return self.let_go(tgid, held),
-            Verdict::Refused(refusal) => return self.refuse(tgid, held, None, &refusal.into()),
-        };
+        if held.flags & HELD_TRACED != 0 {
+            return self.judge_traced(tgid, held, process);
+        }
         let mut task = match self.attach(tgid, held) {
             Ok(task) => task,
             Err(failure) => return self.refuse(tgid, held, None, &failure),
+        };
+        let bindings = match self.verify(tgid, held, process, Some(&task)) {
+            Verdict::Is(bindings) => bindings,
+            Verdict::IsNot => return self.let_go(tgid, held, task),
+            Verdict::Refused(refusal) => {
+                return self.refuse(tgid, held, Some(task), &refusal.into());
+            }
         };
         let secrets = match self.resolve(&task, &bindings) {
             Ok(secrets) => secrets,
@@ -248,19 +264,53 @@ impl<'c> Work<'c> {
         self.sealed(held, &bindings, &secrets, delivered);
     }
 
+    /// Who is it, really?
+    fn verify(
+        &self,
+        tgid: u32,
+        held: &Held,
+        process: Process,
+        task: Option<&HeldTask>,
+    ) -> Verdict<'c> {
+        let path = task
+            .and_then(|task| task.stack().ok()?.execfn_path().map(<[u8]>::to_vec))
+            .map(|path| PathBuf::from(OsString::from_vec(path)));
+        let evidence = Evidence {
+            held,
+            process,
+            path: path.as_deref(),
+            is_held: &|| matches!(self.maps.held(tgid), Ok(Some(_))),
+        };
+        let config = self.config;
+        verify(&evidence, config.secrets.iter())
+    }
+
+    /// A traced program cannot be attached to; it gets nothing, and if it is one of ours it does
+    /// not start.
+    fn judge_traced(&mut self, tgid: u32, held: &Held, process: Process) {
+        match self.verify(tgid, held, process, None) {
+            Verdict::Refused(refusal) => self.refuse(tgid, held, None, &refusal.into()),
+            Verdict::Is(_) | Verdict::IsNot => self.let_go_unattached(tgid, held),
+        }
+    }
+
     /// Takes hold of the program.
     fn attach(&mut self, tgid: u32, held: &Held) -> Result<HeldTask, Failure> {
-        struct Announce<'a>(&'a mut Maps, u32, &'a Held);
-        impl ExpectReexec for Announce<'_> {
-            fn expect(&mut self) -> Result<(), HoldError> {
-                self.0
-                    .expect_reexec(self.1, self.2)
-                    .map_err(|_| HoldError::Gone)
+        struct ToKernel<'a>(&'a mut Maps, u32, &'a Held);
+        impl Announce for ToKernel<'_> {
+            fn seized(&mut self) -> Result<(), HoldError> {
+                let Self(maps, tgid, held) = self;
+                maps.tell_seized(*tgid, held).map_err(|_| HoldError::Gone)
+            }
+
+            fn reexec(&mut self) -> Result<(), HoldError> {
+                let Self(maps, tgid, held) = self;
+                maps.expect_reexec(*tgid, held).map_err(|_| HoldError::Gone)
             }
         }
         Ok(HeldTask::attach(
             held,
-            &mut Announce(&mut self.maps, tgid, held),
+            &mut ToKernel(&mut self.maps, tgid, held),
         )?)
     }
 
@@ -324,13 +374,15 @@ impl<'c> Work<'c> {
             .filter(|secret| secret.as_file)
             .map(|secret| (secret.name, &secret.value))
             .collect();
-        let directory = format!("{PLACE_PATH}/{}", held.own_pid);
+        let directory;
         if !files.is_empty() {
+            let vault = self.mount(held, Mounter::prepare(held, &files)?)?;
+            directory = vault.path();
+            delivered.vault = Some(vault);
             variables.push(Variable {
                 name: DIR_VARIABLE,
                 value: directory.as_bytes(),
             });
-            delivered.vault = Some(self.mount(held, Mounter::prepare(held, &files)?)?);
         }
         let written = deliver_env::deliver(task, process, &variables)
             .map_err(Failure::from)
@@ -361,9 +413,11 @@ impl<'c> Work<'c> {
             VaultOwner {
                 seal: held.seal,
                 scope: held.scope,
+                superblock: 0,
                 reserved: 0,
             },
         )?;
+        prepared.introduce()?;
         self.mounter.attach(held, prepared).map_err(|e| {
             self.maps.remove_vault(dev);
             e.into()
@@ -418,23 +472,16 @@ impl<'c> Work<'c> {
     }
 
     /// A program that no binding is about goes its way, as if we had not been there.
-    fn let_go(&mut self, tgid: u32, held: &Held) {
-        if held.flags & HELD_TRACED != 0 {
-            return self.let_go_unattached(tgid, held);
-        }
-        let released = self.attach(tgid, held).and_then(|task| {
-            self.maps.unseal(tgid, held.seal);
-            let maps = &mut self.maps;
-            Ok(task.release(|| maps.forget_held(tgid))?)
-        });
-        match released {
-            Ok(()) | Err(Failure::Hold(HoldError::Gone)) => {}
+    fn let_go(&mut self, tgid: u32, held: &Held, task: HeldTask) {
+        self.maps.unseal(tgid, held.seal);
+        let maps = &mut self.maps;
+        match task.release(|| maps.forget_held(tgid)) {
+            Ok(()) | Err(HoldError::Gone) => {}
             Err(e) => {
                 tracing::error!(
                     pid = held.pid,
                     "could not release a program that is not ours: {e}"
                 );
-                self.let_go_unattached(tgid, held);
             }
         }
     }
@@ -469,6 +516,9 @@ impl<'c> Work<'c> {
                 }
             }
             (Action::Started, None) => self.let_go_unattached(tgid, held),
+        }
+        if self.given_up.take(held.seal) {
+            return; // the watchdog was there first, and has said so
         }
         self.metrics.refused.inc();
         let name = text(&held.name);

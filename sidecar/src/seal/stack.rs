@@ -149,6 +149,11 @@ impl<'a> Stack<'a> {
         self.aux(AT_EXECFN)
     }
 
+    /// The path that was executed.
+    pub(crate) fn execfn_path(&self) -> Option<&'a [u8]> {
+        self.string(self.execfn()?)
+    }
+
     /// Address of the vdso.
     pub(crate) fn vdso(&self) -> Option<u64> {
         self.aux(AT_SYSINFO_EHDR)

@@ -49,6 +49,9 @@ pub(crate) enum Refusal {
         /// Whose.
         binding: String,
     },
+    /// It ended, or its time was up.
+    #[error("it was given up while its file was looked at")]
+    NoLongerHeld,
     /// Foreign code would come along.
     #[error("{0} is set: it brings other code into the program. Start it without that variable")]
     Preload(&'static str),
@@ -62,12 +65,24 @@ pub(crate) enum Refusal {
     },
 }
 
+/// What there is to judge a held program by.
+pub(crate) struct Evidence<'a> {
+    /// What the kernel side noted.
+    pub(crate) held: &'a Held,
+    /// The process.
+    pub(crate) process: Process,
+    /// The path that was executed, as the program was given it.
+    pub(crate) path: Option<&'a Path>,
+    /// Whether it is still held: a long look at a program that is gone is in vain.
+    pub(crate) is_held: &'a dyn Fn() -> bool,
+}
+
 /// Decides by what the kernel executed.
 pub(crate) fn verify<'c>(
-    held: &Held,
-    process: Process,
+    evidence: &Evidence<'_>,
     bindings: impl Iterator<Item = &'c Binding>,
 ) -> Verdict<'c> {
+    let Evidence { held, process, .. } = *evidence;
     let name = held.name.get(..held.name_len as usize).unwrap_or_default();
     let mut meant = Vec::new();
     let mut refusal = None;
@@ -80,7 +95,7 @@ pub(crate) fn verify<'c>(
                 continue;
             }
         }
-        match is_genuine(binding, held, process) {
+        match is_genuine(binding, evidence) {
             Ok(()) => meant.push(binding),
             Err(refused) => refusal = Some(refused),
         }
@@ -112,7 +127,17 @@ fn describes(selector: &Selector, held: &Held, process: Process) -> Result<bool,
 }
 
 /// Whether the file is the one the binding means.
-fn is_genuine(binding: &Binding, held: &Held, process: Process) -> Result<(), Refusal> {
+fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal> {
+    let Evidence {
+        held,
+        process,
+        path,
+        is_held,
+    } = *evidence;
+    let script = (held.flags & HELD_SCRIPT != 0).then_some(FileId {
+        dev: held.file_dev,
+        ino: held.file_ino,
+    });
     let unknown = |what| move |cause| Refusal::Unknown { what, cause };
     let selector = &binding.selector;
     let executed = || {
@@ -121,15 +146,11 @@ fn is_genuine(binding: &Binding, held: &Held, process: Process) -> Result<(), Re
             .map_or_else(|_| "another file".into(), |path| path.display().to_string())
     };
     if selector.binary.starts_with('/') {
-        let asked_for = if held.flags & HELD_SCRIPT != 0 {
-            FileId {
-                dev: held.file_dev,
-                ino: held.file_ino,
-            }
-        } else {
-            process
+        let asked_for = match script {
+            Some(script) => script,
+            None => process
                 .executable_file()
-                .map_err(unknown("the file it executes"))?
+                .map_err(unknown("the file it executes"))?,
         };
         let named = process.file_at(Path::new(&selector.binary)).ok();
         if named != Some(asked_for) {
@@ -141,9 +162,18 @@ fn is_genuine(binding: &Binding, held: &Held, process: Process) -> Result<(), Re
         }
     }
     if let Some(wanted) = &selector.sha256 {
-        let found = process
-            .executable_sha256()
-            .map_err(unknown("the file it executes"))?;
+        let found = match script {
+            Some(script) => {
+                let path = path.ok_or_else(|| {
+                    unknown("the path of the script")(io::Error::other("it cannot be read"))
+                })?;
+                process.script_sha256(path, script, is_held)
+            }
+            None => process.executable_sha256(is_held),
+        };
+        let found = found
+            .map_err(unknown("the file it executes"))?
+            .ok_or(Refusal::NoLongerHeld)?;
         if !found.eq_ignore_ascii_case(wanted) {
             return Err(Refusal::OtherContent {
                 executed: executed(),

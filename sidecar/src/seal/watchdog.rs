@@ -1,7 +1,11 @@
 //! Nothing is held for ever: what is past its time is dealt with, whatever the delivering thread is
 //! busy with.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sidecar_common::policy::{Held, ScopeId};
@@ -20,6 +24,24 @@ pub(crate) struct Watchdog {
     pub(crate) metrics: Metrics,
     pub(crate) on_failure: OnFailure,
     pub(crate) hold_timeout: Duration,
+    pub(crate) given_up: GivenUp,
+}
+
+/// The seals of programs the watchdog has dealt with, so that each is reported once. Cheap to clone:
+/// clones share.
+#[derive(Clone, Default)]
+pub(crate) struct GivenUp(Arc<Mutex<BTreeSet<u64>>>);
+
+impl GivenUp {
+    /// False when it was there already.
+    fn add(&self, seal: u64) -> bool {
+        self.0.lock().is_ok_and(|mut seals| seals.insert(seal))
+    }
+
+    /// Whether it was there; it is not any more.
+    pub(super) fn take(&self, seal: u64) -> bool {
+        self.0.lock().is_ok_and(|mut seals| seals.remove(&seal))
+    }
 }
 
 impl Watchdog {
@@ -33,7 +55,7 @@ impl Watchdog {
         let now = Clock::monotonic_ns();
         for (tgid, held) in self.maps.all_held(self.scope) {
             let since = Duration::from_nanos(now.saturating_sub(held.since_ns));
-            if since < grace {
+            if since < grace || !self.given_up.add(held.seal) {
                 continue;
             }
             let action = match self.on_failure {
