@@ -35,8 +35,10 @@ pub fn in_pid_namespace(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Does the work of the two copies, when this process is one.
-pub(crate) fn intercept() -> Option<ExitCode> {
+/// Does the work of the two copies, when this process is one. [`crate::registry::Registry::main`] calls it first; so
+/// must the `main` of any other program that uses this module.
+#[must_use]
+pub fn intercept() -> Option<ExitCode> {
     let mut arguments = env::args_os().skip(1);
     let role = arguments.next()?;
     let rest: Vec<OsString> = arguments.collect();
