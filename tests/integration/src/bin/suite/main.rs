@@ -1,5 +1,6 @@
 //! The tests that run in a guest, or as root on a machine whose kernel can enforce.
 
+mod attack;
 mod fixtures;
 mod machine;
 mod pods;
@@ -11,6 +12,7 @@ use kernelseal_integration::registry::Registry;
 fn main() -> ExitCode {
     let registry = Registry::new();
     let registry = machine::register(registry);
+    let registry = attack::register(registry);
     let registry = pods::register(registry);
     fixtures::register(registry).main()
 }
