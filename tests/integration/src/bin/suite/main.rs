@@ -4,6 +4,7 @@ mod attack;
 mod fixtures;
 mod machine;
 mod pods;
+mod scopes;
 
 use std::process::ExitCode;
 
@@ -14,5 +15,6 @@ fn main() -> ExitCode {
     let registry = machine::register(registry);
     let registry = attack::register(registry);
     let registry = pods::register(registry);
+    let registry = scopes::register(registry);
     fixtures::register(registry).main()
 }

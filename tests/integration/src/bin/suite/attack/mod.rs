@@ -5,6 +5,7 @@ mod scene;
 mod vectors;
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -169,8 +170,8 @@ fn backwards() -> String {
 }
 
 /// Runs an attack to its end and gives its lines.
-fn lines(command: &mut std::process::Command) -> Result<Vec<Value>> {
-    let text = run(command)?;
+fn lines(command: &mut Command) -> Result<Vec<Value>> {
+    let text = run(command.stderr(Stdio::inherit()))?;
     println!("{text}");
     text.lines()
         .map(|line| Ok(serde_json::from_str(line)?))
