@@ -16,7 +16,7 @@ use kernelseal_integration::registry::Registry;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_mins(8);
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const SETTLE: Duration = Duration::from_millis(50);
 const PINS: &str = "/sys/fs/bpf/kernelseal";
 /// Agents at a time.
@@ -122,7 +122,7 @@ fn pins() -> Result<BTreeSet<(PathBuf, u64)>> {
     Ok(found)
 }
 
-/// Loaded LSM programs, by the anonymous links that hold them: one set, however many agents.
+/// How many sets of programs and maps are pinned.
 fn versions() -> Result<usize> {
     Ok(fs::read_dir(PINS)?.count())
 }

@@ -68,6 +68,7 @@ fn opened_amid_the_exec() -> Result<()> {
         .arg(probe::path("probe-static")?);
     let found = lines(command.args(["--env", FILE, "--sleep", "60"]))?;
     ensure!(found.len() == 1 && found[0]["leaked"] == false, "{found:?}");
+    ensure!(found[0]["errno"] == libc::EPERM, "{found:?}");
     Ok(())
 }
 

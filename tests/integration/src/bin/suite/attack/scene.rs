@@ -55,8 +55,7 @@ impl Scene {
     pub fn set(ground: Ground, policy: &str) -> Result<Self> {
         let (agents_place, place) = match ground {
             Ground::Machine => (None, Place::Machine),
-            Ground::PodFromMachine => (None, Place::pod()?),
-            Ground::InsidePod => (None, Place::pod()?),
+            Ground::PodFromMachine | Ground::InsidePod => (None, Place::pod()?),
             Ground::BelowPod => {
                 let outer = Place::pod()?;
                 let inner = outer.pod_below()?;
