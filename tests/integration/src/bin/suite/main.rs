@@ -2,6 +2,7 @@
 
 mod attack;
 mod fixtures;
+mod leftovers;
 mod machine;
 mod pods;
 mod scopes;
@@ -16,5 +17,6 @@ fn main() -> ExitCode {
     let registry = attack::register(registry);
     let registry = pods::register(registry);
     let registry = scopes::register(registry);
+    let registry = leftovers::register(registry);
     fixtures::register(registry).main()
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe;
@@ -26,11 +27,6 @@ const CROWD: usize = 60;
 pub fn register(registry: Registry) -> Registry {
     registry
         .slow_test("scopes::sixty_agents", LIMIT, sixty_agents)
-        .slow_test(
-            "scopes::a_reused_namespace_number_is_nobodys",
-            LIMIT,
-            a_reused_namespace_number_is_nobodys,
-        )
         .test(
             "scopes::a_closer_agent_goes_first",
             a_closer_agent_goes_first,
@@ -38,7 +34,7 @@ pub fn register(registry: Registry) -> Registry {
 }
 
 /// A pod with an agent of its own.
-struct Pod {
+pub struct Pod {
     // In the order in which they end.
     agent: Option<Agent>,
     place: Place,
@@ -46,7 +42,8 @@ struct Pod {
 }
 
 impl Pod {
-    fn start(place: Place, secret: &str) -> Result<Self> {
+    /// Starts the agent there, for a target whose secret has the pod's name.
+    pub fn start(place: Place, secret: &str) -> Result<Self> {
         let before = agents()?;
         let config = format!(
             "version: v1\nmonitoring: {{metricsPort: 0}}\nsecrets:\n  - name: {secret}\n    selector: {{binary: probe-static}}\n    \
@@ -71,7 +68,7 @@ impl Pod {
     }
 
     /// Starts a target here; it must have the secret of this pod, in its variable and its file.
-    fn seals(&mut self) -> Result<Running> {
+    pub fn seals(&mut self) -> Result<Running> {
         let (target, report) = start_target(&self.place)?;
         let wanted = format!("value-of-{}", self.secret);
         ensure!(
@@ -81,6 +78,21 @@ impl Pod {
             self.secret
         );
         Ok(target)
+    }
+
+    /// Ends everything in it at once, as a container runtime does.
+    pub fn kill(mut self) -> Result<()> {
+        if let Place::Pod { number, .. } = &self.place {
+            run(Command::new("kill").args(["-9", &number.to_string()]))?;
+        }
+        let mut agent = self.agent.take().context("the agent was stopped")?;
+        let begin = Instant::now();
+        while agent.events(SETTLE).is_ok() {
+            ensure!(begin.elapsed() < SOON, "the agent survives its pod");
+        }
+        let status = agent.stop()?;
+        ensure!(!status.success(), "the agent survived its pod");
+        Ok(())
     }
 
     fn events(&mut self) -> Result<Vec<Value>> {
@@ -93,7 +105,8 @@ fn kernelseal() -> PathBuf {
     std::env::var_os("KERNELSEAL_BIN").map_or_else(|| "/usr/bin/kernelseal".into(), PathBuf::from)
 }
 
-fn start_target(place: &Place) -> Result<(Running, Value)> {
+/// Starts a target and gives what it found.
+pub fn start_target(place: &Place) -> Result<(Running, Value)> {
     let mut command = place.command(probe::path("probe-static")?)?;
     command.env_clear().env("PATH", "/usr/bin:/bin");
     let mut target = spawn(command.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]))?;
@@ -103,7 +116,7 @@ fn start_target(place: &Place) -> Result<(Running, Value)> {
 
 /// How many agents the kernel side knows, as `kernelseal status` tells it.
 fn agents() -> Result<usize> {
-    let text = run(std::process::Command::new(kernelseal()).arg("status"))?;
+    let text = run(Command::new(kernelseal()).arg("status"))?;
     Ok(text
         .lines()
         .filter(|line| line.starts_with("pid:[") && line.split_whitespace().nth(1) != Some("none"))
@@ -209,59 +222,6 @@ fn targets_own_number(target: &Running) -> Result<u32> {
                 .ok()
         })
         .context("no NSpid")
-}
-
-fn namespace_number(place: &Place) -> Result<u64> {
-    let text = run(place
-        .command("stat")?
-        .args(["-L", "-c", "%i", "/proc/self/ns/pid"]))?;
-    Ok(text.trim().parse()?)
-}
-
-/// A pod that is killed leaves nothing for the next pod, which may get the same namespace number.
-fn a_reused_namespace_number_is_nobodys() -> Result<()> {
-    let place = Place::pod()?;
-    let number = namespace_number(&place)?;
-    let mut pod = Pod::start(place, "killed")?;
-    let target = pod.seals()?;
-    // As the container runtime does it: everything in the pod at once.
-    let Place::Pod { number: first, .. } = &pod.place else {
-        bail!("no pod")
-    };
-    run(std::process::Command::new("kill").args(["-9", &first.to_string()]))?;
-    ensure!(
-        pod.agent
-            .take()
-            .context("no agent")?
-            .stop()
-            .is_ok_and(|status| !status.success())
-    );
-    drop((target, pod));
-    thread::sleep(Duration::from_millis(500));
-
-    let mut others = Vec::new();
-    let again = loop {
-        let place = Place::pod()?;
-        if namespace_number(&place)? == number {
-            break place;
-        }
-        others.push(place);
-        ensure!(others.len() < 50, "the kernel does not reuse {number}");
-    };
-    let (_target, report) =
-        start_target(&again).context("a program in a pod without an agent does not start")?;
-    ensure!(
-        report["env"]["TOKEN"].is_null(),
-        "a dead agent's secret: {report}"
-    );
-    let mut node = Pod::start(Place::Machine, "node")?;
-    let (_target, report) = start_target(&again)?;
-    ensure!(
-        report["env"]["TOKEN"] == "value-of-node",
-        "the node's agent did not seal: {report}"
-    );
-    node.seals()?;
-    Ok(())
 }
 
 /// The node's agent leaves a pod with an agent of its own to that one, also where both name the program.

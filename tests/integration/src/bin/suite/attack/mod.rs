@@ -1,5 +1,6 @@
 //! Root next to a sealed process tries everything to read its secret.
 
+mod agents;
 mod races;
 mod scene;
 mod vectors;
@@ -60,7 +61,7 @@ pub fn register(registry: Registry) -> Registry {
             audited(Ground::BelowPod)
         })
         .slow_test("attack::core_dump", LIMIT, core_dump);
-    races::register(registry)
+    agents::register(races::register(registry))
 }
 
 /// Nothing leaks; what the policy guards ends with EPERM and an event; what tools need works on.

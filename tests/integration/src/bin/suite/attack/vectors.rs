@@ -52,15 +52,14 @@ impl Vector {
             _ if name.starts_with("file") => (Guarded::Always, "secret file"),
             _ => of_procfs(name)?,
         };
-        let finds = ["file", "attach", "seize", "process_vm"];
+        let finds = ["file", "attach", "seize", "process_vm", "perf"];
         Ok(Self {
             name: name.to_owned(),
             guarded,
             access,
             leaks_when_allowed: name.ends_with(":mem")
                 || (finds.iter().any(|start| name.starts_with(start))
-                    && !["file-list", "file-links", "file-handle", "file-io_uring"]
-                        .contains(&name)),
+                    && !["file-list", "file-links"].contains(&name)),
         })
     }
 }
