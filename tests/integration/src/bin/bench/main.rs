@@ -68,9 +68,7 @@ fn bench() -> Result<bool> {
     table.amount("resident memory of the agent, KiB", memory, MEMORY_LIMIT);
     println!("{table}");
     println!("{held}");
-    println!(
-        "without an agent, after it has left (programs still attached, nobody asks for anything):"
-    );
+    println!("the same without anything loaded, measured once more at the end:");
     for (case, (base, again)) in Case::ALL.into_iter().zip(base.iter().zip(again)) {
         println!(
             "  {:<44} {:>+9}",
