@@ -45,6 +45,11 @@ pub fn prepare() -> Result<()> {
     Ok(())
 }
 
+/// Lets the kernel end what it does in the background, such as freeing what was unloaded. Idle time costs nothing here.
+pub fn settle() {
+    thread::sleep(Duration::from_secs(10));
+}
+
 /// Takes the kernel side away.
 pub fn clean_up() -> Result<()> {
     process::run(Command::new("/usr/bin/kernelseal").arg("cleanup")).map(drop)

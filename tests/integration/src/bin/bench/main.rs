@@ -38,17 +38,21 @@ fn main() -> ExitCode {
 /// Measures everything and prints the table; true when no line is over its limit.
 fn bench() -> Result<bool> {
     machine::prepare()?;
+    machine::settle();
     let base = Case::measure_all(&Case::ALL)?;
     let agent = Agent::start(&machine::config())?;
     let sealed = Sealed::start()?;
+    machine::settle();
     let with = Case::measure_all(&Case::ALL)?;
     let memory = agent.resident_kib()?;
     let held = Held::from_events(&agent.events()?)?;
     drop((sealed, agent));
     let crowd = Crowd::start(CROWD)?;
+    machine::settle();
     let crowded = Case::measure_all(&Case::OPENS)?;
     drop(crowd);
     machine::clean_up()?;
+    machine::settle();
     let again = Case::measure_all(&Case::ALL)?;
 
     let mut table = Table::new();
