@@ -34,6 +34,8 @@ const SOON: Duration = Duration::from_mins(1);
 /// Makes the files and programs, and lets the random generator be seeded: before that, a start costs more.
 pub fn prepare() -> Result<()> {
     File::open("/dev/random")?.read_exact(&mut [0; 16])?;
+    // Page tables of the same shape for every program that is started.
+    fs::write("/proc/sys/kernel/randomize_va_space", "0")?;
     for file in [EXT4_FILE, TMPFS_FILE] {
         let file = path_of(file);
         fs::write(file, "ordinary").with_context(|| format!("cannot write {}", file.display()))?;
