@@ -63,6 +63,9 @@ test-matrix: guest-build
 host-test: guest-build
 	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite $(F)
 
+bench: guest-build guest-fetch
+	$(GUEST) --icount -- bench
+
 lint: deps
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings

@@ -12,6 +12,7 @@ pub mod agent;
 mod capture;
 pub mod guest;
 pub mod namespace;
+pub mod pod;
 pub mod probe;
 pub mod process;
 pub mod registry;

@@ -1,0 +1,146 @@
+//! The things that are measured.
+
+use std::ffi::CStr;
+use std::hint::black_box;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{OFlag, open};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::getppid;
+
+use crate::machine::{ENV_AND_FILE, ENV_ONLY, EXT4_FILE, TMPFS_FILE, UNMATCHED};
+
+/// Samples of a case; the middle half counts, as its mean: without the timer's ticks at the upper end, and steadier than
+/// the one median where samples fall into a few groups. A multiple of 4.
+const SAMPLES: usize = 400;
+/// Calls in one sample, for what takes thousands of instructions.
+const OPENS: u32 = 20;
+/// Calls in one sample, for what takes hundreds.
+const CALLS: u32 = 500;
+/// Starts before the first that counts: caches fill, and what one start leaves to do falls into the next.
+const WARM_UP: usize = 20;
+
+/// Something that kernelseal may make slower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Case {
+    OpenExt4,
+    OpenTmpfs,
+    OpenProcSelf,
+    OpenProcOther,
+    Spawn,
+    SystemCall,
+    StartEnv,
+    StartEnvAndFile,
+}
+
+impl Case {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::OpenExt4,
+        Self::OpenTmpfs,
+        Self::OpenProcSelf,
+        Self::OpenProcOther,
+        Self::Spawn,
+        Self::SystemCall,
+        Self::StartEnv,
+        Self::StartEnvAndFile,
+    ];
+    /// Those that a hook on every open makes slower.
+    pub const OPENS: [Self; 4] = [
+        Self::OpenExt4,
+        Self::OpenTmpfs,
+        Self::OpenProcSelf,
+        Self::OpenProcOther,
+    ];
+
+    /// Its line's name.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::OpenExt4 => "open+close, ext4",
+            Self::OpenTmpfs => "open+close, tmpfs",
+            Self::OpenProcSelf => "open+close, /proc/self/stat",
+            Self::OpenProcOther => "open+close, /proc/1/stat",
+            Self::Spawn => "spawn+wait, unmatched program",
+            Self::SystemCall => "getppid",
+            Self::StartEnv => "start+wait, matched program, env",
+            Self::StartEnvAndFile => "start+wait, matched program, env and file",
+        }
+    }
+
+    /// What may be added to it, in instructions.
+    pub fn limit(self) -> u64 {
+        match self {
+            Self::OpenExt4 | Self::OpenTmpfs => 200,
+            Self::OpenProcSelf | Self::OpenProcOther => 400,
+            Self::Spawn => 1_500,
+            Self::SystemCall => 0,
+            Self::StartEnv => 150_000,
+            Self::StartEnvAndFile => 600_000,
+        }
+    }
+
+    /// Measures cases one after another.
+    pub fn measure_all(cases: &[Self]) -> Result<Vec<u64>> {
+        cases.iter().map(|case| case.measure()).collect()
+    }
+
+    fn measure(self) -> Result<u64> {
+        match self {
+            Self::OpenExt4 => typical(OPENS, || open_and_close(EXT4_FILE)),
+            Self::OpenTmpfs => typical(OPENS, || open_and_close(TMPFS_FILE)),
+            Self::OpenProcSelf => typical(OPENS, || open_and_close(c"/proc/self/stat")),
+            Self::OpenProcOther => typical(OPENS, || open_and_close(c"/proc/1/stat")),
+            Self::Spawn => typical(1, || spawn_and_wait(UNMATCHED)),
+            Self::SystemCall => typical(CALLS, || {
+                black_box(getppid());
+                Ok(())
+            }),
+            Self::StartEnv => typical(1, || spawn_and_wait(ENV_ONLY)),
+            Self::StartEnvAndFile => typical(1, || spawn_and_wait(ENV_AND_FILE)),
+        }
+        .with_context(|| format!("while measuring {}", self.title()))
+    }
+}
+
+/// Nanoseconds that one call takes.
+fn typical(calls: u32, mut call: impl FnMut() -> Result<()>) -> Result<u64> {
+    let mut samples = Vec::with_capacity(SAMPLES);
+    for round in 0..WARM_UP + SAMPLES {
+        let begin = Instant::now();
+        for _ in 0..calls {
+            call()?;
+        }
+        let each = begin.elapsed() / calls;
+        if round >= WARM_UP {
+            samples.push(u64::try_from(each.as_nanos())?);
+        }
+    }
+    samples.sort_unstable();
+    let middle = &samples[SAMPLES / 4..SAMPLES * 3 / 4];
+    Ok(middle.iter().sum::<u64>() / (SAMPLES as u64 / 2))
+}
+
+fn open_and_close(path: &CStr) -> Result<()> {
+    drop(
+        open(path, OFlag::O_RDONLY, Mode::empty())
+            .with_context(|| format!("cannot open {path:?}"))?,
+    );
+    Ok(())
+}
+
+fn spawn_and_wait(path: &CStr) -> Result<()> {
+    let actions = PosixSpawnFileActions::init()?;
+    let attributes = PosixSpawnAttr::init()?;
+    let variables: [&CStr; 1] = [c"PATH=/usr/bin:/bin"];
+    let child = posix_spawn(path, &actions, &attributes, &[path], &variables)
+        .with_context(|| format!("cannot start {path:?}"))?;
+    let status = waitpid(child, None)?;
+    ensure!(
+        matches!(status, WaitStatus::Exited(_, 0)),
+        "{path:?} ended with {status:?}"
+    );
+    Ok(())
+}

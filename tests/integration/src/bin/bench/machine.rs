@@ -1,0 +1,231 @@
+//! What is measured upon: the files, the programs, the agents.
+
+use std::env;
+use std::ffi::{CStr, OsStr};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kernelseal_integration::{namespace, probe, process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// An ordinary file on a disk's file system.
+pub const EXT4_FILE: &CStr = c"/ext4/bench-file";
+/// One in a tmpfs that is not ours.
+pub const TMPFS_FILE: &CStr = c"/dev/shm/bench-file";
+/// A program that no binding names, and two that one names; all the same file.
+pub const UNMATCHED: &CStr = c"/tmp/bench-unmatched";
+pub const ENV_ONLY: &CStr = c"/tmp/bench-env";
+pub const ENV_AND_FILE: &CStr = c"/tmp/bench-file";
+/// How long an agent may take to be ready; the first loads the kernel side.
+const READY: Duration = Duration::from_mins(2);
+/// How long it may take to end.
+const END: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_mins(1);
+
+/// Makes the files and programs, and lets the random generator be seeded: before that, a start costs more.
+pub fn prepare() -> Result<()> {
+    File::open("/dev/random")?.read_exact(&mut [0; 16])?;
+    // Page tables of the same shape for every program that is started.
+    fs::write("/proc/sys/kernel/randomize_va_space", "0")?;
+    for file in [EXT4_FILE, TMPFS_FILE] {
+        let file = path_of(file);
+        fs::write(file, "ordinary").with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let idle = probe::path("bench-idle")?;
+    for program in [UNMATCHED, ENV_ONLY, ENV_AND_FILE] {
+        fs::copy(&idle, path_of(program))?;
+    }
+    Ok(())
+}
+
+/// Lets the kernel end what it does in the background, such as freeing what was unloaded. Idle time costs nothing here.
+pub fn settle() {
+    thread::sleep(Duration::from_secs(10));
+}
+
+/// Takes the kernel side away.
+pub fn clean_up() -> Result<()> {
+    process::run(Command::new("/usr/bin/kernelseal").arg("cleanup")).map(drop)
+}
+
+fn path_of(text: &CStr) -> &Path {
+    Path::new(OsStr::from_bytes(text.to_bytes()))
+}
+
+/// The configuration of the agent that is measured.
+pub fn config() -> String {
+    let binding = |program: &str, delivery: &str| {
+        format!(
+            "  - name: {program}\n    selector: {{binary: {program}}}\n    delivery: {delivery}\n    \
+             secretRefs:\n      - name: PGPASSWORD\n        source: {{value: hunter2}}\n"
+        )
+    };
+    format!(
+        "version: v1\nmonitoring: {{metricsPort: 0}}\nsecrets:\n{}{}{}",
+        binding("bench-env", "[env]"),
+        binding("bench-file", "[env, file]"),
+        binding("probe-static", "[env, file]")
+    )
+}
+
+/// An agent whose events and log go to files, so that nobody's reading them is measured.
+pub struct Agent {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Agent {
+    /// Starts one in this PID namespace, and waits until it watches.
+    pub fn start(config: &str) -> Result<Self> {
+        Self::start_as(Command::new("/usr/bin/kernelseal"), "host", config)
+    }
+
+    fn start_as(mut command: Command, name: &str, config: &str) -> Result<Self> {
+        let folder = env::temp_dir().join(format!("bench-agent-{name}"));
+        fs::create_dir_all(&folder)?;
+        let file = folder.join("config.yaml");
+        fs::write(&file, config)?;
+        let child = command
+            .args([OsStr::new("run"), OsStr::new("--config"), file.as_os_str()])
+            .stdin(Stdio::null())
+            .stdout(File::create(folder.join("events"))?)
+            .stderr(File::create(folder.join("log"))?)
+            .spawn()
+            .context("cannot start the agent")?;
+        let mut agent = Self { child, folder };
+        agent.wait_until_ready()?;
+        Ok(agent)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let log = fs::read_to_string(self.folder.join("log"))?;
+            if log.contains("watching") {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the agent ended ({status}):\n{log}");
+            }
+            ensure!(begin.elapsed() < READY, "the agent is not ready:\n{log}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Its resident memory.
+    pub fn resident_kib(&self) -> Result<u64> {
+        thread::sleep(Duration::from_secs(2));
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(&path)?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"))
+            .and_then(|number| number.trim().parse().ok())
+            .with_context(|| format!("{path} tells no VmRSS"))
+    }
+
+    /// What it has told.
+    pub fn events(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.folder.join("events"))?;
+        text.lines()
+            .map(|line| serde_json::from_str(line).with_context(|| format!("not an event: {line}")))
+            .collect()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        let begin = Instant::now();
+        while let Ok(None) = self.child.try_wait() {
+            if begin.elapsed() > END {
+                eprintln!("bench: an agent did not end and is killed");
+                let _ = self.child.kill();
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A sealed process that lives while others are measured.
+pub struct Sealed {
+    _running: process::Running,
+}
+
+impl Sealed {
+    pub fn start() -> Result<Self> {
+        let mut command = probe::command("probe-static")?;
+        let mut running = process::spawn(command.args(["--env", "PGPASSWORD", "--sleep", "3600"]))?;
+        let report = running.json(SOON)?;
+        ensure!(
+            report["env"]["PGPASSWORD"] == "hunter2",
+            "the agent does not seal: {report}"
+        );
+        Ok(Self { _running: running })
+    }
+}
+
+/// Agents that each have a PID namespace of their own.
+pub struct Crowd {
+    _agents: Vec<Agent>,
+}
+
+impl Crowd {
+    pub fn start(size: usize) -> Result<Self> {
+        let agents = (0..size)
+            .map(|number| {
+                let command = namespace::in_pid_namespace("/usr/bin/kernelseal");
+                Agent::start_as(command, &number.to_string(), &config())
+                    .with_context(|| format!("agent {number} of {size}"))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { _agents: agents })
+    }
+}
+
+/// From exec to release, as the agent tells it.
+pub struct Held {
+    lines: Vec<String>,
+}
+
+impl Held {
+    pub fn from_events(events: &[Value]) -> Result<Self> {
+        let lines = ["bench-env", "bench-file"]
+            .into_iter()
+            .map(|program| {
+                let mut held: Vec<u64> = events
+                    .iter()
+                    .filter(|event| event["type"] == "SEALED" && event["process"] == program)
+                    .filter_map(|event| event["held_us"].as_u64())
+                    .collect();
+                held.sort_unstable();
+                let at = |percent: usize| held.get(held.len().saturating_sub(1) * percent / 100);
+                let (Some(p50), Some(p99)) = (at(50), at(99)) else {
+                    bail!("no SEALED event of {program}");
+                };
+                Ok(format!(
+                    "exec to release, {program}: p50 {p50} us, p99 {p99} us, of {}",
+                    held.len()
+                ))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { lines })
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("\n"))
+    }
+}

@@ -1,0 +1,69 @@
+//! The table, and whether it is met.
+
+use std::fmt;
+
+/// Figures against their limits.
+pub struct Table {
+    lines: Vec<String>,
+    over: usize,
+}
+
+impl Table {
+    pub fn new() -> Self {
+        Self {
+            lines: Vec::new(),
+            over: 0,
+        }
+    }
+
+    /// What is added to a case. Figures repeat to within 1 % of the base, so a limit of nothing is held to that.
+    pub fn cost(&mut self, title: &str, base: u64, with: u64, limit: u64) {
+        let added = with.cast_signed() - base.cast_signed();
+        let tolerance = if limit == 0 { base / 100 } else { 0 };
+        let is_over = added > (limit + tolerance).cast_signed();
+        self.line(
+            title,
+            &base.to_string(),
+            with,
+            &format!("{added:+}"),
+            limit,
+            is_over,
+        );
+    }
+
+    /// An amount that has no base.
+    pub fn amount(&mut self, title: &str, found: u64, limit: u64) {
+        self.line(title, "", found, "", limit, found > limit);
+    }
+
+    fn line(&mut self, title: &str, base: &str, with: u64, added: &str, limit: u64, is_over: bool) {
+        let verdict = if is_over { "OVER" } else { "ok" };
+        self.over += usize::from(is_over);
+        self.lines.push(format!(
+            "{title:<46} {base:>9} {with:>9} {added:>9} {limit:>8}  {verdict}"
+        ));
+    }
+
+    /// Whether no line is over its limit.
+    pub fn is_met(&self) -> bool {
+        self.over == 0
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = ["base", "with", "added", "limit"];
+        writeln!(
+            f,
+            "{:<46} {:>9} {:>9} {:>9} {:>8}",
+            "instructions", head[0], head[1], head[2], head[3]
+        )?;
+        for line in &self.lines {
+            writeln!(f, "{line}")?;
+        }
+        if self.over > 0 {
+            writeln!(f, "{} over the limit", self.over)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,108 @@
+//! The agent knows every secret: root next to it does not get them from it.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::namespace::process_one;
+use kernelseal_integration::pod::Place;
+use kernelseal_integration::probe;
+use kernelseal_integration::registry::Registry;
+use serde_json::Value;
+
+use super::scene::{config, kernelseal, wait_until_ready};
+use super::{backwards, lines};
+
+const LIMIT: Duration = Duration::from_mins(5);
+/// What is refused whatever the policy: the agent's own memory.
+const GUARDED: [&str; 13] = [
+    "plain:environ",
+    "plain:mem",
+    "thread:environ",
+    "thread:mem",
+    "procfs:mem",
+    "bind:mem",
+    "reopen:mem",
+    "dirfd:mem",
+    "attach",
+    "seize",
+    "attach-threads",
+    "process_vm_readv",
+    "pidfd_getfd",
+];
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .slow_test("attack::agent_on_the_machine", LIMIT, || {
+            agents_memory(&Place::Machine, "mode: enforce")
+        })
+        .slow_test("attack::agent_in_a_pod", LIMIT, || {
+            agents_memory(&Place::pod()?, "mode: enforce")
+        })
+        .slow_test("attack::agent_with_switches_off", LIMIT, || {
+            agents_memory(
+                &Place::Machine,
+                "mode: enforce, blockEnviron: false, blockMem: false, blockPtrace: false",
+            )
+        })
+        .slow_test("attack::agents_core_dump", LIMIT, agents_core_dump)
+}
+
+/// The agent in a place, and the number it has there.
+fn start(place: &Place, policy: &str) -> Result<(Agent, u32)> {
+    let mut agent = Agent::start_as(place.command(kernelseal())?, &config(policy))?;
+    wait_until_ready(&mut agent)?;
+    let Place::Pod { .. } = place else {
+        let number = agent.pid();
+        return Ok((agent, number));
+    };
+    let outside = process_one(agent.pid())?;
+    let status = fs::read_to_string(format!("/proc/{outside}/status"))?;
+    let inside = status.lines().find_map(|line| {
+        line.strip_prefix("NSpid:")?
+            .split_whitespace()
+            .last()?
+            .parse()
+            .ok()
+    });
+    Ok((agent, inside.unwrap_or(outside)))
+}
+
+fn attack(place: &Place, vector: &str, number: u32) -> Result<Vec<Value>> {
+    let mut command = place.command(probe::path("attack")?)?;
+    lines(command.args([vector, &number.to_string(), &backwards()]))
+}
+
+fn agents_memory(place: &Place, policy: &str) -> Result<()> {
+    let (_agent, number) = start(place, policy)?;
+    let found = attack(place, "all", number)?;
+    let mut wrong: Vec<String> = found
+        .iter()
+        .filter(|line| line["leaked"] != false)
+        .map(|line| format!("read a secret: {line}"))
+        .collect();
+    for name in GUARDED {
+        match found.iter().find(|line| line["vector"] == name) {
+            Some(line) if line["errno"] == libc::EPERM => {}
+            Some(line) => wrong.push(format!("was not refused: {line}")),
+            None => wrong.push(format!("{name} was not tried")),
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+fn agents_core_dump() -> Result<()> {
+    let path = "/proc/sys/kernel/core_pattern";
+    let before = fs::read_to_string(path)?;
+    let (agent, number) = start(&Place::Machine, "mode: enforce")?;
+    let found = attack(&Place::Machine, "core-dump", number);
+    fs::write(path, before)?;
+    // However it ended: it was told to abort.
+    agent.stop()?;
+    let found = found?;
+    ensure!(found.len() == 1 && found[0]["leaked"] == false, "{found:?}");
+    Ok(())
+}

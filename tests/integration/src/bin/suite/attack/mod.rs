@@ -1,0 +1,180 @@
+//! Root next to a sealed process tries everything to read its secret.
+
+mod agents;
+mod races;
+mod scene;
+mod vectors;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use kernelseal_integration::process::run;
+use kernelseal_integration::registry::Registry;
+use serde_json::Value;
+
+use self::scene::{Ground, SECRET, Scene};
+use self::vectors::{Guarded, Vector};
+
+const LIMIT: Duration = Duration::from_mins(5);
+/// What every configuration here begins with.
+const DEFAULT: &str = "mode: enforce";
+const MAPS_TOO: &str = "mode: enforce, blockMaps: true";
+const AUDIT: &str = "mode: audit, blockMaps: true";
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    let registry = registry
+        .slow_test("attack::machine", LIMIT, || {
+            blocked(Ground::Machine, DEFAULT)
+        })
+        .slow_test("attack::pod_from_machine", LIMIT, || {
+            blocked(Ground::PodFromMachine, DEFAULT)
+        })
+        .slow_test("attack::inside_a_pod", LIMIT, || {
+            blocked(Ground::InsidePod, DEFAULT)
+        })
+        .slow_test("attack::below_the_agents_pod", LIMIT, || {
+            blocked(Ground::BelowPod, DEFAULT)
+        })
+        .slow_test("attack::machine_maps", LIMIT, || {
+            blocked(Ground::Machine, MAPS_TOO)
+        })
+        .slow_test("attack::pod_from_machine_maps", LIMIT, || {
+            blocked(Ground::PodFromMachine, MAPS_TOO)
+        })
+        .slow_test("attack::inside_a_pod_maps", LIMIT, || {
+            blocked(Ground::InsidePod, MAPS_TOO)
+        })
+        .slow_test("attack::below_the_agents_pod_maps", LIMIT, || {
+            blocked(Ground::BelowPod, MAPS_TOO)
+        })
+        .slow_test("attack::machine_audit", LIMIT, || audited(Ground::Machine))
+        .slow_test("attack::pod_from_machine_audit", LIMIT, || {
+            audited(Ground::PodFromMachine)
+        })
+        .slow_test("attack::inside_a_pod_audit", LIMIT, || {
+            audited(Ground::InsidePod)
+        })
+        .slow_test("attack::below_the_agents_pod_audit", LIMIT, || {
+            audited(Ground::BelowPod)
+        })
+        .slow_test("attack::core_dump", LIMIT, core_dump);
+    agents::register(races::register(registry))
+}
+
+/// Nothing leaks; what the policy guards ends with EPERM and an event; what tools need works on.
+fn blocked(ground: Ground, policy: &str) -> Result<()> {
+    let mut scene = Scene::set(ground, policy)?;
+    let guards_maps = policy == MAPS_TOO;
+    let found = scene.attack("all")?;
+    let mut wrong = Vec::new();
+    for vector in Vector::all(&scene)? {
+        let Some(outcome) = found
+            .iter()
+            .find(|line| line["vector"] == vector.name.as_str())
+        else {
+            wrong.push(format!("{}: was not tried", vector.name));
+            continue;
+        };
+        if outcome["leaked"] != false {
+            wrong.push(format!("{}: read the secret", vector.name));
+        }
+        let is_guarded = match vector.guarded {
+            Guarded::Always => true,
+            Guarded::WithMaps => guards_maps,
+            Guarded::Never => false,
+        };
+        if !is_guarded {
+            continue;
+        }
+        if outcome["errno"] != libc::EPERM {
+            wrong.push(format!(
+                "{}: ended with errno {}",
+                vector.name, outcome["errno"]
+            ));
+        }
+        if !scene.was_told("BLOCKED", vector.access)? {
+            wrong.push(format!(
+                "{}: no BLOCKED event for {}",
+                vector.name, vector.access
+            ));
+        }
+    }
+    wrong.extend(scene.tools_work()?);
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Everything is allowed, told, and where memory or a file was opened the secret is really found: the attack is one.
+fn audited(ground: Ground) -> Result<()> {
+    let mut scene = Scene::set(ground, AUDIT)?;
+    let found = scene.attack("all")?;
+    let mut wrong = Vec::new();
+    for vector in Vector::all(&scene)? {
+        let Some(outcome) = found
+            .iter()
+            .find(|line| line["vector"] == vector.name.as_str())
+        else {
+            wrong.push(format!("{}: was not tried", vector.name));
+            continue;
+        };
+        if vector.guarded == Guarded::Never {
+            continue;
+        }
+        if outcome["errno"] == libc::EPERM {
+            wrong.push(format!("{}: was refused", vector.name));
+        }
+        if vector.leaks_when_allowed && outcome["leaked"] != true {
+            wrong.push(format!(
+                "{}: did not find the secret: {outcome}",
+                vector.name
+            ));
+        }
+        if !scene.was_told("AUDIT", vector.access)? {
+            wrong.push(format!(
+                "{}: no AUDIT event for {}",
+                vector.name, vector.access
+            ));
+        }
+    }
+    let blocked = scene
+        .events()?
+        .iter()
+        .filter(|event| event["type"] == "BLOCKED")
+        .count();
+    if blocked > 0 {
+        wrong.push(format!("{blocked} BLOCKED events in audit mode"));
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Root may raise the limit, name the file and send the signal: the dump must not hold the secret.
+fn core_dump() -> Result<()> {
+    let before = fs::read_to_string("/proc/sys/kernel/core_pattern")?;
+    let mut scene = Scene::set(Ground::Machine, DEFAULT)?;
+    let found = scene.attack("core-dump");
+    fs::write("/proc/sys/kernel/core_pattern", before)?;
+    let leaks: Vec<Value> = found?
+        .into_iter()
+        .filter(|line| line["leaked"] != false)
+        .collect();
+    ensure!(leaks.is_empty(), "{leaks:?}");
+    Ok(())
+}
+
+/// The secret backwards: forwards it is in nobody's memory but the target's.
+fn backwards() -> String {
+    SECRET.chars().rev().collect()
+}
+
+/// Runs an attack to its end and gives its lines.
+fn lines(command: &mut Command) -> Result<Vec<Value>> {
+    let text = run(command.stderr(Stdio::inherit()))?;
+    println!("{text}");
+    text.lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
+}

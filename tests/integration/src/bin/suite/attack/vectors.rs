@@ -1,0 +1,96 @@
+//! The ways that `fixtures/attack` knows, and what is to become of each.
+
+use anyhow::{Result, ensure};
+
+use super::scene::Scene;
+
+/// Whether a way must end with EPERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarded {
+    /// By the default policy.
+    Always,
+    /// With `blockMaps: true`.
+    WithMaps,
+    /// It need not: it shows nothing by itself.
+    Never,
+}
+
+/// A way to the secret.
+#[derive(Debug)]
+pub struct Vector {
+    pub name: String,
+    pub guarded: Guarded,
+    /// What events call it.
+    pub access: &'static str,
+    /// Whether the secret is certainly found where nothing is guarded.
+    pub leaks_when_allowed: bool,
+}
+
+impl Vector {
+    /// All of them, as the attack itself lists them: one that is not known here is an error.
+    pub fn all(scene: &Scene) -> Result<Vec<Self>> {
+        let names = scene.vectors()?;
+        ensure!(
+            names.len() > 30,
+            "the attack names only {} ways",
+            names.len()
+        );
+        names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| *name != "core-dump")
+            .map(Self::named)
+            .collect()
+    }
+
+    fn named(name: &str) -> Result<Self> {
+        let (guarded, access) = match name {
+            "attach" | "seize" | "attach-threads" | "pidfd_getfd" => (Guarded::Always, "ptrace"),
+            "process_vm_readv" => (Guarded::Always, "process_vm"),
+            "process_madvise" | "perf_event_open" => (Guarded::Always, "mem"),
+            "file-links" => (Guarded::Never, ""),
+            _ if name.starts_with("file") => (Guarded::Always, "secret file"),
+            _ => of_procfs(name)?,
+        };
+        let finds = ["file", "attach", "seize", "process_vm", "perf"];
+        Ok(Self {
+            name: name.to_owned(),
+            guarded,
+            access,
+            leaks_when_allowed: name.ends_with(":mem")
+                || (finds.iter().any(|start| name.starts_with(start))
+                    && !["file-list", "file-links"].contains(&name)),
+        })
+    }
+}
+
+/// `bind:mem` and the like: by the file's name.
+fn of_procfs(name: &str) -> Result<(Guarded, &'static str)> {
+    const ALWAYS: [&str; 7] = [
+        "environ",
+        "mem",
+        "syscall",
+        "stack",
+        "fd",
+        "fdinfo",
+        "coredump_filter",
+    ];
+    const WITH_MAPS: [&str; 7] = [
+        "maps",
+        "smaps",
+        "smaps_rollup",
+        "numa_maps",
+        "pagemap",
+        "auxv",
+        "map_files",
+    ];
+    let file = name.split_once(':').map(|(_, file)| file);
+    let known = |list: &[&'static str; 7]| list.iter().copied().find(|known| Some(*known) == file);
+    if let Some(file) = known(&ALWAYS) {
+        return Ok((Guarded::Always, file));
+    }
+    match known(&WITH_MAPS) {
+        Some(file) => Ok((Guarded::WithMaps, file)),
+        None => anyhow::bail!("vectors.rs does not know the way {name}"),
+    }
+}
