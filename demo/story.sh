@@ -33,7 +33,7 @@ end() {
     [ -n "$was_loaded" ] || "$kernelseal" cleanup >/dev/null 2>&1
     rm -rf "$work"
 }
-was_loaded=$([ -d /sys/fs/bpf/kernelseal ] && echo yes)
+was_loaded=$(ls -d /sys/fs/bpf/kernelseal/v* 2>/dev/null)
 trap end EXIT
 trap 'exit 130' INT TERM
 
