@@ -20,7 +20,7 @@ faults=0
 LC_ALL=C
 export LC_ALL
 
-if [ -n "${DEMO_BOLD:-}" ] || [ -t 1 ]; then bold='\033[1m' plain='\033[0m'; else bold='' plain=''; fi
+if [ -n "${DEMO_BOLD-$([ -t 1 ] && echo yes)}" ]; then bold='\033[1m' plain='\033[0m'; else bold='' plain=''; fi
 tell() { printf "\n$bold%s$plain\n" "$*"; sleep "$pace"; }
 show() { sed 's/^/     /'; }
 fault() { printf '  !! %s\n' "$*"; faults=$((faults + 1)); }
