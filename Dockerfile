@@ -1,0 +1,26 @@
+# Builds the image from this repository:   docker build -t kernelseal .
+#
+# Not tried: there was no container engine where this file was written. Tried, outside of one: the
+# toolchain below is what compiles the kernel side on Debian 12, and the result of `make build` is
+# one static file that needs nothing else to run.
+
+FROM debian:bookworm AS build
+# Debian's Rust 1.96 with the standard library's source. Needs no rustup: rust-toolchain.toml is
+# rustup's file, Debian's cargo does not read it. (bookworm-security has 1.96; bookworm itself 1.85.)
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends \
+      ca-certificates gcc libc6-dev make rustc-web cargo-web rust-web-src \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+RUN make build
+
+# One static binary, the kernel object inside. No shell, no libraries, no package manager.
+FROM scratch
+COPY --from=build /src/target/release/kernelseal /kernelseal
+COPY LICENSE LICENSE-GPL-2.0 /
+# /metrics, /healthz, /ready
+EXPOSE 9090
+# Root: it attaches to programs of any user. deploy/ shows the capabilities it needs, and why.
+ENTRYPOINT ["/kernelseal"]
+CMD ["run"]
