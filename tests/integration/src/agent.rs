@@ -45,9 +45,17 @@ impl Agent {
 
     /// Starts it with a configuration made by the test, and waits until it is at work.
     pub fn run(config: &Config) -> Result<Self> {
-        let mut agent = Self::start(&config.to_string())?;
-        agent.ready(READY)?;
-        Ok(agent)
+        Self::start(&config.to_string())?.readied()
+    }
+
+    /// The same agent once it is at work.
+    pub fn readied(mut self) -> Result<Self> {
+        if let Err(error) = self.ready(READY) {
+            // The error says more than its end would.
+            self.stopped = true;
+            return Err(error);
+        }
+        Ok(self)
     }
 
     /// The same as process 1 of a PID namespace of its own.

@@ -31,6 +31,12 @@ impl Scratch {
         Ok(Self(path))
     }
 
+    /// Its own path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// The path of a file in it.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {

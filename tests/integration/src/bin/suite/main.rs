@@ -1,10 +1,14 @@
 //! The tests that run in a guest, or as root on a machine whose kernel can enforce.
 
+mod bad_input;
 mod delivery;
 mod fixtures;
+mod identity;
 mod machine;
 mod names;
 mod pods;
+mod policy;
+mod sources;
 
 use std::process::ExitCode;
 
@@ -17,6 +21,10 @@ fn main() -> ExitCode {
         fixtures::register,
         delivery::register,
         names::register,
+        identity::register,
+        sources::register,
+        policy::register,
+        bad_input::register,
     ];
     rooms
         .into_iter()

@@ -7,7 +7,6 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
@@ -19,8 +18,6 @@ use kernelseal_integration::scratch::Scratch;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::unistd::execveat;
 use serde_json::Value;
-
-const READY: Duration = Duration::from_secs(60);
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
@@ -206,8 +203,7 @@ fn in_the_pod_of(process: u32, namespaces: &[&str], script: &str) -> Command {
 }
 
 fn agent_in_a_pod(config: &Config) -> Result<(Agent, u32)> {
-    let mut agent = Agent::start_in_pid_namespace(&config.to_string())?;
-    agent.ready(READY)?;
+    let agent = Agent::start_in_pid_namespace(&config.to_string())?.readied()?;
     let first = process_one(agent.pid())?;
     Ok((agent, first))
 }
