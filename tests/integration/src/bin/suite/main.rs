@@ -4,11 +4,13 @@ mod bad_input;
 mod delivery;
 mod fixtures;
 mod identity;
+mod lifecycle;
 mod machine;
 mod names;
 mod pods;
 mod policy;
 mod sources;
+mod starts;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         sources::register,
         policy::register,
         bad_input::register,
+        lifecycle::register,
+        starts::register,
     ];
     rooms
         .into_iter()
