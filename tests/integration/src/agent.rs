@@ -125,8 +125,13 @@ impl Agent {
 
     /// Whether `text` is in what it has logged until now.
     pub fn log_contains(&mut self, text: &str) -> bool {
+        self.log().iter().any(|line| line.contains(text))
+    }
+
+    /// The lines of its log until now.
+    pub fn log(&mut self) -> &[String] {
         self.log.extend(self.stderr.try_iter());
-        self.log.iter().any(|line| line.contains(text))
+        &self.log
     }
 
     /// Runs it with a configuration it must not start on; gives its status and its standard error.

@@ -7,6 +7,7 @@ mod identity;
 mod lifecycle;
 mod machine;
 mod names;
+mod observe;
 mod pods;
 mod policy;
 mod sources;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         policy::register,
         bad_input::register,
         lifecycle::register,
+        observe::register,
         starts::register,
     ];
     rooms
