@@ -1,10 +1,11 @@
 //! A program finds its secrets at its first instruction, however it is made and started.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -50,6 +51,7 @@ pub fn register(registry: Registry) -> Registry {
             files_go_with_the_program,
         )
         .test("delivery::children_find_the_files", children_find_the_files)
+        .test("delivery::what_it_sent_arrives", what_it_sent_arrives)
         .test("delivery::env_alone", env_alone)
         .test("delivery::file_alone", file_alone)
         .test("delivery::bindings_add_up", bindings_add_up)
@@ -151,9 +153,27 @@ fn children_find_the_files() -> Result<()> {
     let _agent = Agent::run(&Config::token_for("app.sh"))?;
     let text = run(&mut script(
         &scratch,
-        "cat $KERNELSEAL_SECRETS_DIR/TOKEN; sh -c 'cat $KERNELSEAL_SECRETS_DIR/TOKEN; echo $TOKEN'",
+        "echo $(cat $KERNELSEAL_SECRETS_DIR/TOKEN; sh -c 'cat $KERNELSEAL_SECRETS_DIR/TOKEN; echo $TOKEN')",
     )?)?;
     ensure!(text == "hunter2hunter2hunter2\n", "{text}");
+    Ok(())
+}
+
+/// With sendfile(2) a pipe holds the file's own pages; the end of the program must not change them.
+fn what_it_sent_arrives() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let _agent = Agent::run(&Config::token_for("app.sh"))?;
+    let mut command = script(&scratch, "exec cat $KERNELSEAL_SECRETS_DIR/TOKEN")?;
+    for n in 0..5 {
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let folder = Path::new(PLACE).join(child.id().to_string());
+        let mut pipe = child.stdout.take().context("no pipe")?;
+        ensure!(child.wait()?.success());
+        until("its folder goes", SOON, || !folder.exists())?;
+        let mut text = String::new();
+        pipe.read_to_string(&mut text)?;
+        ensure!(text == "hunter2", "start {n}: {text:?}");
+    }
     Ok(())
 }
 

@@ -152,7 +152,7 @@ fn maps_are_open_by_default() -> Result<()> {
 
 /// A sealed script that lets a child of its own read its environment.
 fn reads_itself(scratch: &Scratch) -> Result<Command> {
-    let body = "#!/bin/sh\nexec 2>&1; cat /proc/$$/environ >/dev/null && echo read\ncat $KERNELSEAL_SECRETS_DIR/TOKEN; echo\n";
+    let body = "#!/bin/sh\nexec 2>&1; cat /proc/$$/environ >/dev/null && echo read\necho $(cat $KERNELSEAL_SECRETS_DIR/TOKEN)\n";
     let mut command = Command::new(scratch.program("app.sh", body)?);
     command.env_clear().env("PATH", "/usr/bin:/bin");
     Ok(command)
