@@ -20,7 +20,7 @@ use crate::{namespace, process};
 /// How long the agent may take to end after SIGTERM.
 const END: Duration = Duration::from_secs(10);
 /// How long it may take to start. The first one on a machine loads the kernel side.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 /// How long a test waits for an event that must come.
 const SOON: Duration = Duration::from_secs(20);
 static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -61,8 +61,8 @@ impl Config {
 
     /// One secret more, from a source such as `json!({"envRef": "NAME"})`.
     #[must_use]
-    pub fn secret(mut self, name: &str, source: Value) -> Self {
-        let secret = json!({"name": name, "source": source});
+    pub fn secret(mut self, name: &str, source: impl Into<Value>) -> Self {
+        let secret = json!({"name": name, "source": source.into()});
         if let Some(list) = self.binding()["secretRefs"].as_array_mut() {
             list.push(secret);
         }

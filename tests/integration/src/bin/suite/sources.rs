@@ -122,7 +122,7 @@ fn a_changed_file_is_picked_up() -> Result<()> {
     ensure_both(&found()?, "second and longer")
 }
 
-fn from_secret(folder: &Scratch, reference: Value) -> Config {
+fn from_secret(folder: &Scratch, reference: &Value) -> Config {
     Config::seal("probe-static")
         .secret("TOKEN", json!({"secretKeyRef": reference}))
         .secrets_dir(folder.path().to_string_lossy())
@@ -133,7 +133,7 @@ fn a_mounted_secret() -> Result<()> {
     scratch.file("db/password", "mounted")?;
     let _agent = Agent::run(&from_secret(
         &scratch,
-        json!({"name": "db", "key": "password"}),
+        &json!({"name": "db", "key": "password"}),
     ))?;
     ensure_both(&found()?, "mounted")
 }
@@ -143,7 +143,7 @@ fn a_mounted_secret_of_a_namespace() -> Result<()> {
     scratch.file("db/password", "of no namespace")?;
     scratch.file("payments/db/password", "of payments")?;
     let reference = json!({"name": "db", "key": "password", "namespace": "payments"});
-    let _agent = Agent::run(&from_secret(&scratch, reference))?;
+    let _agent = Agent::run(&from_secret(&scratch, &reference))?;
     ensure_both(&found()?, "of payments")
 }
 
@@ -157,7 +157,7 @@ fn a_mounted_secret_is_replaced() -> Result<()> {
     link("..data/password", scratch.join("db/password"))?;
     let _agent = Agent::run(&from_secret(
         &scratch,
-        json!({"name": "db", "key": "password"}),
+        &json!({"name": "db", "key": "password"}),
     ))?;
     ensure_both(&found()?, "first")?;
     link("..2", scratch.join("db/..new"))?;
