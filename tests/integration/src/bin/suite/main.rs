@@ -10,6 +10,7 @@ mod names;
 mod observe;
 mod pods;
 mod policy;
+mod races;
 mod sources;
 mod starts;
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         sources::register,
         policy::register,
         bad_input::register,
+        races::register,
         lifecycle::register,
         observe::register,
         starts::register,
