@@ -63,6 +63,10 @@ test-matrix: guest-build
 host-test: guest-build
 	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite $(F)
 
+demo: guest-build
+	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) GUEST_RUNNER=$(abspath $(STATIC)/guest) \
+	    DEMO_PROGRAMS=$(abspath $(STATIC)/demo) demo/run
+
 bench: guest-build guest-fetch
 	$(GUEST) --icount -- bench
 

@@ -6,18 +6,23 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::config::Config;
 use crate::{namespace, process};
 
 /// How long the agent may take to end after SIGTERM.
 const END: Duration = Duration::from_secs(10);
+/// How long it may take to start. The first one on a machine loads the kernel side.
+const READY: Duration = Duration::from_mins(1);
+/// How long a test waits for an event that must come.
+const SOON: Duration = Duration::from_secs(20);
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A running agent. Dropping it ends it, and fails the test when it does not end well.
@@ -25,7 +30,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Agent {
     child: Child,
     stdout: Receiver<String>,
-    log: Option<JoinHandle<()>>,
+    stderr: Receiver<String>,
+    log: Vec<String>,
     events: Vec<Value>,
     folder: PathBuf,
     stopped: bool,
@@ -35,6 +41,21 @@ impl Agent {
     /// Runs `$KERNELSEAL_BIN run --config FILE`, the binary being `/usr/bin/kernelseal` unless told otherwise.
     pub fn start(config: &str) -> Result<Self> {
         Self::start_as(Command::new(Self::binary()), config)
+    }
+
+    /// Starts it with a configuration made by the test, and waits until it is at work.
+    pub fn run(config: &Config) -> Result<Self> {
+        Self::start(&config.to_string())?.readied()
+    }
+
+    /// The same agent once it is at work.
+    pub fn readied(mut self) -> Result<Self> {
+        if let Err(error) = self.ready(READY) {
+            // The error says more than its end would.
+            self.stopped = true;
+            return Err(error);
+        }
+        Ok(self)
     }
 
     /// The same as process 1 of a PID namespace of its own.
@@ -70,17 +91,72 @@ impl Agent {
             .stderr
             .take()
             .context("the agent has no standard error")?;
-        let log = process::lines(stderr);
-        // The log is printed with the rest of what the test prints: shown when the test fails.
-        let log = thread::spawn(move || log.iter().for_each(|line| eprintln!("agent: {line}")));
         Ok(Self {
             child,
             stdout: process::lines(stdout),
-            log: Some(log),
+            stderr: process::lines_shown(stderr, "agent"),
+            log: Vec::new(),
             events: Vec::new(),
             folder,
             stopped: false,
         })
+    }
+
+    /// Waits until it is at work: from then on a program that it watches gets its secrets.
+    pub fn ready(&mut self, timeout: Duration) -> Result<()> {
+        self.wait_for_log("watching", timeout)
+    }
+
+    /// Waits for a line of its log in which `text` is.
+    pub fn wait_for_log(&mut self, text: &str, timeout: Duration) -> Result<()> {
+        let begin = Instant::now();
+        while !self.log_contains(text) {
+            let left = timeout.saturating_sub(begin.elapsed());
+            match self.stderr.recv_timeout(left) {
+                Ok(line) => self.log.push(line),
+                Err(why) => bail!(
+                    "the agent did not log `{text}` ({why}); it logged:\n{}",
+                    self.log.join("\n")
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `text` is in what it has logged until now.
+    pub fn log_contains(&mut self, text: &str) -> bool {
+        self.log().iter().any(|line| line.contains(text))
+    }
+
+    /// The lines of its log until now.
+    pub fn log(&mut self) -> &[String] {
+        self.log.extend(self.stderr.try_iter());
+        &self.log
+    }
+
+    /// Runs it with a configuration it must not start on; gives its status and its standard error.
+    pub fn expect_failure(config: &str) -> Result<(ExitStatus, String)> {
+        Self::start(config)?.failure()
+    }
+
+    /// Waits for the end of an agent that must not start; gives its status and its standard error.
+    pub fn failure(mut self) -> Result<(ExitStatus, String)> {
+        self.stopped = true;
+        let Some(status) = process::wait(&mut self.child, READY)? else {
+            bail!("the agent started, and was not expected to");
+        };
+        ensure!(!status.success(), "the agent ended as if all were well");
+        // Until the stream's end.
+        self.log.extend(self.stderr.iter());
+        Ok((status, self.log.join("\n")))
+    }
+
+    /// A command that runs the agent's program, for its other uses: `check`, `status`, …
+    #[must_use]
+    pub fn command(arguments: &[&str]) -> Command {
+        let mut command = Command::new(Self::binary());
+        command.args(arguments);
+        command
     }
 
     fn binary() -> PathBuf {
@@ -119,6 +195,18 @@ impl Agent {
         }
     }
 
+    /// The first event of a type and a process.
+    pub fn event(&mut self, kind: &str, pid: u32) -> Result<Value> {
+        self.wait_for(|event| event["type"] == kind && event["pid"] == pid, SOON)
+            .with_context(|| format!("{kind} of process {pid}"))
+    }
+
+    /// The reason why a process was refused its secrets.
+    pub fn refusal(&mut self, pid: u32) -> Result<String> {
+        let event = self.event("REFUSED", pid)?;
+        Ok(event["reason"].as_str().unwrap_or_default().to_owned())
+    }
+
     /// All events that came until now, and in the next `settle`.
     pub fn events(&mut self, settle: Duration) -> Result<&[Value]> {
         let begin = Instant::now();
@@ -149,10 +237,20 @@ impl Agent {
 
     fn listing(&self) -> String {
         let lines: Vec<String> = self.events.iter().map(Value::to_string).collect();
-        lines.join(
-            "
-",
-        )
+        lines.join("\n")
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.pid())?), signal).context("cannot signal the agent")
+    }
+
+    /// Ends it without asking.
+    pub fn kill(mut self) -> Result<()> {
+        self.stopped = true;
+        self.child.kill().context("cannot kill the agent")?;
+        self.child.wait().context("cannot wait for the agent")?;
+        Ok(())
     }
 
     /// Asks the agent to end, and gives its exit status, whatever that is.
@@ -165,8 +263,9 @@ impl Agent {
         if let Some(status) = self.child.try_wait().context("cannot wait for the agent")? {
             return Ok(status);
         }
-        kill(Pid::from_raw(i32::try_from(self.pid())?), Signal::SIGTERM)
-            .context("cannot stop the agent")?;
+        self.signal(Signal::SIGTERM)?;
+        // A test that stopped it may have failed before it went on.
+        self.signal(Signal::SIGCONT)?;
         if let Some(status) = process::wait(&mut self.child, END)? {
             return Ok(status);
         }
@@ -179,10 +278,8 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         let result = self.terminate();
-        if let Some(log) = self.log.take() {
-            // A log reader that panicked has said so itself.
-            let _ = log.join();
-        }
+        // Until the stream's end, so that all of it is shown with a test that failed.
+        self.stderr.iter().for_each(drop);
         let _ = fs::remove_dir_all(&self.folder);
         // A second panic would abort and hide the first.
         if !self.stopped && !thread::panicking() {

@@ -1,7 +1,8 @@
 //! The integration tests' own library: the guests they run in, and what the tests themselves need.
 //!
 //! [`guest`] is the host's side. The rest is used inside: [`registry`] collects and runs tests,
-//! [`agent`] starts `kernelseal`, [`process`] other programs, [`probe`] those of `fixtures/`, [`namespace`] puts them where a pod would.
+//! [`agent`] starts `kernelseal` with the configurations that [`config`] makes, [`process`] other programs,
+//! [`probe`] those of `fixtures/`, [`namespace`] puts them where a pod would, [`scratch`] gives a folder for files.
 
 #![allow(
     clippy::missing_errors_doc,
@@ -10,9 +11,11 @@
 
 pub mod agent;
 mod capture;
+pub mod config;
 pub mod guest;
 pub mod namespace;
 pub mod pod;
 pub mod probe;
 pub mod process;
 pub mod registry;
+pub mod scratch;

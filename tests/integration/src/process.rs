@@ -52,13 +52,27 @@ pub fn spawn(command: &mut Command) -> Result<Running> {
 
 /// Reads a stream on a thread of its own, so that the writer never waits for us.
 pub(crate) fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    read_lines(stream, |_| {})
+}
+
+/// The same, and each line is printed after the name of who wrote it.
+pub(crate) fn lines_shown(
+    stream: impl Read + Send + 'static,
+    writer: &'static str,
+) -> Receiver<String> {
+    read_lines(stream, move |line| eprintln!("{writer}: {line}"))
+}
+
+fn read_lines(
+    stream: impl Read + Send + 'static,
+    show: impl Fn(&str) + Send + 'static,
+) -> Receiver<String> {
     let (send, receive) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-            if send
-                .send(String::from_utf8_lossy(&line).into_owned())
-                .is_err()
-            {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            show(&line);
+            if send.send(line).is_err() {
                 break;
             }
         }
@@ -125,6 +139,40 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The state of a process as `/proc` gives it: `R`, `S`, `T` (stopped), …; nothing when it is gone.
+#[must_use]
+pub fn state(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Who is stopped, by number and name.
+pub fn stopped() -> Result<Vec<String>> {
+    let mut stopped = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok())
+            && state(pid) == Some('T')
+        {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            stopped.push(format!("{pid} {}", name.trim_end()));
+        }
+    }
+    Ok(stopped)
+}
+
+/// Waits until something holds, and says what it was when it does not come.
+pub fn until(what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let begin = Instant::now();
+    while !holds() {
+        if begin.elapsed() > timeout {
+            bail!("not within {timeout:?}: {what}");
+        }
+        thread::sleep(POLL);
+    }
+    Ok(())
 }
 
 /// Waits for a child's end; nothing means that it still runs.

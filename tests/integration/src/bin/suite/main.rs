@@ -1,22 +1,47 @@
 //! The tests that run in a guest, or as root on a machine whose kernel can enforce.
 
 mod attack;
+mod bad_input;
+mod delivery;
 mod fixtures;
+mod identity;
 mod leftovers;
+mod lifecycle;
 mod machine;
+mod names;
+mod observe;
 mod pods;
+mod policy;
+mod races;
 mod scopes;
+mod sources;
+mod starts;
 
 use std::process::ExitCode;
 
 use kernelseal_integration::registry::Registry;
 
 fn main() -> ExitCode {
-    let registry = Registry::new();
-    let registry = machine::register(registry);
-    let registry = attack::register(registry);
-    let registry = pods::register(registry);
-    let registry = scopes::register(registry);
-    let registry = leftovers::register(registry);
-    fixtures::register(registry).main()
+    let rooms = [
+        machine::register,
+        pods::register,
+        fixtures::register,
+        delivery::register,
+        names::register,
+        identity::register,
+        sources::register,
+        policy::register,
+        bad_input::register,
+        races::register,
+        lifecycle::register,
+        observe::register,
+        starts::register,
+        attack::register,
+        leftovers::register,
+        scopes::register,
+    ];
+    rooms
+        .into_iter()
+        .fold(Registry::new(), |registry, register| register(registry))
+        .main()
 }

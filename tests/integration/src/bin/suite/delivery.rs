@@ -1,0 +1,267 @@
+//! A program finds its secrets at its first instruction, however it is made and started.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{self, asked_for_token, ensure_both, ensure_none, report};
+use kernelseal_integration::process::{self, run, until};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(20);
+const PLACE: &str = "/run/kernelseal/secrets";
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test("delivery::c_static", || {
+            at_first_instruction("probe-static")
+        })
+        .test("delivery::c_static_pie", || {
+            at_first_instruction("probe-static-pie")
+        })
+        .test("delivery::c_dynamic", || {
+            at_first_instruction("probe-dynamic")
+        })
+        .test("delivery::c_32_bit", || at_first_instruction("probe-32"))
+        .test("delivery::go", || at_first_instruction("probe-go"))
+        .test("delivery::rust", || at_first_instruction("probe-rust"))
+        .test("delivery::python_script", || {
+            at_first_instruction("probe.py")
+        })
+        .test("delivery::shell_script", || {
+            at_first_instruction("probe.sh")
+        })
+        .test(
+            "delivery::environ_does_not_show_it",
+            environ_does_not_show_it,
+        )
+        .test("delivery::files_are_the_users_own", files_are_the_users_own)
+        .test(
+            "delivery::files_go_with_the_program",
+            files_go_with_the_program,
+        )
+        .test("delivery::children_find_the_files", children_find_the_files)
+        .test("delivery::what_it_sent_arrives", what_it_sent_arrives)
+        .test("delivery::env_alone", env_alone)
+        .test("delivery::file_alone", file_alone)
+        .test("delivery::bindings_add_up", bindings_add_up)
+        .test("delivery::ours_wins_a_collision", ours_wins_a_collision)
+        .test("delivery::arguments_stay", arguments_stay)
+        .test("delivery::an_empty_environment", an_empty_environment)
+}
+
+fn at_first_instruction(name: &str) -> Result<()> {
+    let path = probe::path(name)?;
+    let (_, before) = report(&mut asked_for_token(&path))?;
+    ensure_none(&before)?;
+    let mut agent = Agent::run(&Config::token_for(name))?;
+    let (mut probe, found) = report(&mut asked_for_token(&path))?;
+    ensure_both(&found, "hunter2")?;
+    ensure!(found["argv"] == before["argv"], "{found}");
+    // TOKEN and KERNELSEAL_SECRETS_DIR.
+    let count = |report: &Value| report["environ_count"].as_u64().unwrap_or(0);
+    ensure!(
+        count(&found) == count(&before) + 2,
+        "{before} became {found}"
+    );
+    for claim in ["auxv_ok", "rsp_aligned", "stack_ok", "execfn"] {
+        ensure!(
+            found.get(claim) == before.get(claim),
+            "{claim}: {before} became {found}"
+        );
+    }
+    let event = agent.event("SEALED", probe.pid())?;
+    ensure!(event["env"] == json!(["TOKEN"]) && event["files"] == json!(["TOKEN"]));
+    ensure!(event.get("overrode").is_none() && event.get("note").is_none());
+    ensure!(probe.wait(SOON)?.success());
+    Ok(())
+}
+
+/// A sealed shell script; `$0` is its path.
+fn script(scratch: &Scratch, body: &str) -> Result<Command> {
+    let path = scratch.program("app.sh", format!("#!/bin/sh\n{body}\n"))?;
+    let mut command = Command::new(path);
+    command
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("OWN", "variable");
+    Ok(command)
+}
+
+fn environ_does_not_show_it() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let _agent = Agent::run(&Config::token_for("app.sh"))?;
+    let text = run(&mut script(
+        &scratch,
+        "echo \"has $TOKEN\"; tr '\\0' '\\n' < /proc/$$/environ",
+    )?)?;
+    let (has, environ) = text.split_once('\n').context("no lines")?;
+    ensure!(has == "has hunter2", "{has}");
+    ensure!(environ.contains("OWN=variable"), "{environ}");
+    ensure!(!environ.contains("hunter2"), "{environ}");
+    Ok(())
+}
+
+fn files_are_the_users_own() -> Result<()> {
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    command.args(["--sleep", "600"]).uid(1000).gid(1001);
+    let (probe, found) = report(&mut command)?;
+    ensure_both(&found, "hunter2")?;
+    let folder = Path::new(PLACE).join(probe.pid().to_string());
+    for (path, mode) in [(folder.join("TOKEN"), 0o400), (folder, 0o500)] {
+        let data = fs::metadata(&path)?;
+        let mode_found = data.mode() & 0o7777;
+        ensure!(
+            (data.uid(), data.gid(), mode_found) == (1000, 1001, mode),
+            "{}: {} {} {mode_found:o}",
+            path.display(),
+            data.uid(),
+            data.gid()
+        );
+    }
+    Ok(())
+}
+
+fn files_go_with_the_program() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let (probe, _) = probe::staying("probe-static")?;
+    let pid = probe.pid();
+    let folder = Path::new(PLACE).join(pid.to_string());
+    ensure!(folder.join("TOKEN").exists());
+    drop(probe);
+    let event = agent.event("EXITED", pid)?;
+    ensure!(event["signal"] == 9, "{event}");
+    until("its folder goes", SOON, || !folder.exists())?;
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    ensure!(!mounts.contains(PLACE), "{mounts}");
+    Ok(())
+}
+
+fn children_find_the_files() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let _agent = Agent::run(&Config::token_for("app.sh"))?;
+    let text = run(&mut script(
+        &scratch,
+        "echo $(cat $KERNELSEAL_SECRETS_DIR/TOKEN; sh -c 'cat $KERNELSEAL_SECRETS_DIR/TOKEN; echo $TOKEN')",
+    )?)?;
+    ensure!(text == "hunter2hunter2hunter2\n", "{text}");
+    Ok(())
+}
+
+/// With sendfile(2) a pipe holds the file's own pages; the end of the program must not change them.
+fn what_it_sent_arrives() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let _agent = Agent::run(&Config::token_for("app.sh"))?;
+    let mut command = script(&scratch, "exec cat $KERNELSEAL_SECRETS_DIR/TOKEN")?;
+    for n in 0..5 {
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let folder = Path::new(PLACE).join(child.id().to_string());
+        let mut pipe = child.stdout.take().context("no pipe")?;
+        ensure!(child.wait()?.success());
+        until("its folder goes", SOON, || !folder.exists())?;
+        let mut text = String::new();
+        pipe.read_to_string(&mut text)?;
+        ensure!(text == "hunter2", "start {n}: {text:?}");
+    }
+    Ok(())
+}
+
+fn env_alone() -> Result<()> {
+    let _agent = Agent::run(&Config::token_for("probe-static").delivery(&["env"]))?;
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    let (mut probe, found) = report(command.args(["--env", "KERNELSEAL_SECRETS_DIR"]))?;
+    ensure!(
+        found["env"] == json!({"TOKEN": "hunter2", "KERNELSEAL_SECRETS_DIR": null}),
+        "{found}"
+    );
+    ensure!(!Path::new(PLACE).join(probe.pid().to_string()).exists());
+    ensure!(probe.wait(SOON)?.success());
+    Ok(())
+}
+
+fn file_alone() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static").delivery(&["file"]))?;
+    let (probe, found) = report(&mut asked_for_token(probe::path("probe-static")?))?;
+    ensure!(found["env"]["TOKEN"].is_null(), "{found}");
+    ensure!(found["files"]["TOKEN"]["content"] == "hunter2", "{found}");
+    let event = agent.event("SEALED", probe.pid())?;
+    ensure!(event["env"] == json!([]) && event["files"] == json!(["TOKEN"]));
+    Ok(())
+}
+
+fn bindings_add_up() -> Result<()> {
+    let config = Config::token_for("probe-static")
+        .delivery(&["env"])
+        .and_seal("probe-static")
+        .value("SECOND", "two")
+        .and_seal("probe-rust")
+        .value("OTHER", "not yours");
+    let mut agent = Agent::run(&config)?;
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    command.args(["--env", "SECOND", "--env", "OTHER", "--file", "SECOND"]);
+    let (probe, found) = report(&mut command)?;
+    ensure!(
+        found["env"] == json!({"TOKEN": "hunter2", "SECOND": "two", "OTHER": null}),
+        "{found}"
+    );
+    ensure!(found["files"]["SECOND"]["content"] == "two", "{found}");
+    ensure!(
+        found["files"]["TOKEN"]["error"].is_string(),
+        "only a variable was asked for: {found}"
+    );
+    let event = agent.event("SEALED", probe.pid())?;
+    ensure!(event["bindings"] == json!(["binding-0", "binding-1"]));
+    Ok(())
+}
+
+fn ours_wins_a_collision() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    command.env("TOKEN", "theirs").env("TOKENS", "untouched");
+    let (probe, found) = report(command.args(["--env", "TOKENS"]))?;
+    ensure_both(&found, "hunter2")?;
+    ensure!(found["env"]["TOKENS"] == "untouched", "{found}");
+    // PATH, TOKEN, TOKENS, KERNELSEAL_SECRETS_DIR.
+    ensure!(found["environ_count"] == 4, "{found}");
+    let event = agent.event("SEALED", probe.pid())?;
+    ensure!(event["overrode"] == json!(["TOKEN"]), "{event}");
+    Ok(())
+}
+
+/// More arguments than one read of the stack takes.
+fn arguments_stay() -> Result<()> {
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    let long = "x".repeat(100);
+    for _ in 0..1000 {
+        command.args(["--env", &long]);
+    }
+    let (_probe, found) = report(&mut command)?;
+    ensure_both(&found, "hunter2")?;
+    ensure!(found["argv"].as_array().map(Vec::len) == Some(2005));
+    ensure!(found["argv"][2004] == long.as_str());
+    ensure!(found["auxv_ok"] == true && found["rsp_aligned"] == true);
+    Ok(())
+}
+
+fn an_empty_environment() -> Result<()> {
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    let (mut probe, found) = report(command.env_remove("PATH"))?;
+    ensure_both(&found, "hunter2")?;
+    ensure!(found["environ_count"] == 2, "{found}");
+    ensure!(process::state(probe.pid()) != Some('T'));
+    ensure!(probe.wait(SOON)?.success());
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! Only the program a binding means gets its secrets; who pretends to be it does not start.
+
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{self, asked_for_token, ensure_both, ensure_none, report};
+use kernelseal_integration::process::{self, run};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test("identity::the_file_at_the_path", the_file_at_the_path)
+        .test("identity::a_link_to_the_path", a_link_to_the_path)
+        .test("identity::an_impostor_elsewhere", an_impostor_elsewhere)
+        .test("identity::a_script_of_the_name", a_script_of_the_name)
+        .test("identity::a_script_at_the_path", a_script_at_the_path)
+        .test("identity::the_digest", the_digest)
+        .test("identity::another_digest", another_digest)
+        .test(
+            "identity::a_scripts_digest_is_the_scripts",
+            a_scripts_digest_is_the_scripts,
+        )
+        .test(
+            "identity::a_changed_script_has_another_digest",
+            a_changed_script_has_another_digest,
+        )
+        .test("identity::the_user", the_user)
+        .test("identity::the_cgroup", the_cgroup)
+        .test("identity::ld_preload", || {
+            with_variable("LD_PRELOAD", "/lib/evil.so")
+        })
+        .test("identity::ld_audit", || {
+            with_variable("LD_AUDIT", "/lib/evil.so")
+        })
+        .test("identity::ld_library_path", || {
+            with_variable("LD_LIBRARY_PATH", "/tmp")
+        })
+        .test(
+            "identity::an_empty_ld_preload_is_none",
+            an_empty_ld_preload_is_none,
+        )
+        .test("identity::a_traced_program", a_traced_program)
+        .test(
+            "identity::a_traced_program_may_start_without",
+            a_traced_program_may_start_without,
+        )
+        .test("identity::one_binding_of_two", one_binding_of_two)
+}
+
+/// Starts a program that must be refused: it ends before its first instruction. Gives the reason.
+fn refused(agent: &mut Agent, command: &mut Command) -> Result<String> {
+    let mut probe = process::spawn(command)?;
+    if let Ok(line) = probe.line(SOON) {
+        bail!("it started and said {line}");
+    }
+    let status = probe.wait(SOON)?;
+    ensure!(status.signal() == Some(9), "it ended with {status}");
+    agent.refusal(probe.pid())
+}
+
+fn given(command: &mut Command) -> Result<Value> {
+    Ok(report(command)?.1)
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is no text")
+}
+
+fn the_file_at_the_path() -> Result<()> {
+    let path = probe::path("probe-static")?;
+    let _agent = Agent::run(&Config::token_for(text(&path)?))?;
+    ensure_both(&given(&mut asked_for_token(&path))?, "hunter2")
+}
+
+fn a_link_to_the_path() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let link = scratch.join("linked");
+    let path = scratch.probe("probe-static", "real")?;
+    std::os::unix::fs::symlink(&path, &link)?;
+    let _agent = Agent::run(&Config::token_for(text(&link)?))?;
+    ensure_both(&given(&mut asked_for_token(&link))?, "hunter2")
+}
+
+fn an_impostor_elsewhere() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let path = probe::path("probe-static")?;
+    let impostor = scratch.probe("probe-static", "probe-static")?;
+    let mut agent = Agent::run(&Config::token_for(text(&path)?))?;
+    let reason = refused(&mut agent, &mut asked_for_token(&impostor))?;
+    ensure!(
+        reason.contains(text(&impostor)?) && reason.contains("binding-0"),
+        "{reason}"
+    );
+    Ok(())
+}
+
+fn a_script_of_the_name() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let script = scratch.program("probe-static", "#!/bin/sh\necho \"$TOKEN\"\n")?;
+    let mut agent = Agent::run(&Config::token_for(text(&probe::path("probe-static")?)?))?;
+    refused(&mut agent, &mut asked_for_token(&script))?;
+    Ok(())
+}
+
+fn a_script_at_the_path() -> Result<()> {
+    let path = probe::path("probe.sh")?;
+    let _agent = Agent::run(&Config::token_for(text(&path)?))?;
+    ensure_both(&given(&mut asked_for_token(&path))?, "hunter2")
+}
+
+fn digest(path: &Path) -> Result<String> {
+    let line = run(Command::new("sha256sum").arg(path))?;
+    let digest = line.split_whitespace().next().context("no digest")?;
+    Ok(digest.to_owned())
+}
+
+fn the_digest() -> Result<()> {
+    let path = probe::path("probe-static")?;
+    let wanted = digest(&path)?.to_uppercase();
+    let _agent = Agent::run(&Config::token_for("probe-static").selector("sha256", wanted))?;
+    ensure_both(&given(&mut asked_for_token(&path))?, "hunter2")
+}
+
+fn another_digest() -> Result<()> {
+    let wanted = digest(&probe::path("probe-static-pie")?)?;
+    let mut agent = Agent::run(&Config::token_for("probe-static").selector("sha256", wanted))?;
+    let path = probe::path("probe-static")?;
+    let reason = refused(&mut agent, &mut asked_for_token(&path))?;
+    ensure!(reason.contains(&digest(&path)?), "{reason}");
+    Ok(())
+}
+
+fn a_scripts_digest_is_the_scripts() -> Result<()> {
+    let path = probe::path("probe.sh")?;
+    let _agent = Agent::run(&Config::token_for("probe.sh").selector("sha256", digest(&path)?))?;
+    ensure_both(&given(&mut asked_for_token(&path))?, "hunter2")
+}
+
+/// The interpreter is the same for every script: its digest says nothing about the script.
+fn a_changed_script_has_another_digest() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let shell = fs::canonicalize("/bin/sh")?;
+    let changed = scratch.program("probe.sh", "#!/bin/sh\necho \"changed $TOKEN\"\n")?;
+    let digests = [digest(&probe::path("probe.sh")?)?, digest(&shell)?];
+    for wanted in digests {
+        let mut agent = Agent::run(&Config::token_for("probe.sh").selector("sha256", wanted))?;
+        refused(&mut agent, &mut asked_for_token(&changed))?;
+    }
+    Ok(())
+}
+
+fn the_user() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static").selector("uid", 1000))?;
+    let path = probe::path("probe-static")?;
+    ensure_both(&given(asked_for_token(&path).uid(1000))?, "hunter2")?;
+    // Another user's program is none of our business: it starts, without.
+    let (probe, found) = report(asked_for_token(&path).args(["--sleep", "600"]))?;
+    ensure_none(&found)?;
+    ensure!(fs::read(format!("/proc/{}/environ", probe.pid())).is_ok());
+    let events = agent.events(Duration::from_millis(100))?;
+    ensure!(
+        !events
+            .iter()
+            .any(|event| event["pid"] == probe.pid() && event["type"] != "EXEC")
+    );
+    Ok(())
+}
+
+/// A control group, gone with the test.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new(name: &str) -> Result<Self> {
+        let path = Path::new("/sys/fs/cgroup").join(name);
+        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// A command that enters it before it executes the probe.
+    fn command(&self, probe: &str) -> Result<Command> {
+        let path = probe::path(probe)?;
+        let mut command = Command::new("sh");
+        let script = "echo 0 > \"$0/cgroup.procs\"; exec \"$@\"";
+        command.args(["-c", script]).arg(&self.0).arg(path);
+        command.args(["--env", "TOKEN", "--file", "TOKEN"]);
+        Ok(command)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // It can be removed only when nobody is in it; a failed test says why that is.
+        let removed = process::until("cgroup empty", SOON, || fs::remove_dir(&self.0).is_ok());
+        if let Err(error) = removed {
+            eprintln!("{}: {error}", self.0.display());
+        }
+    }
+}
+
+fn the_cgroup() -> Result<()> {
+    let _slice = Cgroup::new("app.slice")?;
+    let inner = Cgroup::new("app.slice/inner")?;
+    let neighbour = Cgroup::new("app.slice-not")?;
+    let _agent =
+        Agent::run(&Config::token_for("probe-static").selector("cgroupPath", "/app.slice"))?;
+    ensure_both(&given(&mut inner.command("probe-static")?)?, "hunter2")?;
+    ensure_none(&given(&mut neighbour.command("probe-static")?)?)?;
+    ensure_none(&given(&mut asked_for_token(probe::path("probe-static")?))?)
+}
+
+fn with_variable(name: &str, value: &str) -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    let reason = refused(&mut agent, command.env(name, value))?;
+    ensure!(reason.contains(name), "{reason}");
+    Ok(())
+}
+
+fn an_empty_ld_preload_is_none() -> Result<()> {
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    ensure_both(&given(command.env("LD_PRELOAD", ""))?, "hunter2")
+}
+
+/// Starts a probe that asked its parent, which is us, to trace it before it became the probe.
+fn traced(output: &Path, stay: &str) -> Result<Pid> {
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    command
+        .args(["--sleep", stay])
+        .stdout(File::create(output)?);
+    // SAFETY: one system call, which needs nothing of the program that was forked.
+    unsafe { command.pre_exec(|| Ok(ptrace::traceme()?)) };
+    Ok(Pid::from_raw(command.spawn()?.id().cast_signed()))
+}
+
+/// Lets a traced child go on at every stop, until its end.
+fn trace_to_its_end(pid: Pid) -> Result<WaitStatus> {
+    loop {
+        let status = waitpid(pid, Some(WaitPidFlag::__WALL))?;
+        match status {
+            WaitStatus::Exited(..) | WaitStatus::Signaled(..) => return Ok(status),
+            // It may have been killed between its stop and our word.
+            _ => drop(ptrace::cont(pid, None)),
+        }
+    }
+}
+
+/// Its tracer can make it run while it is held. It has no secrets then, and is killed all the same.
+fn a_traced_program() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let pid = traced(&scratch.join("output"), "600")?;
+    let status = trace_to_its_end(pid)?;
+    ensure!(
+        matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+        "{status:?}"
+    );
+    let reason = agent.refusal(pid.as_raw().cast_unsigned())?;
+    ensure!(reason.contains("traces it"), "{reason}");
+    let said = fs::read_to_string(scratch.join("output"))?;
+    ensure!(!said.contains("hunter2"), "{said}");
+    Ok(())
+}
+
+fn a_traced_program_may_start_without() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let config = Config::token_for("probe-static").policy("onFailure", "allow");
+    let mut agent = Agent::run(&config)?;
+    let pid = traced(&scratch.join("output"), "1")?;
+    let status = trace_to_its_end(pid)?;
+    ensure!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+    ensure_none(&serde_json::from_slice(&fs::read(scratch.join("output"))?)?)?;
+    let event = agent.event("REFUSED", pid.as_raw().cast_unsigned())?;
+    ensure!(event["action"] == "started", "{event}");
+    Ok(())
+}
+
+fn one_binding_of_two() -> Result<()> {
+    let wrong = "0".repeat(64);
+    let config = Config::token_for("probe-static")
+        .and_seal("probe-static")
+        .selector("sha256", wrong)
+        .value("OTHER", "for another file");
+    let _agent = Agent::run(&config)?;
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    let found = given(command.args(["--env", "OTHER"]))?;
+    ensure_both(&found, "hunter2")?;
+    ensure!(found["env"]["OTHER"].is_null(), "{found}");
+    Ok(())
+}

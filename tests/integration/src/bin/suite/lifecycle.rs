@@ -1,0 +1,305 @@
+//! Agents come and go: what they sealed stays sealed, what they held does not stay stopped.
+
+use std::fs::{self, File};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{
+    self, asked_for_token, ensure_both, ensure_none, report, staying,
+};
+use kernelseal_integration::process::{self, Running, run, state, stopped, until};
+use kernelseal_integration::registry::Registry;
+use nix::sys::signal::Signal;
+
+const SOON: Duration = Duration::from_secs(20);
+const PINS: &str = "/sys/fs/bpf/kernelseal";
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test(
+            "lifecycle::ending_leaves_nobody_stopped",
+            ending_leaves_nobody_stopped,
+        )
+        .test("lifecycle::sealed_stays_sealed", sealed_stays_sealed)
+        .test(
+            "lifecycle::files_of_an_earlier_agents_programs_go",
+            files_of_an_earlier_agents_programs_go,
+        )
+        .test("lifecycle::after_a_kill", after_a_kill)
+        .test(
+            "lifecycle::killed_with_programs_held",
+            killed_with_programs_held,
+        )
+        .test("lifecycle::no_agent_no_start", no_agent_no_start)
+        .test("lifecycle::no_agent_and_allow", no_agent_and_allow)
+        .test(
+            "lifecycle::after_the_end_programs_start_freely",
+            after_the_end_programs_start_freely,
+        )
+        .test(
+            "lifecycle::two_agents_for_one_scope",
+            two_agents_for_one_scope,
+        )
+        .test("lifecycle::a_lost_link_is_not_overlooked", || {
+            without("link_file_open")
+        })
+        .test("lifecycle::a_lost_map_is_not_overlooked", || {
+            without("map_HELD")
+        })
+        .test(
+            "lifecycle::a_loader_that_died_is_no_matter",
+            a_loader_that_died_is_no_matter,
+        )
+        .test("lifecycle::no_bpf_file_system", no_bpf_file_system)
+        .test("lifecycle::check", check)
+        .test("lifecycle::validate", validate)
+        .test("lifecycle::status_and_cleanup", status_and_cleanup)
+}
+
+fn agent() -> Result<Agent> {
+    Agent::run(&Config::token_for("probe-static"))
+}
+
+fn target() -> Result<Command> {
+    Ok(asked_for_token(probe::path("probe-static")?))
+}
+
+fn is_open(probe: &Running) -> bool {
+    File::open(format!("/proc/{}/environ", probe.pid())).is_ok()
+}
+
+/// Stops the agent and starts programs that it cannot release.
+fn held(agent: &Agent, number: usize) -> Result<Vec<Running>> {
+    agent.signal(Signal::SIGSTOP)?;
+    until("the agent stops", SOON, || state(agent.pid()) == Some('T'))?;
+    let all = (0..number).map(|_| process::spawn(target()?.args(["--sleep", "600"])));
+    let all = all.collect::<Result<Vec<_>>>()?;
+    for probe in &all {
+        until("it is held", SOON, || state(probe.pid()) == Some('T'))?;
+    }
+    Ok(all)
+}
+
+fn ending_leaves_nobody_stopped() -> Result<()> {
+    let agent = agent()?;
+    let mut all = held(&agent, 20)?;
+    // `stop` asks it to end, and then lets it go on.
+    let status = agent.stop()?;
+    ensure!(status.success(), "{status}");
+    ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
+    for probe in &mut all {
+        ensure_both(&probe.json(SOON)?, "hunter2")?;
+    }
+    Ok(())
+}
+
+fn sealed_stays_sealed() -> Result<()> {
+    let first = agent()?;
+    let (probe, found) = staying("probe-static")?;
+    ensure_both(&found, "hunter2")?;
+    let file = format!("/run/kernelseal/secrets/{}/TOKEN", probe.pid());
+    ensure!(!is_open(&probe) && File::open(&file).is_err());
+    ensure!(first.stop()?.success());
+    ensure!(
+        !is_open(&probe) && File::open(&file).is_err(),
+        "without an agent"
+    );
+    let mut second = agent()?;
+    ensure!(
+        !is_open(&probe) && File::open(&file).is_err(),
+        "with another agent"
+    );
+    second.wait_for(
+        |event| event["type"] == "BLOCKED" && event["target_pid"] == probe.pid(),
+        SOON,
+    )?;
+    ensure_both(&report(&mut target()?)?.1, "hunter2")
+}
+
+/// The new agent takes away what the one before it mounted.
+fn files_of_an_earlier_agents_programs_go() -> Result<()> {
+    let first = agent()?;
+    let (probe, _) = staying("probe-static")?;
+    let folder = format!("/run/kernelseal/secrets/{}", probe.pid());
+    ensure!(first.stop()?.success());
+    let _second = agent()?;
+    ensure!(fs::exists(&folder)?);
+    drop(probe);
+    until("its files go", SOON, || {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        !mounts.contains(&format!("{folder} "))
+    })
+}
+
+fn after_a_kill() -> Result<()> {
+    let first = agent()?;
+    let (probe, _) = staying("probe-static")?;
+    first.kill()?;
+    ensure!(!is_open(&probe), "without an agent");
+    let _second = agent()?;
+    ensure!(!is_open(&probe), "with another agent");
+    ensure_both(&report(&mut target()?)?.1, "hunter2")
+}
+
+fn killed_with_programs_held() -> Result<()> {
+    let first = agent()?;
+    let mut all = held(&first, 3)?;
+    first.kill()?;
+    let mut second = agent()?;
+    for probe in &mut all {
+        ensure_both(&probe.json(SOON)?, "hunter2")?;
+        second.event("SEALED", probe.pid())?;
+    }
+    ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
+    Ok(())
+}
+
+/// There was an agent, it is dead: nobody would release the program, so it is not held but refused.
+fn no_agent_no_start() -> Result<()> {
+    agent()?.kill()?;
+    let error = target()?.output().expect_err("it started");
+    ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
+    agent().map(drop)
+}
+
+fn no_agent_and_allow() -> Result<()> {
+    let config = Config::token_for("probe-static").policy("onFailure", "allow");
+    Agent::run(&config)?.kill()?;
+    ensure_none(&report(&mut target()?)?.1)?;
+    agent().map(drop)
+}
+
+fn after_the_end_programs_start_freely() -> Result<()> {
+    ensure!(agent()?.stop()?.success());
+    ensure_none(&report(&mut target()?)?.1)
+}
+
+fn two_agents_for_one_scope() -> Result<()> {
+    let first = agent()?;
+    let (_, said) = Agent::expect_failure(&Config::token_for("probe-static").to_string())?;
+    ensure!(said.contains(&format!("process {}", first.pid())), "{said}");
+    ensure_both(&report(&mut target()?)?.1, "hunter2")
+}
+
+fn cleanup() -> Result<()> {
+    if fs::exists(PINS)? {
+        run(&mut Agent::command(&["cleanup", "--force"]))?;
+    }
+    Ok(())
+}
+
+/// A pin of the shared kernel side is taken away: the next agent must say so or put it right.
+fn without(name: &str) -> Result<()> {
+    cleanup()?;
+    drop(agent()?);
+    let versions = fs::read_dir(PINS)?.collect::<Result<Vec<_>, _>>()?;
+    let pins = versions.first().context("no pins")?.path();
+    fs::remove_file(pins.join(name))?;
+    let mut agent = Agent::start(&Config::token_for("probe-static").to_string())?;
+    let verdict = if agent.ready(SOON).is_ok() {
+        let (probe, _) = staying("probe-static")?;
+        ensure!(!is_open(&probe), "it started half-attached");
+        drop(probe);
+        agent.stop()?.success()
+    } else {
+        let (_, said) = agent.failure()?;
+        said.contains(name) || said.contains(name.trim_start_matches("map_"))
+    };
+    cleanup()?;
+    ensure!(verdict, "the error does not name what is missing");
+    self::agent().map(drop)
+}
+
+fn a_loader_that_died_is_no_matter() -> Result<()> {
+    cleanup()?;
+    drop(agent()?);
+    let versions = fs::read_dir(PINS)?.collect::<Result<Vec<_>, _>>()?;
+    let pins = versions.first().context("no pins")?.path();
+    let mut half = pins.clone().into_os_string();
+    half.push("_loading");
+    fs::rename(&pins, &half)?;
+    fs::remove_file(std::path::Path::new(&half).join("link_file_open"))?;
+    let _agent = agent()?;
+    let (probe, found) = staying("probe-static")?;
+    ensure_both(&found, "hunter2")?;
+    ensure!(!is_open(&probe));
+    Ok(())
+}
+
+fn no_bpf_file_system() -> Result<()> {
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", "umount -l /sys/fs/bpf; exec \"$@\"", "sh"]);
+    command.arg(Agent::command(&[]).get_program());
+    let agent = Agent::start_as(command, &Config::token_for("probe-static").to_string())?;
+    let (_, said) = agent.failure()?;
+    ensure!(said.contains("mount -t bpf bpf /sys/fs/bpf"), "{said}");
+    Ok(())
+}
+
+fn check() -> Result<()> {
+    let text = run(&mut Agent::command(&["check"]))?;
+    ensure!(
+        !text.contains("FAIL") && text.contains("can enforce"),
+        "{text}"
+    );
+    ensure!(text.lines().filter(|line| line.starts_with("ok")).count() >= 5);
+    let mut unprivileged = Agent::command(&["check"]);
+    std::os::unix::process::CommandExt::uid(&mut unprivileged, 1000);
+    let output = unprivileged.output()?;
+    ensure!(output.status.code() == Some(1), "{}", output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(text.contains("FAIL privileges"), "{text}");
+    Ok(())
+}
+
+fn validate() -> Result<()> {
+    for entry in fs::read_dir("/usr/share/kernelseal/examples")? {
+        let path = entry?.path();
+        run(Agent::command(&["validate"]).arg(&path))?;
+    }
+    let scratch = kernelseal_integration::scratch::Scratch::new()?;
+    let wrong = scratch.file(
+        "wrong.yaml",
+        "version: v1\npolicy:\n  blockEnvirons: true\n",
+    )?;
+    let output = Agent::command(&["validate"]).arg(&wrong).output()?;
+    ensure!(output.status.code() == Some(1), "{}", output.status);
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        said.contains("wrong.yaml:3:3") && said.contains("blockEnviron"),
+        "{said}"
+    );
+    // Nothing starts on it.
+    let (_, said) = Agent::expect_failure(&fs::read_to_string(&wrong)?)?;
+    ensure!(said.contains("config.yaml:3:3"), "{said}");
+    Ok(())
+}
+
+fn status_and_cleanup() -> Result<()> {
+    cleanup()?;
+    let text = run(&mut Agent::command(&["status"]))?;
+    ensure!(text.contains("not loaded"), "{text}");
+    let agent = agent()?;
+    let (_probe, _) = staying("probe-static")?;
+    let text = run(&mut Agent::command(&["status"]))?;
+    let scope = fs::read_link("/proc/self/ns/pid")?;
+    let line = text
+        .lines()
+        .find(|line| line.starts_with(&*scope.to_string_lossy()))
+        .with_context(|| text.clone())?;
+    let words: Vec<_> = line.split_whitespace().collect();
+    ensure!(
+        words[1] == agent.pid().to_string() && words[2..] == ["enforce", "1", "0", "0"],
+        "{text}"
+    );
+    let output = Agent::command(&["cleanup"]).output()?;
+    ensure!(!output.status.success(), "cleanup with an agent at work");
+    ensure!(agent.stop()?.success());
+    run(&mut Agent::command(&["cleanup"]))?;
+    ensure!(!fs::exists(PINS)?);
+    Ok(())
+}

@@ -1,0 +1,250 @@
+//! What happens to a program, and to its number, while it is held and after it is gone.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{
+    self, asked_for_token, ensure_both, ensure_none, report, staying,
+};
+use kernelseal_integration::process::{self, Running, state, until};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test("races::killed_while_held", killed_while_held)
+        .test("races::continued_while_held", continued_while_held)
+        .test("races::another_exec_while_held", another_exec_while_held)
+        .test("races::a_signal_while_held", a_signal_while_held)
+        .test(
+            "races::a_sealed_program_becomes_another",
+            a_sealed_program_becomes_another,
+        )
+        .test("races::a_thread_that_execs", a_thread_that_execs)
+        .slow_test(
+            "races::numbers_wrap_around",
+            Duration::from_mins(4),
+            numbers_wrap_around,
+        )
+        .test("races::a_number_is_used_again", a_number_is_used_again)
+        .test("races::an_exec_that_fails", an_exec_that_fails)
+}
+
+fn target() -> Result<Command> {
+    Ok(asked_for_token(probe::path("probe-static")?))
+}
+
+/// Stops the agent, starts a program and waits until it is held.
+fn held(agent: &Agent, command: &mut Command) -> Result<Running> {
+    agent.signal(Signal::SIGSTOP)?;
+    until("the agent stops", SOON, || state(agent.pid()) == Some('T'))?;
+    let probe = process::spawn(command)?;
+    until("it is held", SOON, || state(probe.pid()) == Some('T'))?;
+    Ok(probe)
+}
+
+fn killed_while_held() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut probe = held(&agent, &mut target()?)?;
+    probe.signal(Signal::SIGKILL)?;
+    ensure!(probe.wait(SOON)?.signal() == Some(9));
+    agent.signal(Signal::SIGCONT)?;
+    ensure_both(&report(&mut target()?)?.1, "hunter2")?;
+    let events = agent.events(Duration::from_millis(100))?;
+    ensure!(
+        !events
+            .iter()
+            .any(|event| event["type"] == "SEALED" && event["pid"] == probe.pid())
+    );
+    Ok(())
+}
+
+/// Whoever may signal it can make it run; it runs without secrets, and is ended when the agent sees it.
+fn continued_while_held() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut probe = held(&agent, target()?.args(["--sleep", "600"]))?;
+    probe.signal(Signal::SIGCONT)?;
+    ensure_none(&probe.json(SOON)?)?;
+    agent.signal(Signal::SIGCONT)?;
+    let reason = agent.refusal(probe.pid())?;
+    ensure!(reason.contains("no longer at the start"), "{reason}");
+    ensure!(probe.wait(SOON)?.signal() == Some(9));
+    Ok(())
+}
+
+/// The second exec is held like the first, and the secrets are for it.
+fn another_exec_while_held() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let path = probe::path("probe-static")?;
+    let mut command = target()?;
+    command.arg("--exec").arg(&path);
+    let mut probe = held(&agent, command.args(["--env", "TOKEN", "--file", "TOKEN"]))?;
+    probe.signal(Signal::SIGCONT)?;
+    ensure_none(&probe.json(SOON)?)?;
+    until("it is held again", SOON, || state(probe.pid()) == Some('T'))?;
+    agent.signal(Signal::SIGCONT)?;
+    ensure_both(&probe.json(SOON)?, "hunter2")?;
+    agent.event("SEALED", probe.pid())?;
+    Ok(())
+}
+
+/// It takes effect after the release, as it would have without us.
+fn a_signal_while_held() -> Result<()> {
+    let agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut probe = held(&agent, target()?.args(["--sleep", "600"]))?;
+    probe.signal(Signal::SIGTERM)?;
+    agent.signal(Signal::SIGCONT)?;
+    ensure!(probe.wait(SOON)?.signal() == Some(15));
+    Ok(())
+}
+
+fn a_sealed_program_becomes_another() -> Result<()> {
+    let config = Config::token_for("probe-static")
+        .and_seal("probe-rust")
+        .value("TOKEN", "of the second");
+    let mut agent = Agent::run(&config)?;
+    let mut command = target()?;
+    command.arg("--exec").arg(probe::path("probe-rust")?);
+    command.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
+    let (mut probe, first) = report(&mut command)?;
+    ensure_both(&first, "hunter2")?;
+    ensure_both(&probe.json(SOON)?, "of the second")?;
+    let pid = probe.pid();
+    agent.wait_for(
+        |event| event["type"] == "SEALED" && event["process"] == "probe-rust",
+        SOON,
+    )?;
+    drop(probe);
+    let folder = format!("/run/kernelseal/secrets/{pid}");
+    until("both folders go", SOON, || !Path::new(&folder).exists())
+}
+
+/// The kernel gives the thread its leader's number in the middle of the exec.
+fn a_thread_that_execs() -> Result<()> {
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    let script = "import os, sys, threading\n\
+        threading.Thread(target=os.execv, args=(sys.argv[1], sys.argv[1:])).start()\n";
+    let mut command = Command::new("/usr/bin/python3");
+    command
+        .args(["-c", script])
+        .arg(probe::path("probe-static")?);
+    command.args(["--env", "TOKEN", "--file", "TOKEN"]);
+    ensure_both(&report(&mut command)?.1, "hunter2")
+}
+
+/// A kernel setting, put back when the test ends.
+struct Setting(&'static str, String);
+
+impl Setting {
+    fn change(path: &'static str, value: &str) -> Result<Self> {
+        let before = fs::read_to_string(path).with_context(|| path)?;
+        fs::write(path, value).with_context(|| path)?;
+        Ok(Self(path, before))
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        fs::write(self.0, &self.1).expect("what was there can be written back");
+    }
+}
+
+fn numbers_wrap_around() -> Result<()> {
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    let _setting = Setting::change("/proc/sys/kernel/pid_max", "400")?;
+    let (stays, _) = staying("probe-static")?;
+    let (mut wraps, mut last) = (0, 0);
+    while wraps < 3 {
+        let (mut probe, found) = report(&mut target()?)?;
+        ensure_both(&found, "hunter2")?;
+        ensure!(probe.wait(SOON)?.success());
+        wraps += i32::from(probe.pid() < last);
+        last = probe.pid();
+    }
+    let environ = fs::read(format!("/proc/{}/environ", stays.pid()));
+    ensure!(environ.is_err(), "the one that stays is open now");
+    Ok(())
+}
+
+/// The next process gets this number.
+fn next_number(pid: u32) -> Result<()> {
+    let path = "/proc/sys/kernel/ns_last_pid";
+    fs::write(path, (pid - 1).to_string()).with_context(|| path)
+}
+
+/// A daemon keeps the files of a parent that is gone; another program gets the parent's number.
+fn a_number_is_used_again() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let daemon = scratch.program(
+        "daemon.sh",
+        "#!/bin/sh\nsetsid sh -c 'echo $$; exec >/dev/null; sleep 600' &\nsleep 0.2\n",
+    )?;
+    let _agent = Agent::run(
+        &Config::token_for("daemon.sh")
+            .and_seal("probe-static")
+            .value("TOKEN", "of the second"),
+    )?;
+    let mut parent = process::spawn(&mut Command::new(daemon))?;
+    let child: u32 = parent.line(SOON)?.parse()?;
+    ensure!(parent.wait(SOON)?.success());
+    let mut probe = None;
+    for _ in 0..50 {
+        next_number(parent.pid())?;
+        let (second, found) = staying("probe-static")?;
+        ensure_both(&found, "of the second")?;
+        if second.pid() == parent.pid() {
+            probe = Some(second);
+            break;
+        }
+    }
+    let probe = probe.context("the number did not come again")?;
+    let folder = format!("/run/kernelseal/secrets/{}", probe.pid());
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.cast_signed()),
+        Signal::SIGKILL,
+    )?;
+    until("the daemon goes", SOON, || state(child).is_none())?;
+    // Its files are taken away, and nobody else's. There is no event to wait for.
+    std::thread::sleep(Duration::from_millis(300));
+    let data = fs::metadata(Path::new(&folder).join("TOKEN"));
+    ensure!(
+        data.is_ok_and(|data| data.len() == 13),
+        "its files are gone"
+    );
+    Ok(())
+}
+
+/// The kernel gives up after the hook: what it noted must not hold the next program.
+fn an_exec_that_fails() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let broken = scratch.program("probe-static", b"\x7fELF is not enough")?;
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut shell = Command::new("sh");
+    shell.args([OsStr::new("-c"), OsStr::new("exec \"$0\""), broken.as_ref()]);
+    ensure!(
+        !shell
+            .stderr(std::process::Stdio::null())
+            .status()?
+            .success()
+    );
+    let script = format!("\"{}\" 2>/dev/null; exec \"$0\" \"$@\"", broken.display());
+    let mut other = Command::new("sh");
+    other.args(["-c", &script]).arg(probe::path("probe-rust")?);
+    let (_, found): (_, Value) = report(other.args(["--env", "TOKEN", "--file", "TOKEN"]))?;
+    ensure_none(&found)?;
+    let events = agent.events(Duration::from_millis(100))?;
+    ensure!(!events.iter().any(|event| event["type"] == "SEALED"));
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Many starts: one after another, all at once, by hand in a shell.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
+use kernelseal_integration::process::{self, Running, run, stopped, until};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::pty::openpty;
+
+const SOON: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_mins(4);
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .slow_test("starts::one_after_another", LONG, one_after_another)
+        .slow_test("starts::all_at_once", LONG, all_at_once)
+        .slow_test("starts::five_hundred_at_once", LONG, five_hundred_at_once)
+        .slow_test("starts::by_hand_in_a_shell", LONG, by_hand_in_a_shell)
+        .slow_test("starts::children_of_many", LONG, children_of_many)
+}
+
+fn target() -> Result<Command> {
+    Ok(asked_for_token(probe::path("probe-static")?))
+}
+
+fn one_after_another() -> Result<()> {
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    for n in 0..500 {
+        let (mut probe, found) = report(&mut target()?).with_context(|| format!("start {n}"))?;
+        ensure_both(&found, "hunter2").with_context(|| format!("start {n}"))?;
+        ensure!(probe.wait(SOON)?.success());
+    }
+    ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
+    Ok(())
+}
+
+/// Starts so many from two threads without waiting for any, then looks at each.
+fn at_once(number: usize) -> Result<()> {
+    let config = Config::token_for("probe-static").policy("holdTimeout", "1m");
+    let mut agent = Agent::run(&config)?;
+    let start = || -> Result<Vec<Running>> {
+        (0..number / 2)
+            .map(|_| process::spawn(target()?.args(["--sleep", "600"])))
+            .collect()
+    };
+    let mut all = thread::scope(|scope| -> Result<_> {
+        let other = scope.spawn(start);
+        let mut all = start()?;
+        all.extend(other.join().expect("starting does not panic")?);
+        Ok(all)
+    })?;
+    for probe in &mut all {
+        ensure_both(&probe.json(Duration::from_mins(1))?, "hunter2")?;
+    }
+    ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
+    let wanted: HashSet<u64> = all.iter().map(|probe| u64::from(probe.pid())).collect();
+    let events = agent.events(Duration::from_millis(500))?;
+    let told: HashSet<u64> = events
+        .iter()
+        .filter(|event| event["type"] == "SEALED")
+        .filter_map(|event| event["pid"].as_u64())
+        .collect();
+    ensure!(told == wanted, "{} of {} told", told.len(), wanted.len());
+    Ok(())
+}
+
+fn all_at_once() -> Result<()> {
+    at_once(200)
+}
+
+fn five_hundred_at_once() -> Result<()> {
+    at_once(500)
+}
+
+/// The files are there for children, too, time after time.
+fn children_of_many() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let body = "#!/bin/sh\necho $(cat $KERNELSEAL_SECRETS_DIR/TOKEN; true | cat $KERNELSEAL_SECRETS_DIR/TOKEN)\n";
+    let script = scratch.program("app.sh", body)?;
+    for n in 0..10 {
+        let _agent = Agent::run(&Config::token_for("app.sh"))?;
+        for m in 0..20 {
+            let text = run(&mut Command::new(&script))?;
+            ensure!(
+                text == "hunter2hunter2\n",
+                "start {m} of agent {n}: {text:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// An interactive shell on a terminal of its own.
+struct Terminal {
+    shell: std::process::Child,
+    keyboard: File,
+    screen: Arc<Mutex<String>>,
+}
+
+impl Terminal {
+    fn open() -> Result<Self> {
+        let pair = openpty(None, None).context("openpty")?;
+        let terminal = File::from(pair.slave);
+        let mut command = Command::new("sh");
+        command
+            .arg("-i")
+            .env("PS1", "$ ")
+            .env("PATH", "/usr/bin:/bin");
+        command
+            .stdin(Stdio::from(terminal.try_clone()?))
+            .stdout(Stdio::from(terminal.try_clone()?))
+            .stderr(Stdio::from(terminal));
+        // SAFETY: two system calls, which need nothing of the program that was forked.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+                Ok(())
+            });
+        }
+        let shell = command.spawn().context("cannot start a shell")?;
+        drop(command);
+        let keyboard = File::from(pair.master);
+        let mut display = keyboard.try_clone()?;
+        let screen = Arc::new(Mutex::new(String::new()));
+        let shown = screen.clone();
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // An error when the shell is gone.
+            while let Ok(count @ 1..) = display.read(&mut bytes) {
+                let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+                shown.lock().expect("nobody panics here").push_str(&text);
+            }
+        });
+        Ok(Self {
+            shell,
+            keyboard,
+            screen,
+        })
+    }
+
+    fn screen(&self) -> String {
+        self.screen.lock().expect("nobody panics here").clone()
+    }
+
+    /// Types a line and waits until `mark` is on the screen so often.
+    fn type_line(&mut self, line: &str, mark: &str, times: usize) -> Result<()> {
+        writeln!(self.keyboard, "{line}")?;
+        until(line, SOON, || self.screen().matches(mark).count() >= times)
+            .with_context(|| self.screen())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // What it started hangs up with it.
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+/// As with `kubectl exec -it`: the shell must not see its job stop, and must not lose the foreground.
+fn by_hand_in_a_shell() -> Result<()> {
+    const TIMES: usize = 40;
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut terminal = Terminal::open()?;
+    let program = probe::path("probe-static")?;
+    let line = format!(
+        "{} --env TOKEN --file TOKEN; echo end $((40+2))",
+        program.display()
+    );
+    for n in 1..=TIMES {
+        terminal.type_line(&line, "end 42", n)?;
+    }
+    let screen = terminal.screen();
+    ensure!(!screen.contains("Stopped"), "{screen}");
+    let variables = screen.matches(r#""env":{"TOKEN":"hunter2"}"#).count();
+    let files = screen
+        .matches(r#""files":{"TOKEN":{"content":"hunter2"}}"#)
+        .count();
+    ensure!(
+        (variables, files) == (TIMES, TIMES),
+        "{variables} {files} {screen}"
+    );
+    ensure!(
+        screen
+            .matches(r#""auxv_ok":true,"rsp_aligned":true,"stack_ok":true"#)
+            .count()
+            == TIMES
+    );
+    let events = agent.events(Duration::from_millis(300))?;
+    let execs = |kind| events.iter().filter(|event| event["type"] == kind).count();
+    ensure!(execs("SEALED") == TIMES && execs("EXITED") == TIMES);
+    Ok(())
+}
