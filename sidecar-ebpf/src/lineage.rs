@@ -74,7 +74,8 @@ fn end_namespace(task: Ptr) {
     if load::<u32>(pid, off!(pid_level)) == 0 {
         return;
     }
-    let own = kernel::own_number(pid);
+    // (the last thread need not be the leader)
+    let own = kernel::own_number(kernel::pid_of(task));
     if own.nr == 1 {
         let _ = SCOPES.remove(own.namespace);
     }

@@ -43,10 +43,12 @@ pub(crate) fn get(tgid: u32, start_of: impl FnOnce() -> u64) -> Option<Sealed> {
 pub(crate) fn get_with_newborn(task: Ptr, tgid: u32) -> Option<Sealed> {
     /// `TASK_NEW` (include/linux/sched.h)
     const NEW: u32 = 0x800;
+    // In this order: a task that is no longer new has its own entry by now.
+    let is_new = read::<u32>(task, off!(task_state)) & NEW != 0;
     if let Some(sealed) = get(tgid, || kernel::start_of(task)) {
         return Some(sealed);
     }
-    if read::<u32>(task, off!(task_state)) & NEW == 0 {
+    if !is_new {
         return None;
     }
     let parent = kernel::follow(task, off!(task_parent));

@@ -17,17 +17,31 @@ use std::{
 
 use super::{Clock, Detail, Event, Kind};
 
-/// Events that may wait for the writer.
+/// Hand-overs that may wait for the writer.
 const WAITING: usize = 4096;
 /// The writer's stack, in bytes.
 const STACK: usize = 128 * 1024;
 
-/// Takes events. Cheap to clone.
-#[derive(Clone)]
+/// Takes events. Cheap to clone; each clone collects its own until it is flushed, since every
+/// hand-over wakes the writer.
 pub(crate) struct Journal {
     node: Arc<str>,
     lines: SyncSender<Vec<u8>>,
     lost: Arc<AtomicU64>,
+    collected: Vec<u8>,
+    events: u64,
+}
+
+impl Clone for Journal {
+    fn clone(&self) -> Self {
+        Self {
+            node: self.node.clone(),
+            lines: self.lines.clone(),
+            lost: self.lost.clone(),
+            collected: Vec::new(),
+            events: 0,
+        }
+    }
 }
 
 /// The thread that writes; joined at the end, when every [`Journal`] is gone.
@@ -56,6 +70,8 @@ impl Journal {
             node: node_name().into(),
             lines,
             lost: lost.clone(),
+            collected: Vec::new(),
+            events: 0,
         };
         let writer = Pen {
             audit_log,
@@ -69,10 +85,9 @@ impl Journal {
         Ok((journal, Writer(thread)))
     }
 
-    /// Writes an event that happened at a time of the monotonic clock. Never waits: where the
-    /// writer cannot keep up, the loss is counted and reported.
+    /// Takes an event that happened at a time of the monotonic clock.
     pub(crate) fn emit(
-        &self,
+        &mut self,
         time_ns: u64,
         kind: Kind,
         pid: u32,
@@ -80,8 +95,20 @@ impl Journal {
         detail: Detail<'_>,
     ) {
         let line = line(&self.node, time_ns, kind, pid, process, detail);
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        self.collected.extend_from_slice(&line);
+        self.events += 1;
+    }
+
+    /// Hands over what was taken. Never waits: where the writer cannot keep up, the loss is
+    /// counted and reported.
+    pub(crate) fn flush(&mut self) {
+        if self.collected.is_empty() {
+            return;
+        }
+        let lines = std::mem::take(&mut self.collected);
+        let events = std::mem::take(&mut self.events);
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(lines) {
+            self.lost.fetch_add(events, Ordering::Relaxed);
         }
     }
 }

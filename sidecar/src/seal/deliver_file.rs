@@ -62,8 +62,6 @@ pub(crate) struct Mounter {
 /// A delivered directory. Holds what is needed to take it away again, and nothing that a path
 /// could be redirected by.
 pub(crate) struct Vault {
-    /// Device number, in the kernel's encoding.
-    pub(crate) dev: u32,
     mount: OwnedFd,
     namespace: Option<File>,
     parent: OwnedFd,
@@ -153,7 +151,7 @@ impl Mounter {
 
     /// Makes prepared files visible to the program.
     pub(crate) fn attach(&self, held: &Held, prepared: Prepared) -> Result<Vault, FileError> {
-        let Prepared { dev, mount, files } = prepared;
+        let Prepared { mount, files, .. } = prepared;
         let process = format!("/proc/{}", held.pid);
         let namespace =
             File::open(format!("{process}/ns/mnt")).map_err(step("its mount namespace"))?;
@@ -174,7 +172,6 @@ impl Mounter {
             .try_fold(root, |dir, name| subdirectory(&dir, name))?;
         let (name, target) = free_place(&parent, held.own_pid)?;
         let vault = Vault {
-            dev,
             mount,
             namespace,
             parent,
@@ -194,9 +191,8 @@ impl Mounter {
         Ok(vault)
     }
 
-    /// Wipes the files and takes the mount away.
+    /// Takes the mount away.
     pub(crate) fn remove(&self, vault: &Vault) -> io::Result<()> {
-        vault.wipe()?;
         self.within(vault.namespace.as_ref(), || {
             // By the mount itself, not by a path that may lead elsewhere by now.
             fchdir(&vault.mount)?;
@@ -235,7 +231,7 @@ impl Vault {
     }
 
     /// Overwrites every file.
-    fn wipe(&self) -> io::Result<()> {
+    pub(crate) fn wipe(&self) -> io::Result<()> {
         const ZEROS: [u8; PAGE] = [0; PAGE];
         for (name, length) in &self.files {
             let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;

@@ -8,12 +8,13 @@ mod verify;
 mod watchdog;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     ffi::OsString,
     io,
     os::{fd::AsFd as _, unix::ffi::OsStringExt as _},
     path::PathBuf,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -45,6 +46,10 @@ use crate::{
     process::Process,
     secrets::{SourceError, Store, Value},
 };
+
+/// How long after its last process a tree's files are wiped. Not at once: what was sent from them
+/// without copying (`sendfile` into a pipe) is still these very pages until it is read.
+const WIPE_AFTER: Duration = Duration::from_secs(2);
 
 /// Why a program did not get its secrets.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +121,8 @@ struct Work<'c> {
     given_up: GivenUp,
     mounter: Mounter,
     trees: HashMap<u64, Tree>,
+    /// Taken away, and to be wiped at a time.
+    unmounted: VecDeque<(Instant, Vault)>,
     dropped: u64,
 }
 
@@ -143,6 +150,7 @@ impl Sealer {
             given_up,
             mounter: Mounter::new()?,
             trees: HashMap::new(),
+            unmounted: VecDeque::new(),
         };
         // what an agent before us left held
         work.catch_up();
@@ -151,17 +159,20 @@ impl Sealer {
                 PollFd::new(ring.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, work.until_next_wipe()) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }
             let is_stopping = fds[1].any() == Some(true);
+            work.wipe_due();
             while let Some(record) = ring.next() {
                 work.take(record);
             }
             work.notice_losses();
+            work.journal.flush();
             if is_stopping {
                 work.catch_up();
+                work.journal.flush();
                 return Ok(());
             }
         }
@@ -249,7 +260,7 @@ impl<'c> Work<'c> {
             Ok(secrets) => secrets,
             Err(failure) => return self.refuse(tgid, held, Some(task), &failure),
         };
-        let delivered = match self.deliver(held, process, &mut task, &secrets) {
+        let mut delivered = match self.deliver(held, process, &mut task, &secrets) {
             Ok(delivered) => delivered,
             Err(failure) => return self.refuse(tgid, held, Some(task), &failure),
         };
@@ -257,7 +268,7 @@ impl<'c> Work<'c> {
         match task.release(|| maps.forget_held(tgid)) {
             Ok(()) => {}
             Err(e) => {
-                self.clean(delivered.vault.as_ref());
+                self.clean(delivered.vault.take());
                 return self.refuse(tgid, held, None, &e.into());
             }
         }
@@ -398,7 +409,7 @@ impl<'c> Work<'c> {
         match written {
             Ok(overrode) => delivered.overrode = overrode,
             Err(failure) => {
-                self.clean(delivered.vault.as_ref());
+                self.clean(delivered.vault.take());
                 return Err(failure);
             }
         }
@@ -559,19 +570,45 @@ impl<'c> Work<'c> {
         if exit.flags & EXIT_LAST != 0
             && let Some(tree) = self.trees.remove(&exit.seal)
         {
-            self.clean(tree.vault.as_ref());
+            self.clean(tree.vault);
         }
     }
 
-    /// Wipes and unmounts.
-    fn clean(&mut self, vault: Option<&Vault>) {
+    /// Takes files away; they are wiped a little later.
+    fn clean(&mut self, vault: Option<Vault>) {
         let Some(vault) = vault else {
             return;
         };
-        if let Err(e) = self.mounter.remove(vault) {
+        if let Err(e) = self.mounter.remove(&vault) {
             tracing::warn!("secret files could not be taken away: {e}");
         }
-        self.maps.remove_vault(vault.dev);
+        self.unmounted
+            .push_back((Instant::now() + WIPE_AFTER, vault));
+    }
+
+    /// How long to wait for records before the next wipe is due.
+    fn until_next_wipe(&self) -> PollTimeout {
+        self.unmounted
+            .front()
+            .map_or(PollTimeout::NONE, |(due, _)| {
+                let left = due.saturating_duration_since(Instant::now());
+                // Rounded up, not to come a moment too early, again and again.
+                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+            })
+    }
+
+    /// Wipes what was unmounted long enough ago. With its last descriptor the tmpfs is gone, and
+    /// with the tmpfs its entry in the kernel side.
+    fn wipe_due(&mut self) {
+        while let Some((due, vault)) = self.unmounted.pop_front() {
+            if due > Instant::now() {
+                self.unmounted.push_front((due, vault));
+                return;
+            }
+            if let Err(e) = vault.wipe() {
+                tracing::warn!("secret files could not be wiped: {e}");
+            }
+        }
     }
 
     /// Deals with everything that is held, whether its record arrived or not.
@@ -620,12 +657,12 @@ impl<'c> Work<'c> {
         for seal in gone {
             if let Some(tree) = self.trees.remove(&seal) {
                 self.metrics.sealed_processes.dec();
-                self.clean(tree.vault.as_ref());
+                self.clean(tree.vault);
             }
         }
     }
 
-    fn report_access(&self, access: &sidecar_common::event::Access) {
+    fn report_access(&mut self, access: &sidecar_common::event::Access) {
         use sidecar_common::event as e;
         let name = text(&access.name);
         let what = match access.what {

@@ -88,6 +88,7 @@ impl Watchdog {
                 detail,
             );
         }
+        self.journal.flush();
     }
 }
 

@@ -25,10 +25,6 @@ pub fn register(registry: Registry) -> Registry {
             ending_leaves_nobody_stopped,
         )
         .test("lifecycle::sealed_stays_sealed", sealed_stays_sealed)
-        .test(
-            "lifecycle::files_of_an_earlier_agents_programs_go",
-            files_of_an_earlier_agents_programs_go,
-        )
         .test("lifecycle::after_a_kill", after_a_kill)
         .test(
             "lifecycle::killed_with_programs_held",
@@ -118,21 +114,6 @@ fn sealed_stays_sealed() -> Result<()> {
         SOON,
     )?;
     ensure_both(&report(&mut target()?)?.1, "hunter2")
-}
-
-/// The new agent takes away what the one before it mounted.
-fn files_of_an_earlier_agents_programs_go() -> Result<()> {
-    let first = agent()?;
-    let (probe, _) = staying("probe-static")?;
-    let folder = format!("/run/kernelseal/secrets/{}", probe.pid());
-    ensure!(first.stop()?.success());
-    let _second = agent()?;
-    ensure!(fs::exists(&folder)?);
-    drop(probe);
-    until("its files go", SOON, || {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        !mounts.contains(&format!("{folder} "))
-    })
 }
 
 fn after_a_kill() -> Result<()> {
@@ -299,7 +280,9 @@ fn status_and_cleanup() -> Result<()> {
     let output = Agent::command(&["cleanup"]).output()?;
     ensure!(!output.status.success(), "cleanup with an agent at work");
     ensure!(agent.stop()?.success());
-    run(&mut Agent::command(&["cleanup"]))?;
+    let output = Agent::command(&["cleanup"]).output()?;
+    ensure!(!output.status.success(), "cleanup with a sealed program");
+    run(&mut Agent::command(&["cleanup", "--force"]))?;
     ensure!(!fs::exists(PINS)?);
     Ok(())
 }
