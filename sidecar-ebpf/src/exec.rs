@@ -156,10 +156,11 @@ fn is_asked_for(name: u64) -> bool {
 pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // An earlier program's refusal ends the chain before us (the trampoline's modify-return).
     let bprm: Ptr = ctx.arg(0);
-    // An exec that failed behind this hook left its entry: it must not vouch for this one.
-    let task = kernel::current_pid();
-    if PENDING.get_ptr(task).is_some() {
-        let _ = PENDING.remove(task);
+    // An exec that failed behind this hook left its entry: it must not vouch for this one. One
+    // entry a process will do: `cred_guard_mutex` lets its threads exec one at a time.
+    let tgid = kernel::current_tgid();
+    if PENDING.get_ptr(tgid).is_some() {
+        let _ = PENDING.remove(tgid);
     }
     let used = last_component(load_text(bprm, off!(bprm_filename)));
     let file: Ptr = load(bprm, off!(bprm_file));
@@ -201,7 +202,6 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     }
     // Guarded from here on: in between, the new memory would be open to whoever is quick.
     let start_ns = kernel::start_of(kernel::current());
-    let tgid = kernel::current_tgid();
     // SAFETY: the helper has no preconditions. Microseconds and the process's number (22 bits,
     // PID_MAX_LIMIT): unique while somebody carries it.
     let seal = (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid);
@@ -217,10 +217,10 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
             return kernel::eperm();
         }
     }
-    if PENDING.insert(task, &NOTHING_YET, 0).is_err() {
+    if PENDING.insert(tgid, &NOTHING_YET, 0).is_err() {
         return kernel::eperm();
     }
-    let Some(pending) = PENDING.get_ptr_mut(task) else {
+    let Some(pending) = PENDING.get_ptr_mut(tgid) else {
         return kernel::eperm();
     };
     // SAFETY: a live map value that only this task's two hooks use.
@@ -237,31 +237,67 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     0
 }
 
+/// Seals and holds what the first hook noted, where tracepoints may be missed: since 7.0 their
+/// programs can be preempted, and one that is started meanwhile on the same CPU is skipped. Hooks
+/// are not. Attached only there.
+#[lsm(hook = "bprm_committed_creds")]
+pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
+    take_pending(kernel::current_tgid(), ctx.arg(0));
+    0
+}
+
 /// Seals and holds what the first hook noted.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let task: Ptr = ctx.arg(0);
-    // the number before a thread that execs takes over its leader's
-    let old_pid: u32 = ctx.arg(1);
     let bprm: Ptr = ctx.arg(2);
     let tgid: u32 = load(task, off!(task_tgid));
-    // the first hook has sealed what it noted
-    if sealed::may_be_sealed(tgid)
-        && let Some(pending) = PENDING.get_ptr_mut(old_pid)
-    {
-        // SAFETY: a live map value that only this task's two hooks use.
-        hold(task, tgid, bprm, unsafe { &mut *pending });
-        let _ = PENDING.remove(old_pid);
-    } else if ALL_EXECS.get(0).is_some_and(|wanted| *wanted != 0) {
+    let is_watched = take_pending(tgid, bprm) || finish_hold(task, tgid);
+    if !is_watched && ALL_EXECS.get(0).is_some_and(|wanted| *wanted != 0) {
         report_exec(task, tgid, bprm);
+    }
+    if is_watched && load::<usize>(load(task, off!(task_signal)), off!(signal_tty)) != 0 {
+        wait_for_agent(tgid);
     }
     0
 }
 
+/// Holds what the first hook noted of this process; false if it noted nothing.
+#[inline(always)]
+fn take_pending(tgid: u32, bprm: Ptr) -> bool {
+    // the first hook has sealed what it noted
+    if !sealed::may_be_sealed(tgid) {
+        return false;
+    }
+    let Some(pending) = PENDING.get_ptr_mut(tgid) else {
+        return false;
+    };
+    // SAFETY: a live map value that only this process's exec uses.
+    hold(kernel::current(), tgid, bprm, unsafe { &mut *pending });
+    let _ = PENDING.remove(tgid);
+    true
+}
+
+/// Enters what was not there yet when the program was held in the middle of its exec; false if it
+/// is not held.
+#[inline(always)]
+fn finish_hold(task: Ptr, tgid: u32) -> bool {
+    if off!(exit_keeps_memory) == 0 || !sealed::may_be_sealed(tgid) {
+        return false;
+    }
+    let Some(held) = sealed::HELD.get_ptr_mut(tgid) else {
+        return false;
+    };
+    let mm: Ptr = load(task, off!(task_mm));
+    // SAFETY: a live map value; its agent writes only the flags while it waits.
+    unsafe { (*held).stack = load(mm, off!(mm_start_stack)) };
+    true
+}
+
 #[inline(always)]
 fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
-    let mm: Ptr = load(task, off!(task_mm));
-    pending.stack = load(mm, off!(mm_start_stack));
+    // (zero in the middle of an exec; then the tracepoint enters it, or the agent looks it up)
+    pending.stack = read(follow(task, off!(task_mm)), off!(mm_start_stack));
     // SAFETY: the helper has no preconditions.
     pending.since_ns = unsafe { bpf_ktime_get_ns() };
     if let Some(held) = sealed::HELD.get_ptr_mut(tgid) {
@@ -273,17 +309,16 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
         }
     }
 
-    let signal: Ptr = load(task, off!(task_signal));
-    let cred: Ptr = load(task, off!(task_cred));
-    pending.uid = load(cred, off!(cred_euid));
-    pending.gid = load(cred, off!(cred_egid));
+    let cred = follow(task, off!(task_cred));
+    pending.uid = read(cred, off!(cred_euid));
+    pending.gid = read(cred, off!(cred_egid));
     // SAFETY: the helpers have no preconditions.
     let real_uid = unsafe {
         pending.cgroup = bpf_get_current_cgroup_id();
         bpf_get_current_uid_gid() as u32
     };
-    let has_tty = load::<usize>(signal, off!(signal_tty)) != 0;
-    let is_traced = load::<u32>(task, off!(task_ptrace)) != 0;
+    let has_tty = !follow(follow(task, off!(task_signal)), off!(signal_tty)).is_null();
+    let is_traced = read::<u32>(task, off!(task_ptrace)) != 0;
     // What runs is another file only if it came by an interpreter.
     let is_script = identity(load(bprm, off!(bprm_file))) != (pending.file_dev, pending.file_ino);
     if is_script && load_text(bprm, off!(bprm_interp)) == load_text(bprm, off!(bprm_filename)) {
@@ -324,9 +359,6 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     if let Some(mut entry) = ring::reserve::<Header>(pending.scope) {
         entry.write(ring::header(KIND_HELD, tgid));
         entry.submit(0);
-    }
-    if has_tty {
-        wait_for_agent(tgid);
     }
 }
 

@@ -22,15 +22,25 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let parent: Ptr = ctx.arg(0);
     let child: Ptr = ctx.arg(1);
     let tgid: u32 = load(parent, off!(task_tgid));
-    let Some(sealed) = sealed::get(tgid, || kernel::start_of(parent)) else {
-        return 0;
-    };
     let child_tgid: u32 = load(child, off!(task_tgid));
-    if child_tgid == tgid || sealed.flags & (SEALED_AGENT | SEALED_EXECING) != 0 {
-        return 0; // a thread, a helper of the agent, a child from before the secrets
+    // not for a thread
+    if child_tgid != tgid && sealed::may_be_sealed(tgid) {
+        inherit(parent, tgid, child_tgid, load(child, off!(task_start)));
+    }
+    0
+}
+
+/// Passes a seal on.
+#[inline(always)]
+fn inherit(parent: Ptr, tgid: u32, child_tgid: u32, start_ns: u64) {
+    let Some(sealed) = sealed::get(tgid, || kernel::start_of(parent)) else {
+        return;
+    };
+    if sealed.flags & (SEALED_AGENT | SEALED_EXECING) != 0 {
+        return; // a helper of the agent, a child from before the secrets
     }
     let inherited = Sealed {
-        start_ns: load(child, off!(task_start)),
+        start_ns,
         flags: 0,
         ..sealed
     };
@@ -42,6 +52,22 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         ring::count(sealed.scope, |c| &raw mut c.refused);
         // SAFETY: the helper has no preconditions; the signal is for the running task.
         unsafe { bpf_send_signal(SIGKILL) };
+    }
+}
+
+/// The same once more, just before the child first runs, where tracepoints may be missed: here the
+/// run queue's lock is held, and nothing comes in between. Attached only there.
+#[btf_tracepoint(function = "sched_wakeup_new")]
+pub fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
+    let child: Ptr = ctx.arg(0);
+    let child_tgid: u32 = load(child, off!(task_tgid));
+    let tgid = kernel::current_tgid();
+    if child_tgid == tgid || !sealed::may_be_sealed(tgid) {
+        return 0;
+    }
+    let start_ns: u64 = load(child, off!(task_start));
+    if sealed::get(child_tgid, || start_ns).is_none() {
+        inherit(kernel::current(), tgid, child_tgid, start_ns);
     }
     0
 }

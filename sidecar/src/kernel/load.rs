@@ -22,15 +22,22 @@ pub(crate) const HOOKS: &[&str] = &[
     "ptrace_traceme",
     "perf_event_open",
     "sb_free_security",
+    COMMITTED,
 ];
 /// Attached only where the exit's tracepoint comes too early to end a seal.
-pub(super) const FREE: &str = "sched_process_free";
+const FREE: &str = "sched_process_free";
+/// Attached only where tracepoints may be missed.
+const COMMITTED: &str = "bprm_committed_creds";
+const WAKEUP: &str = "sched_wakeup_new";
+/// What not every kernel needs: those of 6.16 and later do.
+pub(super) const LATE: [&str; 3] = [FREE, COMMITTED, WAKEUP];
 /// The tracepoints we attach to; a program has its tracepoint's name.
 pub(crate) const TRACEPOINTS: &[&str] = &[
     "sched_process_exec",
     "sched_process_fork",
     "sched_process_exit",
     FREE,
+    WAKEUP,
 ];
 /// Makes its caller the agent of a scope.
 pub(super) const ENLIST: &str = "enlist";
@@ -72,19 +79,16 @@ pub(crate) fn load() -> Result<Loaded, Error> {
         return Err(Error::NoSyscallSlot);
     }
 
-    let tracepoints = || {
-        TRACEPOINTS
-            .iter()
-            .copied()
-            .filter(|name| *name != FREE || offsets.exit_keeps_memory != 0)
-    };
+    let needed = |name: &&str| offsets.exit_keeps_memory != 0 || !LATE.contains(name);
+    let tracepoints = || TRACEPOINTS.iter().copied().filter(needed);
+    let hooks = || HOOKS.iter().copied().filter(needed);
     let mut links = Vec::with_capacity(HOOKS.len() + TRACEPOINTS.len());
     // Tracepoints first: a seal must be inherited and end before the first is given.
     for name in tracepoints() {
         let program = program::<BtfTracePoint>(&mut ebpf, name)?;
         program.load(name, &btf).map_err(failed(name))?;
     }
-    for &name in HOOKS {
+    for name in hooks() {
         program::<Lsm>(&mut ebpf, name)?
             .load(name, &btf)
             .map_err(failed(name))?;
@@ -97,7 +101,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
             .map_err(failed(name))?;
         links.push((name, link.into()));
     }
-    for &name in HOOKS {
+    for name in hooks() {
         let program = program::<Lsm>(&mut ebpf, name)?;
         let link = program
             .attach()

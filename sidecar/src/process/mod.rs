@@ -142,6 +142,16 @@ impl Process {
         Ok(value.parse().unwrap_or(u64::MAX)) // "unlimited"
     }
 
+    /// Where its stack began when its program was started.
+    pub(crate) fn start_stack(self) -> io::Result<u64> {
+        /// `startstack`, counted from the state after the name (`proc_pid_stat(5)`).
+        const AFTER_NAME: usize = 25;
+        let stat = fs::read_to_string(self.file("stat"))?;
+        stat.rsplit_once(')')
+            .and_then(|(_, fields)| fields.split_whitespace().nth(AFTER_NAME)?.parse().ok())
+            .ok_or_else(|| io::Error::other("/proc/<pid>/stat has no startstack"))
+    }
+
     /// Who traces it, if anybody: number and name.
     pub(crate) fn tracer(self) -> Option<(u32, String)> {
         let text = fs::read_to_string(self.file("status")).ok()?;

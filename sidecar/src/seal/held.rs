@@ -19,6 +19,8 @@ use nix::{
 use sidecar_common::policy::{HELD_TTY, Held};
 use zeroize::Zeroizing;
 
+use crate::process::Process;
+
 use super::stack::{Rebuilt, Stack, StackError, Word};
 
 /// `__USER32_CS`: the code segment of a 32-bit program on an `x86_64` kernel.
@@ -99,11 +101,18 @@ impl HeldTask {
             announce.seized()?;
         }
         let is_at_exec = tracee.interrupt()?;
+        // (the kernel side does not know it where a record overtook the end of the exec)
+        let stack = match held.stack {
+            0 => Process::new(held.pid)
+                .start_stack()
+                .map_err(io_error("find its stack"))?,
+            stack => stack,
+        };
         if has_tty && !is_at_exec {
-            tracee.start_over(held, announce)?;
+            tracee.start_over(stack, announce)?;
         }
         let registers = tracee.registers()?;
-        if !has_tty && registers.rsp != held.stack {
+        if !has_tty && registers.rsp != stack {
             return Err(HoldError::MovedOn);
         }
         let stack = tracee.read_stack(registers.rsp)?;
@@ -235,14 +244,18 @@ impl Tracee {
 
     /// Under a terminal the program was not stopped and may have begun: it executes itself again,
     /// and stops at that exec's event, which no shell hears of.
-    fn start_over(&mut self, held: &Held, announce: &mut impl Announce) -> Result<(), HoldError> {
+    fn start_over(
+        &mut self,
+        stack_start: u64,
+        announce: &mut impl Announce,
+    ) -> Result<(), HoldError> {
         let no = HoldError::NoRestart;
         let mut registers = self.registers()?;
         if registers.cs == USER32_CS {
             return Err(no("a 32-bit program cannot be restarted"));
         }
-        let memory = self.read_stack(held.stack)?;
-        let stack = Stack::parse(&memory, held.stack, Word::Eight)
+        let memory = self.read_stack(stack_start)?;
+        let stack = Stack::parse(&memory, stack_start, Word::Eight)
             .map_err(|_| no("its initial stack is gone"))?;
         let path = stack.execfn().ok_or(no("it has no AT_EXECFN"))?;
         registers.rip = self.find_syscall(stack.vdso().ok_or(no("it has no vdso"))?)?;

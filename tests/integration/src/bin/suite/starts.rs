@@ -62,7 +62,12 @@ fn at_once(number: usize) -> Result<()> {
         Ok(all)
     })?;
     for probe in &mut all {
-        ensure_both(&probe.json(Duration::from_mins(1))?, "hunter2")?;
+        let found = probe.json(Duration::from_mins(1))?;
+        if let Err(error) = ensure_both(&found, "hunter2") {
+            let events = agent.events(Duration::from_millis(500))?.iter();
+            let told: Vec<_> = events.filter(|event| event["pid"] == probe.pid()).collect();
+            return Err(error.context(format!("{told:?} was told of it")));
+        }
     }
     ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
     let wanted: HashSet<u64> = all.iter().map(|probe| u64::from(probe.pid())).collect();
