@@ -207,10 +207,6 @@ pub const fn zero_bytes(word: u64) -> u64 {
 /// The bytes of a word below the first of those that [`zero_bytes`] marked.
 #[inline(always)]
 #[must_use]
-#[expect(
-    clippy::inline_always,
-    reason = "a call in a loop is not verifiable on 5.10"
-)]
 pub const fn below_first(marks: u64) -> u64 {
     ((marks & marks.wrapping_neg()) >> 7).wrapping_sub(1)
 }

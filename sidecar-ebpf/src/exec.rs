@@ -362,12 +362,12 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     }
 }
 
-/// Gives the agent up to half a millisecond to attach. Under a terminal the task is not stopped by a
+/// Gives the agent about a millisecond to attach. Under a terminal the task is not stopped by a
 /// signal; if the agent is there in time, it stops at the event of this exec, which comes next
 /// (`exec_binprm`). If not, the agent makes it start over.
 #[inline(always)]
 fn wait_for_agent(tgid: u32) {
-    const TURNS: u32 = 256;
+    const TURNS: u32 = 768;
     const PAUSE: u32 = 64;
     for _ in 0..TURNS {
         let Some(held) = sealed::HELD.get_ptr(tgid) else {

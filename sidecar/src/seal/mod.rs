@@ -154,6 +154,7 @@ impl Sealer {
         };
         // what an agent before us left held
         work.catch_up();
+        work.journal.flush();
         loop {
             let mut fds = [
                 PollFd::new(ring.as_fd(), PollFlags::POLLIN),

@@ -178,17 +178,19 @@ impl Drop for Terminal {
 
 /// As with `kubectl exec -it`: the shell must not see its job stop, and must not lose the foreground.
 fn by_hand_in_a_shell() -> Result<()> {
-    const TIMES: usize = 40;
+    const TIMES: usize = 20;
     let mut agent = Agent::run(&Config::token_for("probe-static"))?;
     let mut terminal = Terminal::open()?;
     let program = probe::path("probe-static")?;
     let line = format!(
-        "{} --env TOKEN --file TOKEN; echo end $((40+2))",
+        "{} --env TOKEN --file TOKEN --sleep 1; echo end $((40+2))",
         program.display()
     );
     for n in 1..=TIMES {
         terminal.type_line(&line, "end 42", n)?;
     }
+    // On a busy machine one may have begun before the agent was there, and started over: it says so
+    // twice, the second time with its secrets. Hence the second that each stays.
     let screen = terminal.screen();
     ensure!(!screen.contains("Stopped"), "{screen}");
     let variables = screen.matches(r#""env":{"TOKEN":"hunter2"}"#).count();
@@ -203,7 +205,7 @@ fn by_hand_in_a_shell() -> Result<()> {
         screen
             .matches(r#""auxv_ok":true,"rsp_aligned":true,"stack_ok":true"#)
             .count()
-            == TIMES
+            >= TIMES
     );
     let events = agent.events(Duration::from_millis(300))?;
     let execs = |kind| events.iter().filter(|event| event["type"] == kind).count();
