@@ -195,10 +195,6 @@ pub const fn name_hash(name: &[u8]) -> u64 {
 /// carry crosses from one to the next.
 #[inline(always)]
 #[must_use]
-#[expect(
-    clippy::inline_always,
-    reason = "a call in a loop is not verifiable on 5.10"
-)]
 pub const fn zero_bytes(word: u64) -> u64 {
     const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
     !(((word & LOW) + LOW) | word | LOW)
@@ -207,6 +203,10 @@ pub const fn zero_bytes(word: u64) -> u64 {
 /// The bytes of a word below the first of those that [`zero_bytes`] marked.
 #[inline(always)]
 #[must_use]
+#[expect(
+    clippy::inline_always,
+    reason = "a call in a loop is not verifiable on 5.10"
+)]
 pub const fn below_first(marks: u64) -> u64 {
     ((marks & marks.wrapping_neg()) >> 7).wrapping_sub(1)
 }
