@@ -27,8 +27,8 @@ use super::stack::{Rebuilt, Stack, StackError, Word};
 const USER32_CS: u64 = 0x23;
 /// `execve` on `x86_64`.
 const SYS_EXECVE: u64 = 59;
-/// First read of a stack, in bytes: enough for most environments.
-const STACK_READ: usize = 16 * 1024;
+/// First read of a stack, in bytes: enough for most environments, and no more to wipe than needed.
+const STACK_READ: usize = 4 * 1024;
 /// More than arguments, variables and the kernel's own words can take.
 const STACK_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of the vdso that are searched for a system call instruction.
@@ -89,7 +89,7 @@ pub(crate) trait Announce {
 pub(crate) struct HeldTask {
     tracee: Tracee,
     registers: libc::user_regs_struct,
-    stack: Zeroizing<Vec<u8>>,
+    stack: StackCopy,
 }
 
 impl HeldTask {
@@ -130,7 +130,7 @@ impl HeldTask {
         } else {
             Word::Eight
         };
-        Stack::parse(&self.stack, self.registers.rsp, word)
+        Stack::parse(self.stack.bytes(), self.registers.rsp, word)
     }
 
     /// Puts a rebuilt stack in place.
@@ -156,6 +156,38 @@ impl HeldTask {
     /// Ends the program.
     pub(crate) fn kill(self) {
         drop(self);
+    }
+}
+
+/// A copy of a program's stack. It may hold secrets, its parent's for one, and is wiped; in words,
+/// because wiping goes element by element, and every start pays for it.
+struct StackCopy {
+    words: Zeroizing<Vec<u64>>,
+    have: usize,
+}
+
+impl StackCopy {
+    fn new() -> Self {
+        Self {
+            words: Zeroizing::new(vec![0; STACK_READ / size_of::<u64>()]),
+            have: 0,
+        }
+    }
+
+    /// What was read.
+    fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.have]
+    }
+
+    /// Room for more; grown where there is none.
+    fn room(&mut self) -> &mut [u8] {
+        if self.have == self.words.len() * size_of::<u64>() {
+            // A new one: a vector that grows leaves its old memory unwiped.
+            let mut larger = Zeroizing::new(vec![0; self.words.len() * 4]);
+            larger[..self.words.len()].copy_from_slice(&self.words);
+            self.words = larger;
+        }
+        &mut bytemuck::cast_slice_mut(&mut self.words)[self.have..]
     }
 }
 
@@ -217,29 +249,27 @@ impl Tracee {
     }
 
     /// The stack from its pointer to its end.
-    fn read_stack(&self, from: u64) -> Result<Zeroizing<Vec<u8>>, HoldError> {
-        let mut stack = Zeroizing::new(vec![0; STACK_READ]);
-        let mut have = 0;
-        while have < STACK_MAX {
-            if have == stack.len() {
-                stack.resize((have * 4).min(STACK_MAX), 0);
-            }
-            match self.memory.read_at(&mut stack[have..], from + have as u64) {
+    fn read_stack(&self, from: u64) -> Result<StackCopy, HoldError> {
+        let mut copy = StackCopy::new();
+        while copy.have < STACK_MAX {
+            let at = from + copy.have as u64;
+            let room = copy.room();
+            let wanted = room.len();
+            match self.memory.read_at(room, at) {
                 Ok(0) => break,
                 Ok(n) => {
-                    have += n;
+                    copy.have += n;
                     // less than there was room for: the end of the mapping
-                    if have < stack.len() {
+                    if n < wanted {
                         break;
                     }
                 }
                 // the end of the mapping
-                Err(e) if have > 0 && e.raw_os_error() == Some(libc::EIO) => break,
+                Err(e) if copy.have > 0 && e.raw_os_error() == Some(libc::EIO) => break,
                 Err(e) => return Err(io_error("read its stack")(e)),
             }
         }
-        stack.truncate(have);
-        Ok(stack)
+        Ok(copy)
     }
 
     /// Under a terminal the program was not stopped and may have begun: it executes itself again,
@@ -255,7 +285,7 @@ impl Tracee {
             return Err(no("a 32-bit program cannot be restarted"));
         }
         let memory = self.read_stack(stack_start)?;
-        let stack = Stack::parse(&memory, stack_start, Word::Eight)
+        let stack = Stack::parse(memory.bytes(), stack_start, Word::Eight)
             .map_err(|_| no("its initial stack is gone"))?;
         let path = stack.execfn().ok_or(no("it has no AT_EXECFN"))?;
         registers.rip = self.find_syscall(stack.vdso().ok_or(no("it has no vdso"))?)?;

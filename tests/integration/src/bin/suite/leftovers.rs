@@ -7,7 +7,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use kernelseal_integration::agent::Agent;
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::process::run;
 use kernelseal_integration::registry::Registry;
@@ -17,6 +18,8 @@ use crate::scopes::{Pod, start_target};
 
 /// For the kernel to take down a pod that was killed.
 const TAKEN_DOWN: Duration = Duration::from_secs(1);
+/// How often to look whether it is.
+const PATIENCE: u32 = 15;
 /// How many new ones may get other numbers first.
 const TRIES: usize = 60;
 
@@ -42,6 +45,7 @@ fn namespace_number(place: &Place) -> Result<u64> {
 }
 
 fn a_reused_namespace_number_is_nobodys() -> Result<()> {
+    start_clean()?;
     let place = Place::pod()?;
     let number = namespace_number(&place)?;
     let mut pod = Pod::start(place, "killed")?;
@@ -77,34 +81,45 @@ fn a_reused_namespace_number_is_nobodys() -> Result<()> {
 
 /// An ordinary tmpfs that gets the number of a secret directory that is gone.
 fn a_reused_device_number_is_nobodys() -> Result<()> {
+    start_clean()?;
     let mut pod = Pod::start(Place::pod()?, "killed")?;
     let target = pod.seals()?;
     let device = secret_directory_device(target.pid())?;
     pod.kill()?;
     drop(target);
-    thread::sleep(TAKEN_DOWN);
 
     let folder = std::env::temp_dir().join("kernelseal-leftovers");
     fs::create_dir_all(&folder)?;
-    let mut mounts = 0;
-    let found = loop {
-        ensure!(mounts < TRIES, "the kernel does not reuse device {device}");
-        mount(
-            Some("tmpfs"),
-            &folder,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            None::<&str>,
-        )?;
-        mounts += 1;
-        if fs::metadata(&folder)?.dev() == device {
-            break use_it(&folder);
+    for _ in 0..PATIENCE {
+        thread::sleep(TAKEN_DOWN);
+        if let Some(found) = use_device(&folder, device)? {
+            return found.context("a tmpfs that is nobody's secret directory cannot be used");
         }
-    };
-    for _ in 0..mounts {
-        umount2(&folder, MntFlags::MNT_DETACH)?;
     }
-    found.context("a tmpfs that is nobody's secret directory cannot be used")
+    bail!("the kernel does not reuse device {device}")
+}
+
+/// Mounts file systems until one has the device number, and uses that one.
+fn use_device(folder: &Path, device: u64) -> Result<Option<Result<()>>> {
+    let mut mounts = 0;
+    let mut found = None;
+    while mounts < TRIES && found.is_none() {
+        let plain = MsFlags::empty();
+        mount(Some("tmpfs"), folder, Some("tmpfs"), plain, None::<&str>)?;
+        mounts += 1;
+        if fs::metadata(folder)?.dev() == device {
+            found = Some(use_it(folder));
+        }
+    }
+    for _ in 0..mounts {
+        umount2(folder, MntFlags::MNT_DETACH)?;
+    }
+    Ok(found)
+}
+
+/// Other tests kill agents too, and what those leave is not what is looked at here.
+fn start_clean() -> Result<()> {
+    run(&mut Agent::command(&["cleanup", "--force"])).map(drop)
 }
 
 fn use_it(folder: &Path) -> Result<()> {

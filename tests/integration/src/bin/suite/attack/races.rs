@@ -81,7 +81,7 @@ fn opened_as_the_child_is_born() -> Result<()> {
     let mut command = probe::command("attack")?;
     let found =
         lines(command.args(["race-fork", &report["pid"].to_string(), &backwards(), "800"]))?;
+    // (An open may succeed: `mem` of a child that has ended already is open to everybody, and empty.)
     ensure!(found.len() == 1 && found[0]["leaked"] == false, "{found:?}");
-    ensure!(found[0]["errno"] == libc::EPERM, "{found:?}");
     Ok(())
 }
