@@ -1,8 +1,11 @@
-//! The main job. Read [`Sealer::live`] from top to bottom: it is the life of a secret.
+//! The main job. Read [`Work::live`] from top to bottom: it is the life of a secret.
 
 mod deliver_env;
 mod deliver_file;
+mod ending;
+mod failure;
 mod held;
+mod report;
 mod stack;
 mod verify;
 mod watchdog;
@@ -14,65 +17,36 @@ use std::{
     os::{fd::AsFd as _, unix::ffi::OsStringExt as _},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags, poll},
     sys::{
         eventfd::EventFd,
         signal::{Signal, kill},
     },
     unistd::Pid,
 };
-use sidecar_common::{
-    event::{EXIT_LAST, EXIT_ROOT, Exit},
-    policy::{HELD_TRACED, Held, ScopeId, Vault as VaultOwner},
-};
+use sidecar_common::policy::{HELD_TRACED, Held, ScopeId, Vault as VaultOwner};
 
 pub(crate) use self::watchdog::{GivenUp, Watchdog};
 use self::{
-    deliver_env::{DIR_VARIABLE, EnvError},
-    deliver_file::{FileError, Mounter, Prepared, Vault},
+    deliver_env::DIR_VARIABLE,
+    deliver_file::{Mounter, Prepared, Vault},
+    failure::Failure,
     held::{Announce, HeldTask, HoldError},
-    stack::{StackError, Variable},
+    stack::Variable,
     verify::{Evidence, Refusal, Verdict, verify},
 };
 use crate::{
     config::{Binding, Config, OnFailure},
-    kernel::{self, Maps, Record, Ring},
+    kernel::{Maps, Record, Ring},
     observe::{Action, Clock, Detail, Journal, Kind, Metrics},
     process::Process,
-    secrets::{SourceError, Store, Value},
+    secrets::{Store, Value},
 };
-
-/// How long after its last process a tree's files are wiped. Not at once: what was sent from them
-/// without copying (`sendfile` into a pipe) is still these very pages until it is read.
-const WIPE_AFTER: Duration = Duration::from_secs(2);
-
-/// Why a program did not get its secrets.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Identity(#[from] Refusal),
-    #[error("{0}")]
-    Source(#[from] SourceError),
-    #[error("environment: {0}")]
-    Env(#[from] EnvError),
-    #[error("files: {0}")]
-    File(#[from] FileError),
-    #[error("hold: {0}")]
-    Hold(#[from] HoldError),
-    #[error(transparent)]
-    Kernel(#[from] kernel::Error),
-}
-
-impl From<StackError> for Failure {
-    fn from(error: StackError) -> Self {
-        Self::Env(error.into())
-    }
-}
 
 /// What a program got.
 #[derive(Default)]
@@ -190,40 +164,8 @@ impl<'c> Work<'c> {
             },
             Record::Access(access) => self.report_access(&access),
             Record::Exit(exit) => self.end(&exit),
-            Record::Exec(exec) => {
-                let uid = exec.subject.uid;
-                let name = text(&exec.name);
-                self.journal.emit(
-                    exec.header.time_ns,
-                    Kind::Exec,
-                    exec.subject.pid,
-                    &name,
-                    Detail::Exec { uid },
-                );
-            }
-            Record::Refused(exec) => {
-                let reason = match exec.reason {
-                    sidecar_common::event::REASON_SEALED_FULL => {
-                        "the kernel side's map of sealed processes is full"
-                    }
-                    sidecar_common::event::REASON_HELD_FULL => {
-                        "the kernel side cannot hold more programs at a time"
-                    }
-                    _ => "the kernel side refused it",
-                };
-                self.metrics.refused.inc();
-                let detail = Detail::Refused {
-                    reason,
-                    action: Action::Killed,
-                };
-                self.journal.emit(
-                    exec.header.time_ns,
-                    Kind::Refused,
-                    exec.subject.pid,
-                    &text(&exec.name),
-                    detail,
-                );
-            }
+            Record::Exec(exec) => self.report_exec(&exec),
+            Record::Refused(exec) => self.report_refused(&exec),
             Record::Unknown => {
                 tracing::error!("a record from the kernel side is not of this version");
             }
@@ -436,53 +378,6 @@ impl<'c> Work<'c> {
         })
     }
 
-    /// Says what was done, and remembers what is to be taken away again.
-    fn sealed(
-        &mut self,
-        held: &Held,
-        bindings: &[&Binding],
-        secrets: &[Secret<'_>],
-        delivered: Delivered,
-    ) {
-        let process = text(&held.name);
-        let now = Clock::monotonic_ns();
-        let held_ns = now.saturating_sub(held.since_ns);
-        let bindings: Vec<&str> = bindings
-            .iter()
-            .map(|binding| binding.name.as_str())
-            .collect();
-        let names = |chosen: fn(&Secret<'_>) -> bool| -> Vec<&str> {
-            secrets
-                .iter()
-                .filter(|secret| chosen(secret))
-                .map(|secret| secret.name)
-                .collect()
-        };
-        let detail = Detail::Sealed {
-            uid: held.uid,
-            bindings: &bindings,
-            env: &names(|secret| {
-                secret.as_env && deliver_env::check(secret.name, &secret.value).is_ok()
-            }),
-            files: &names(|secret| secret.as_file),
-            overrode: &delivered.overrode,
-            note: delivered.note.as_deref(),
-            held_us: held_ns / 1000,
-        };
-        self.journal
-            .emit(now, Kind::Sealed, held.pid, &process, detail);
-        self.metrics.secrets_injected.inc_by(secrets.len() as u64);
-        #[expect(clippy::cast_precision_loss, reason = "a duration in a histogram")]
-        self.metrics.release.observe(held_ns as f64 / 1e9);
-        self.metrics.sealed_processes.inc();
-        let tree = Tree {
-            pid: held.pid,
-            process: process.into_owned(),
-            vault: delivered.vault,
-        };
-        self.trees.insert(held.seal, tree);
-    }
-
     /// A program that no binding is about goes its way, as if we had not been there.
     fn let_go(&mut self, tgid: u32, held: &Held, task: HeldTask) {
         self.maps.unseal(tgid, held.seal);
@@ -548,70 +443,6 @@ impl<'c> Work<'c> {
         );
     }
 
-    /// A sealed process ended; with the last of its tree, its files go.
-    fn end(&mut self, exit: &Exit) {
-        let Some(tree) = self.trees.get(&exit.seal) else {
-            return; // it was refused
-        };
-        if exit.flags & EXIT_ROOT != 0 {
-            self.metrics.sealed_processes.dec();
-            let (code, signal) = match exit.status & 0x7f {
-                0 => (Some(exit.status >> 8), None),
-                signal => (None, Some(signal)),
-            };
-            let detail = Detail::Exited { code, signal };
-            self.journal.emit(
-                exit.header.time_ns,
-                Kind::Exited,
-                tree.pid,
-                &tree.process,
-                detail,
-            );
-        }
-        if exit.flags & EXIT_LAST != 0
-            && let Some(tree) = self.trees.remove(&exit.seal)
-        {
-            self.clean(tree.vault);
-        }
-    }
-
-    /// Takes files away; they are wiped a little later.
-    fn clean(&mut self, vault: Option<Vault>) {
-        let Some(vault) = vault else {
-            return;
-        };
-        if let Err(e) = self.mounter.remove(&vault) {
-            tracing::warn!("secret files could not be taken away: {e}");
-        }
-        self.unmounted
-            .push_back((Instant::now() + WIPE_AFTER, vault));
-    }
-
-    /// How long to wait for records before the next wipe is due.
-    fn until_next_wipe(&self) -> PollTimeout {
-        self.unmounted
-            .front()
-            .map_or(PollTimeout::NONE, |(due, _)| {
-                let left = due.saturating_duration_since(Instant::now());
-                // Rounded up, not to come a moment too early, again and again.
-                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            })
-    }
-
-    /// Wipes what was unmounted long enough ago. With its last descriptor the tmpfs is gone, and
-    /// with the tmpfs its entry in the kernel side.
-    fn wipe_due(&mut self) {
-        while let Some((due, vault)) = self.unmounted.pop_front() {
-            if due > Instant::now() {
-                self.unmounted.push_front((due, vault));
-                return;
-            }
-            if let Err(e) = vault.wipe() {
-                tracing::warn!("secret files could not be wiped: {e}");
-            }
-        }
-    }
-
     /// Deals with everything that is held, whether its record arrived or not.
     fn catch_up(&mut self) {
         for (tgid, held) in self.maps.all_held(self.scope) {
@@ -644,62 +475,6 @@ impl<'c> Work<'c> {
         );
         self.catch_up();
         self.sweep();
-    }
-
-    /// Ends the trees whose end we were not told of.
-    fn sweep(&mut self) {
-        let living = self.maps.seals(self.scope);
-        let gone: Vec<u64> = self
-            .trees
-            .keys()
-            .filter(|seal| !living.contains(seal))
-            .copied()
-            .collect();
-        for seal in gone {
-            if let Some(tree) = self.trees.remove(&seal) {
-                self.metrics.sealed_processes.dec();
-                self.clean(tree.vault);
-            }
-        }
-    }
-
-    fn report_access(&mut self, access: &sidecar_common::event::Access) {
-        use sidecar_common::event as e;
-        let name = text(&access.name);
-        let what = match access.what {
-            e::WHAT_FILE => "secret file",
-            e::WHAT_PTRACE => "ptrace",
-            e::WHAT_PROCESS_VM => "process_vm",
-            _ if name.is_empty() => "mem",
-            _ => name.as_ref(),
-        };
-        let (kind, verdict) = match access.verdict {
-            e::VERDICT_BLOCKED => (Kind::Blocked, "blocked"),
-            e::VERDICT_AUDIT => (Kind::Audit, "audit"),
-            _ => (Kind::Audit, "allowed"),
-        };
-        let counter = if kind == Kind::Blocked {
-            &self.metrics.access_blocked
-        } else {
-            &self.metrics.access_audit
-        };
-        counter.with_label_values(&[what]).inc();
-        let target = text(&access.target.comm);
-        let is_file = access.what == e::WHAT_FILE;
-        let detail = Detail::Access {
-            access: what,
-            target_pid: (!is_file).then_some(access.target.pid),
-            target: if is_file { &name } else { &target },
-            uid: access.actor.uid,
-            verdict,
-        };
-        self.journal.emit(
-            access.header.time_ns,
-            kind,
-            access.actor.pid,
-            &text(&access.actor.comm),
-            detail,
-        );
     }
 }
 

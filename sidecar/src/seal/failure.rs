@@ -1,0 +1,30 @@
+//! Why a program did not get its secrets: one error for all that can go wrong on the way.
+
+use super::{
+    deliver_env::EnvError, deliver_file::FileError, held::HoldError, stack::StackError,
+    verify::Refusal,
+};
+use crate::{kernel, secrets::SourceError};
+
+/// Why a program did not get its secrets.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Identity(#[from] Refusal),
+    #[error("{0}")]
+    Source(#[from] SourceError),
+    #[error("environment: {0}")]
+    Env(#[from] EnvError),
+    #[error("files: {0}")]
+    File(#[from] FileError),
+    #[error("hold: {0}")]
+    Hold(#[from] HoldError),
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+}
+
+impl From<StackError> for Failure {
+    fn from(error: StackError) -> Self {
+        Self::Env(error.into())
+    }
+}

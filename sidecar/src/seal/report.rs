@@ -1,0 +1,125 @@
+//! What is said of a delivery and of those who reach for it.
+
+use sidecar_common::{
+    event::{Exec, REASON_HELD_FULL, REASON_SEALED_FULL},
+    policy::Held,
+};
+
+use super::{Delivered, Secret, Tree, Work, deliver_env, text};
+use crate::{
+    config::Binding,
+    observe::{Action, Clock, Detail, Kind},
+};
+
+impl Work<'_> {
+    /// A program start that the kernel side reported.
+    pub(super) fn report_exec(&mut self, exec: &Exec) {
+        let (uid, pid) = (exec.subject.uid, exec.subject.pid);
+        let name = text(&exec.name);
+        let detail = Detail::Exec { uid };
+        self.journal
+            .emit(exec.header.time_ns, Kind::Exec, pid, &name, detail);
+    }
+
+    /// A program that the kernel side itself refused.
+    pub(super) fn report_refused(&mut self, exec: &Exec) {
+        let reason = match exec.reason {
+            REASON_SEALED_FULL => "the kernel side's map of sealed processes is full",
+            REASON_HELD_FULL => "the kernel side cannot hold this program",
+            _ => "the kernel side refused it",
+        };
+        self.metrics.refused.inc();
+        let name = text(&exec.name);
+        let action = Action::Killed;
+        let detail = Detail::Refused { reason, action };
+        let pid = exec.subject.pid;
+        self.journal
+            .emit(exec.header.time_ns, Kind::Refused, pid, &name, detail);
+    }
+
+    /// Says what was done, and remembers what is to be taken away again.
+    pub(super) fn sealed(
+        &mut self,
+        held: &Held,
+        bindings: &[&Binding],
+        secrets: &[Secret<'_>],
+        delivered: Delivered,
+    ) {
+        let process = text(&held.name);
+        let now = Clock::monotonic_ns();
+        let held_ns = now.saturating_sub(held.since_ns);
+        let bindings: Vec<&str> = bindings
+            .iter()
+            .map(|binding| binding.name.as_str())
+            .collect();
+        let names = |chosen: fn(&Secret<'_>) -> bool| -> Vec<&str> {
+            secrets
+                .iter()
+                .filter(|secret| chosen(secret))
+                .map(|secret| secret.name)
+                .collect()
+        };
+        let detail = Detail::Sealed {
+            uid: held.uid,
+            bindings: &bindings,
+            env: &names(|secret| {
+                secret.as_env && deliver_env::check(secret.name, &secret.value).is_ok()
+            }),
+            files: &names(|secret| secret.as_file),
+            overrode: &delivered.overrode,
+            note: delivered.note.as_deref(),
+            held_us: held_ns / 1000,
+        };
+        self.journal
+            .emit(now, Kind::Sealed, held.pid, &process, detail);
+        self.metrics.secrets_injected.inc_by(secrets.len() as u64);
+        #[expect(clippy::cast_precision_loss, reason = "a duration in a histogram")]
+        self.metrics.release.observe(held_ns as f64 / 1e9);
+        self.metrics.sealed_processes.inc();
+        let tree = Tree {
+            pid: held.pid,
+            process: process.into_owned(),
+            vault: delivered.vault,
+        };
+        self.trees.insert(held.seal, tree);
+    }
+
+    pub(super) fn report_access(&mut self, access: &sidecar_common::event::Access) {
+        use sidecar_common::event as e;
+        let name = text(&access.name);
+        let what = match access.what {
+            e::WHAT_FILE => "secret file",
+            e::WHAT_PTRACE => "ptrace",
+            e::WHAT_PROCESS_VM => "process_vm",
+            _ if name.is_empty() => "mem",
+            _ => name.as_ref(),
+        };
+        let (kind, verdict) = match access.verdict {
+            e::VERDICT_BLOCKED => (Kind::Blocked, "blocked"),
+            e::VERDICT_AUDIT => (Kind::Audit, "audit"),
+            _ => (Kind::Audit, "allowed"),
+        };
+        let counter = if kind == Kind::Blocked {
+            &self.metrics.access_blocked
+        } else {
+            &self.metrics.access_audit
+        };
+        counter.with_label_values(&[what]).inc();
+        let target = text(&access.target.comm);
+        let is_file = access.what == e::WHAT_FILE;
+        let detail = Detail::Access {
+            access: what,
+            target_pid: (!is_file).then_some(access.target.pid),
+            target: if is_file { &name } else { &target },
+            uid: access.actor.uid,
+            verdict,
+        };
+        self.journal.emit(
+            access.header.time_ns,
+            kind,
+            access.actor.pid,
+            &text(&access.actor.comm),
+            detail,
+        );
+    }
+}
