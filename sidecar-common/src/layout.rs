@@ -19,9 +19,11 @@ pub const MAX_SEALED: usize = 32_768;
 pub const MAX_HELD: usize = 4_096;
 /// Mounted secret directories (one per process that was given files), on one node.
 pub const MAX_VAULTS: usize = 16_384;
-/// Slots of the filter that tells most tmpfs superblocks from ours without a hash lookup; a power
-/// of two. Anonymous device minors are handed out lowest first (`get_anon_bdev`), so they are small.
-pub const VAULT_FILTER_SLOTS: u32 = 4_096;
+/// Slots of the memory of file systems that have nothing to guard; a power of two.
+pub const PLAIN_SLOTS: usize = 4_096;
+/// Slots of the filter that tells most program names from those an agent asks for, by their last
+/// bytes; a power of two.
+pub const NAME_FILTER_SLOTS: u32 = 16_384;
 /// Slots of the filter that tells most processes from sealed ones without a hash lookup; a power of
 /// two.
 pub const SEALED_FILTER_SLOTS: u32 = 4_096;
@@ -35,7 +37,7 @@ pub const COMM_LEN: usize = 16;
 pub const MAX_PID_LEVELS: u32 = 32;
 
 /// Byte offsets of kernel structure fields, read from the running kernel's BTF when the programs
-/// are loaded and given to them as a read-only global.
+/// are loaded and written into their instructions: [`OFFSET_IN_LOAD`], [`OFFSET_IN_IMMEDIATE`].
 ///
 /// rustc emits no CO-RE relocations; this is what stands in for them. A field that is missing is a
 /// refusal to load that names it, never a guess.
@@ -127,6 +129,12 @@ pub struct Offsets {
     /// Not an offset: 1 where the tracepoint of an exit comes before the memory is given up (6.16).
     pub exit_keeps_memory: u32,
 }
+
+/// Where a load from memory names this offset or up to `size_of::<Offsets>()` more, the loader puts
+/// in the field of [`Offsets`] that lies so many bytes from its start. No other load reaches so far.
+pub const OFFSET_IN_LOAD: i16 = 0x7000;
+/// The same where a register is set to a number: arbitrary, so that no other number is taken for it.
+pub const OFFSET_IN_IMMEDIATE: i32 = 0x4b53_0000;
 
 /// Bytes of a kernel stack on `x86_64` (`THREAD_SIZE` without KASAN).
 pub const THREAD_SIZE: usize = 16 * 1024;

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::layout::NAME_LEN;
+use crate::layout::{NAME_FILTER_SLOTS, NAME_LEN};
 
 /// The inode number of a PID namespace (`/proc/<pid>/ns/pid`): how a scope is named in every map.
 pub type ScopeId = u32;
@@ -18,8 +18,8 @@ pub struct Scope {
     pub flags: u32,
     /// The agent's process as it sees itself, for the message a second agent prints.
     pub agent_pid: u32,
-    /// Longest hold, in milliseconds.
-    pub hold_ms: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Refuse (else: allow and log).
@@ -62,7 +62,19 @@ pub struct BindingKey {
     /// Whose name this is.
     pub scope: ScopeId,
     /// Zero.
-    pub reserved: u32,
+    reserved: u32,
+}
+
+impl BindingKey {
+    /// A scope's name, by its [`name_hash`].
+    #[must_use]
+    pub const fn new(scope: ScopeId, name: u64) -> Self {
+        Self {
+            name,
+            scope,
+            reserved: 0,
+        }
+    }
 }
 
 /// A process under seal, by its number in the kernel's own namespace.
@@ -133,26 +145,21 @@ pub const HELD_TTY: u32 = 1 << 0;
 pub const HELD_TRACED: u32 = 1 << 1;
 /// The agent itself makes the task exec a second time: do not hold that one.
 pub const HELD_REEXEC: u32 = 1 << 2;
-/// A user ID changed in the exec (a setuid program).
-pub const HELD_SETUID: u32 = 1 << 3;
 /// What runs is not the file that was asked for but its interpreter (a script).
-pub const HELD_SCRIPT: u32 = 1 << 4;
+pub const HELD_SCRIPT: u32 = 1 << 3;
 /// The agent is attached, and will have it stop at the event of this exec.
-pub const HELD_SEIZED: u32 = 1 << 5;
+pub const HELD_SEIZED: u32 = 1 << 4;
 
-/// A mounted directory of secret files, by its device number.
+/// A tmpfs of secret files, by the address of its superblock: exact for as long as it lives.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Vault {
     /// Only this tree opens the files.
     pub seal: u64,
-    /// Address of the superblock, which the kernel side enters when the agent first opens its root.
-    /// Device numbers are used again at once; with the address, an entry is exact.
-    pub superblock: u64,
     /// Whose policy holds.
     pub scope: ScopeId,
-    /// Zero.
-    pub reserved: u32,
+    /// Device number, in the kernel's encoding.
+    pub dev: u32,
 }
 
 /// Where [`name_hash`] begins.
@@ -177,19 +184,83 @@ pub const fn hash_step(hash: u64, word: u64) -> u64 {
 #[must_use]
 pub const fn name_hash(name: &[u8]) -> u64 {
     let mut hash = HASH_START;
-    let mut i = 0;
-    while i < name.len() {
-        let mut word = 0;
-        let mut byte = 0;
-        while byte < 8 && i < name.len() {
-            word |= (name[i] as u64) << (8 * byte);
-            byte += 1;
-            i += 1;
-        }
-        hash = hash_step(hash, word);
+    let mut rest = name;
+    while !rest.is_empty() {
+        let (word, more) = rest.split_at(if rest.len() < 8 { rest.len() } else { 8 });
+        let mut padded = [0; 8];
+        padded.split_at_mut(word.len()).0.copy_from_slice(word);
+        hash = hash_step(hash, u64::from_le_bytes(padded));
+        rest = more;
     }
     hash
 }
+
+/// The place in the filter of names for those that end in these bytes ([`name_end`]): all that most
+/// starts of a program have looked at.
+#[inline(always)]
+#[must_use]
+#[expect(
+    clippy::inline_always,
+    clippy::cast_possible_truncation,
+    reason = "see hash_step; some bits of a hash"
+)]
+pub const fn name_filter_slot(end: u64) -> u32 {
+    hash_step(HASH_START, end) as u32 % NAME_FILTER_SLOTS
+}
+
+/// A name's last eight bytes, the last in the highest place, zeros before its start.
+#[must_use]
+pub const fn name_end(name: &[u8]) -> u64 {
+    let mut word = 0;
+    let mut i = 0;
+    while i < name.len() {
+        word = (word >> 8) | ((name[i] as u64) << 56);
+        i += 1;
+    }
+    word
+}
+
+/// The eight bytes up to the end of a text that ends after so many `bytes` (0 to 7) of a `word`,
+/// which follows the word `before`.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::inline_always, reason = "see hash_step")]
+pub const fn last_eight(before: u64, word: u64, bytes: u32) -> u64 {
+    // In two steps: a shift by 64 is none.
+    (word << (63 - 8 * bytes) << 1) | (before >> (8 * bytes))
+}
+
+/// A path's last eight bytes without those that belong to a directory's name: the [`name_end`] of
+/// its last component.
+#[inline(always)]
+#[must_use]
+#[expect(clippy::inline_always, reason = "see hash_step")]
+pub const fn without_directory(end: u64) -> u64 {
+    let mut slashes = zero_bytes(end ^ SLASHES);
+    // Every byte up to the last slash, of which the highest is marked.
+    slashes |= slashes >> 8;
+    slashes |= slashes >> 16;
+    slashes |= slashes >> 32;
+    end & !((slashes >> 7) * 0xff)
+}
+
+/// Eight slashes.
+pub const SLASHES: u64 = 0x2f2f_2f2f_2f2f_2f2f;
+
+/// How many bytes of a word are marked, where marks are as [`zero_bytes`] makes them.
+#[inline(always)]
+#[must_use]
+#[expect(
+    clippy::inline_always,
+    clippy::cast_possible_truncation,
+    reason = "see hash_step; at most 8"
+)]
+pub const fn count_marks(marks: u64) -> u32 {
+    ((marks >> 7).wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
+}
+
+/// A mark for every byte.
+pub const MARKS: u64 = 0x8080_8080_8080_8080;
 
 /// Marks every byte of a word that is zero with its highest bit; exact for each byte, since no
 /// carry crosses from one to the next.
@@ -229,6 +300,54 @@ mod tests {
         for (i, a) in names.iter().enumerate() {
             for b in &names[i + 1..] {
                 assert_ne!(name_hash(a), name_hash(b));
+            }
+        }
+    }
+
+    /// What the kernel side does with a path that ends in zeros.
+    fn end_of_path(path: &[u8]) -> u64 {
+        let mut before = 0;
+        for word in path.chunks(8) {
+            let mut padded = [0; 8];
+            padded[..word.len()].copy_from_slice(word);
+            let word = u64::from_le_bytes(padded);
+            let end = zero_bytes(word);
+            if end != 0 {
+                let bytes = count_marks(below_first(end) & MARKS);
+                return without_directory(last_eight(before, word, bytes));
+            }
+            before = word;
+        }
+        without_directory(before)
+    }
+
+    #[test]
+    fn a_path_ends_as_its_last_component_does() {
+        for directory in [
+            "",
+            "/",
+            "/bin/",
+            "./",
+            "/usr/bin/",
+            "/a/very/long/path/to/some/",
+            "//",
+        ] {
+            for name in [
+                "",
+                "a",
+                "psql",
+                "program",
+                "programs",
+                "programs1",
+                "some-longer-name",
+                "x86-64",
+            ] {
+                let path = [directory, name].concat();
+                assert_eq!(
+                    end_of_path(path.as_bytes()),
+                    name_end(name.as_bytes()),
+                    "{path}"
+                );
             }
         }
     }

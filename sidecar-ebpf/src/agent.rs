@@ -20,16 +20,14 @@ use crate::{
 /// `bpf(2)` on x86_64
 const SYS_BPF: u64 = 321;
 
-/// Makes the caller the agent of a scope: arguments are the scope, its flags, the caller's own
-/// process number and the longest hold in milliseconds. Nothing in the caller's PID namespace tells
-/// it its number in the kernel's, so the entries are written here. Returns that number, 0 when it
-/// failed.
+/// Makes the caller the agent of a scope: arguments are the scope, its flags and the caller's own
+/// process number. Nothing in the caller's PID namespace tells it its number in the kernel's, so the
+/// entries are written here. Returns that number, 0 when it failed.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp/sys_enter")]
 pub fn enlist(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
-    let (scope, flags, agent_pid, hold_ms): (ScopeId, u32, u32, u32) =
-        (ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3));
+    let (scope, flags, agent_pid): (ScopeId, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     let agent = kernel::current_tgid();
     let start_ns = kernel::start_of(kernel::current());
     let sealed = Sealed {
@@ -46,7 +44,7 @@ pub fn enlist(ctx: *mut c_void) -> u32 {
                     agent,
                     flags,
                     agent_pid,
-                    hold_ms,
+                    reserved: 0,
                 },
                 0,
             )

@@ -25,11 +25,12 @@ use sidecar_common::{
         Exec, Header, KIND_EXEC, KIND_HELD, KIND_REFUSED, REASON_HELD_FULL, REASON_SEALED_FULL,
         Subject,
     },
-    layout::{MAX_BINDINGS, MAX_HELD, NAME_LEN},
+    layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, NAME_LEN},
     policy::{
-        BindingKey, HASH_START, HELD_REEXEC, HELD_SCRIPT, HELD_SEIZED, HELD_SETUID, HELD_TRACED,
-        HELD_TTY, Held, SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, ScopeId,
-        Sealed, below_first, hash_step, zero_bytes,
+        BindingKey, HASH_START, HELD_REEXEC, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_TTY, Held,
+        MARKS, SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, SLASHES, ScopeId,
+        Sealed, below_first, count_marks, hash_step, last_eight, name_filter_slot,
+        without_directory, zero_bytes,
     },
 };
 
@@ -41,15 +42,16 @@ use crate::{
 const SIGKILL: u32 = 9;
 const SIGSTOP: u32 = 19;
 /// Bytes of a path looked at in one helper call; most paths take one.
-const CHUNK: usize = 64;
+const CHUNK: usize = 32;
 /// `PATH_MAX` in chunks.
 const CHUNKS: usize = 4096 / CHUNK;
 
-/// How many agents ask for a name: the one lookup that an unmatched program costs.
+/// By the names' last bytes: how many bindings there are. All that nearly every unmatched program
+/// costs.
 #[btf_map]
-static NAMES: HashMap<u64, u32, MAX_BINDINGS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static NAME_FILTER: Array<u32, { NAME_FILTER_SLOTS as usize }> = Array::new();
 #[btf_map]
-static BINDINGS: HashMap<BindingKey, u32, MAX_BINDINGS, { BPF_F_NO_PREALLOC as usize }> =
+static BINDINGS: HashMap<BindingKey, u64, MAX_BINDINGS, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 /// How many agents want every exec reported.
 #[btf_map]
@@ -70,17 +72,17 @@ static NOTHING_YET: Held = {
 
 /// Bytes of text at an address; zeros from where it cannot be read.
 #[inline(always)]
-fn read_chunk(at: Ptr) -> [u64; CHUNK / 8] {
+fn read_words<const WORDS: usize>(at: Ptr) -> [u64; WORDS] {
     // Not zeroed first: that is a call to a loop over bytes.
-    let mut chunk = MaybeUninit::<[u64; CHUNK / 8]>::uninit();
-    let to = chunk.as_mut_ptr().cast();
+    let mut words = MaybeUninit::<[u64; WORDS]>::uninit();
+    let (to, bytes) = (words.as_mut_ptr().cast(), (WORDS * 8) as u32);
     // SAFETY: the helpers check the address. The first writes every byte, zeros where it fails:
     // it reads past the text's end, where there may be nothing. The second stops at the end.
     unsafe {
-        if bpf_probe_read_kernel(to, CHUNK as u32, at.cast()) != 0 {
-            bpf_probe_read_kernel_str(to, CHUNK as u32, at.cast());
+        if bpf_probe_read_kernel(to, bytes, at.cast()) != 0 {
+            bpf_probe_read_kernel_str(to, bytes, at.cast());
         }
-        chunk.assume_init()
+        words.assume_init()
     }
 }
 
@@ -88,11 +90,10 @@ fn read_chunk(at: Ptr) -> [u64; CHUNK / 8] {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn last_component(path: u64) -> u64 {
-    const SLASHES: u64 = 0x2f2f_2f2f_2f2f_2f2f;
     let mut name = path;
     let mut at = path;
     for _ in 0..CHUNKS {
-        for word in read_chunk(at as Ptr) {
+        for word in read_words::<{ CHUNK / 8 }>(at as Ptr) {
             let end = zero_bytes(word);
             let mut slashes = zero_bytes(word ^ SLASHES);
             if end != 0 {
@@ -104,7 +105,7 @@ pub extern "C" fn last_component(path: u64) -> u64 {
                 slashes |= slashes >> 8;
                 slashes |= slashes >> 16;
                 slashes |= slashes >> 32;
-                name = at + ((slashes >> 7).wrapping_mul(0x0101_0101_0101_0101) >> 56);
+                name = at + u64::from(count_marks(slashes));
             }
             if end != 0 {
                 return name;
@@ -121,7 +122,7 @@ pub extern "C" fn last_component(path: u64) -> u64 {
 pub extern "C" fn hash_name(name: u64) -> u64 {
     let mut hash = HASH_START;
     for chunk in 0..NAME_LEN / CHUNK {
-        for mut word in read_chunk((name + (chunk * CHUNK) as u64) as Ptr) {
+        for mut word in read_words::<{ CHUNK / 8 }>((name + (chunk * CHUNK) as u64) as Ptr) {
             let end = zero_bytes(word);
             if end != 0 {
                 word &= below_first(end);
@@ -145,10 +146,52 @@ fn identity(file: Ptr) -> (u32, u64) {
     (dev, read(inode, off!(inode_ino)))
 }
 
-/// Whether any agent asks for the name.
+/// False for most names that no agent asks for; never for one that an agent does. Asked by the
+/// name's last bytes ([`sidecar_common::policy::name_end`]).
 #[inline(always)]
-fn is_asked_for(name: u64) -> bool {
-    NAMES.get_ptr(name).is_some()
+fn may_be_asked_for(end: u64) -> bool {
+    NAME_FILTER
+        .get(name_filter_slot(end))
+        .is_none_or(|bindings| *bindings != 0)
+}
+
+/// The last bytes of the last component of the NUL-terminated path at `path`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn end_of_path(path: u64) -> u64 {
+    let mut before = 0;
+    let mut at = path;
+    for _ in 0..CHUNKS {
+        for word in read_words::<{ CHUNK / 8 }>(at as Ptr) {
+            let end = zero_bytes(word);
+            if end != 0 {
+                let bytes = count_marks(below_first(end) & MARKS);
+                return without_directory(last_eight(before, word, bytes));
+            }
+            before = word;
+        }
+        at += CHUNK as u64;
+    }
+    0
+}
+
+/// The last bytes of a file's own name.
+#[inline(always)]
+fn end_of_name(dentry: Ptr) -> u64 {
+    /// Names with their NUL of so many bytes are kept in the dentry (`DNAME_INLINE_LEN`; more since 6.12).
+    const INLINE: u32 = 32;
+    let length: u32 = load!(dentry, dentry_name_len);
+    if length >= INLINE {
+        return end_of_path(load_text!(dentry, dentry_name));
+    }
+    let word = |index: usize| -> u64 { load!(dentry.wrapping_add(8 * index), dentry_short_name) };
+    let (before, last) = match length / 8 {
+        0 => (0, word(0)),
+        1 => (word(0), word(1)),
+        2 => (word(1), word(2)),
+        _ => (word(2), word(3)),
+    };
+    last_eight(before, last, length % 8)
 }
 
 /// Notes an exec of a watched name and refuses it where nobody could deliver.
@@ -159,35 +202,31 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // An exec that failed behind this hook left its entry: it must not vouch for this one. One
     // entry a process will do: `cred_guard_mutex` lets its threads exec one at a time.
     let tgid = kernel::current_tgid();
-    if PENDING.get_ptr(tgid).is_some() {
+    if sealed::may_be_sealed(tgid) && PENDING.get_ptr(tgid).is_some() {
         let _ = PENDING.remove(tgid);
     }
-    let used = last_component(load_text(bprm, off!(bprm_filename)));
-    let file: Ptr = load(bprm, off!(bprm_file));
-    let dentry: Ptr = load(file, off!(file_dentry));
+    let path = load_text!(bprm, bprm_filename);
+    let file: Ptr = load!(bprm, bprm_file);
+    let dentry: Ptr = load!(file, file_dentry);
     // fexecve names a descriptor, a symlink its own name: ask for the file's own name too
-    let own = load_text(dentry, off!(dentry_name));
-    let (used_hash, own_hash) = (hash_name(used), hash_name(own));
-    if !is_asked_for(own_hash) && (used_hash == own_hash || !is_asked_for(used_hash)) {
+    let (used_end, own_end) = (end_of_path(path), end_of_name(dentry));
+    if !may_be_asked_for(own_end) && (used_end == own_end || !may_be_asked_for(used_end)) {
         return 0;
     }
 
+    let (used, own) = (last_component(path), load_text!(dentry, dentry_name));
     let pid = kernel::pid_of(kernel::current());
     let Some((number, scope)) = sealed::scope_of(pid) else {
         return 0;
     };
     let is_bound = |name| {
         BINDINGS
-            .get_ptr(BindingKey {
-                name,
-                scope: number.namespace,
-                reserved: 0,
-            })
+            .get_ptr(BindingKey::new(number.namespace, hash_name(name)))
             .is_some()
     };
-    let name = if is_bound(used_hash) {
+    let name = if is_bound(used) {
         used
-    } else if is_bound(own_hash) {
+    } else if is_bound(own) {
         own
     } else {
         return 0;
@@ -251,12 +290,12 @@ pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
 pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let task: Ptr = ctx.arg(0);
     let bprm: Ptr = ctx.arg(2);
-    let tgid: u32 = load(task, off!(task_tgid));
+    let tgid: u32 = load!(task, task_tgid);
     let is_watched = take_pending(tgid, bprm) || finish_hold(task, tgid);
     if !is_watched && ALL_EXECS.get(0).is_some_and(|wanted| *wanted != 0) {
         report_exec(task, tgid, bprm);
     }
-    if is_watched && load::<usize>(load(task, off!(task_signal)), off!(signal_tty)) != 0 {
+    if is_watched && load!(load!(task, task_signal), signal_tty as usize) != 0 {
         wait_for_agent(tgid);
     }
     0
@@ -288,9 +327,9 @@ fn finish_hold(task: Ptr, tgid: u32) -> bool {
     let Some(held) = sealed::HELD.get_ptr_mut(tgid) else {
         return false;
     };
-    let mm: Ptr = load(task, off!(task_mm));
+    let mm: Ptr = load!(task, task_mm);
     // SAFETY: a live map value; its agent writes only the flags while it waits.
-    unsafe { (*held).stack = load(mm, off!(mm_start_stack)) };
+    unsafe { (*held).stack = load!(mm, mm_start_stack) };
     true
 }
 
@@ -312,26 +351,18 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     let cred = follow(task, off!(task_cred));
     pending.uid = read(cred, off!(cred_euid));
     pending.gid = read(cred, off!(cred_egid));
-    // SAFETY: the helpers have no preconditions.
-    let real_uid = unsafe {
-        pending.cgroup = bpf_get_current_cgroup_id();
-        bpf_get_current_uid_gid() as u32
-    };
+    // SAFETY: the helper has no preconditions.
+    pending.cgroup = unsafe { bpf_get_current_cgroup_id() };
     let has_tty = !follow(follow(task, off!(task_signal)), off!(signal_tty)).is_null();
     let is_traced = read::<u32>(task, off!(task_ptrace)) != 0;
     // What runs is another file only if it came by an interpreter.
-    let is_script = identity(load(bprm, off!(bprm_file))) != (pending.file_dev, pending.file_ino);
-    if is_script && load_text(bprm, off!(bprm_interp)) == load_text(bprm, off!(bprm_filename)) {
+    let is_script = identity(load!(bprm, bprm_file)) != (pending.file_dev, pending.file_ino);
+    if is_script && load_text!(bprm, bprm_interp) == load_text!(bprm, bprm_filename) {
         return kill(tgid, pending, REASON_HELD_FULL);
     }
     pending.flags = if has_tty { HELD_TTY } else { 0 }
         | if is_script { HELD_SCRIPT } else { 0 }
-        | if is_traced { HELD_TRACED } else { 0 }
-        | if real_uid == pending.uid {
-            0
-        } else {
-            HELD_SETUID
-        };
+        | if is_traced { HELD_TRACED } else { 0 };
 
     // a sealed process that becomes another sealed program leaves its first tree
     if let Some(earlier) = sealed::get(tgid, || pending.start_ns)
@@ -410,7 +441,7 @@ fn report_exec(task: Ptr, tgid: u32, bprm: Ptr) {
     if scope.flags & SCOPE_ALL_EXECS == 0 {
         return;
     }
-    let name = last_component(load_text(bprm, off!(bprm_filename))) as Ptr;
+    let name = last_component(load_text!(bprm, bprm_filename)) as Ptr;
     write_exec(
         number.namespace,
         number.nr,

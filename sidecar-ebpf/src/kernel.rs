@@ -1,54 +1,113 @@
 //! Reading the kernel's own structures: fields at offsets that the loader found in BTF.
 //!
-//! Two ways, told apart by what the verifier knows of the pointer. [`load`] is a plain instruction
+//! Two ways, told apart by what the verifier knows of the pointer. [`load!`] is a plain instruction
 //! and needs a pointer that came typed from a hook's argument; [`read`] is a helper call, works on
 //! any address, and yields zero where nothing is mapped.
 
-use core::{arch::asm, ptr};
+use core::arch::asm;
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
     generated::{bpf_get_current_pid_tgid, bpf_get_current_task},
 };
 use sidecar_common::{
-    layout::{MAX_PID_LEVELS, Offsets},
+    layout::{MAX_PID_LEVELS, OFFSET_IN_IMMEDIATE, OFFSET_IN_LOAD},
     policy::ScopeId,
 };
-
-/// The running kernel's layout; the loader writes it before the programs are verified.
-#[unsafe(no_mangle)]
-pub(crate) static OFFSETS: Offsets = {
-    // SAFETY: `Offsets` is plain integers, for which zero is a value.
-    unsafe { core::mem::zeroed() }
-};
-
-/// An offset, as the verifier will know it. Volatile, or the compiler would fold the zero above.
-macro_rules! off {
-    ($field:ident) => {
-        // SAFETY: a read of an initialised static.
-        unsafe { core::ptr::read_volatile(&raw const crate::kernel::OFFSETS.$field) as usize }
-    };
-}
-pub(crate) use off;
 
 /// A kernel structure, at some address.
 pub(crate) type Ptr = *const u8;
 
-/// A field of a structure whose type the verifier knows.
+/// A field's offset: a number that the loader puts in.
+macro_rules! off {
+    ($field:ident) => {
+        $crate::kernel::offset::<
+            { core::mem::offset_of!(sidecar_common::layout::Offsets, $field) as i32 },
+        >()
+    };
+}
+pub(crate) use off;
+
+/// See [`off!`].
 #[inline(always)]
-pub(crate) fn load<T: Copy>(base: Ptr, offset: usize) -> T {
-    // SAFETY: the verifier accepts this only for a typed kernel pointer and an offset at which the
-    // running kernel's BTF has a field of this size; faults read as zero (BPF_PROBE_MEM).
-    unsafe { ptr::read_volatile(base.add(offset).cast::<T>()) }
+pub(crate) fn offset<const FIELD: i32>() -> usize {
+    let value: u64;
+    // SAFETY: sets a register.
+    unsafe {
+        asm!("{0} = {1}", out(reg) value, const OFFSET_IN_IMMEDIATE + FIELD,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    value as usize
+}
+
+/// A field of a structure whose type the verifier knows.
+macro_rules! load {
+    ($base:expr, $field:ident) => {
+        <_ as $crate::kernel::Load>::load::<
+            { core::mem::offset_of!(sidecar_common::layout::Offsets, $field) as i16 },
+        >($base)
+    };
+    ($base:expr, $field:ident as $kind:ty) => {
+        <$kind as $crate::kernel::Load>::load::<
+            { core::mem::offset_of!(sidecar_common::layout::Offsets, $field) as i16 },
+        >($base)
+    };
+}
+pub(crate) use load;
+
+/// What [`load!`] can load.
+pub(crate) trait Load: Copy {
+    /// Loads it from a field of [`sidecar_common::layout::Offsets`], named by its own offset there.
+    fn load<const FIELD: i16>(base: Ptr) -> Self;
+}
+
+macro_rules! impl_load {
+    ($($kind:ty, $register:ident, $instruction:literal;)+) => {$(
+        impl Load for $kind {
+            #[inline(always)]
+            fn load<const FIELD: i16>(base: Ptr) -> Self {
+                let value;
+                // SAFETY: the verifier accepts this only for a typed kernel pointer and an offset
+                // at which the running kernel's BTF has a field of this size; faults read as zero
+                // (BPF_PROBE_MEM).
+                unsafe {
+                    asm!($instruction, out($register) value, in(reg) base,
+                        const OFFSET_IN_LOAD + FIELD,
+                        options(readonly, nostack, preserves_flags));
+                }
+                value
+            }
+        }
+    )+};
+}
+impl_load! {
+    u8, wreg, "{0} = *(u8 *)({1} + {2})";
+    u32, wreg, "{0} = *(u32 *)({1} + {2})";
+    u64, reg, "{0} = *(u64 *)({1} + {2})";
+    usize, reg, "{0} = *(u64 *)({1} + {2})";
+}
+
+impl Load for Ptr {
+    #[inline(always)]
+    fn load<const FIELD: i16>(base: Ptr) -> Self {
+        usize::load::<FIELD>(base) as Ptr
+    }
 }
 
 /// A `char *` field of a structure whose type the verifier knows, as a plain number.
 ///
 /// Since 6.17 the verifier takes such a field for memory it knows, and refuses it where a number
 /// is asked for. Two byte swaps leave the value and take the type away.
+macro_rules! load_text {
+    ($base:expr, $field:ident) => {
+        $crate::kernel::untyped($crate::kernel::load!($base, $field))
+    };
+}
+pub(crate) use load_text;
+
+/// See [`load_text!`].
 #[inline(always)]
-pub(crate) fn load_text(base: Ptr, offset: usize) -> u64 {
-    let mut address: u64 = load(base, offset);
+pub(crate) fn untyped(mut address: u64) -> u64 {
     // SAFETY: works on one register.
     unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) address) };
     address

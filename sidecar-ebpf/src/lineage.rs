@@ -21,11 +21,11 @@ const SIGKILL: u32 = 9;
 pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let parent: Ptr = ctx.arg(0);
     let child: Ptr = ctx.arg(1);
-    let tgid: u32 = load(parent, off!(task_tgid));
-    let child_tgid: u32 = load(child, off!(task_tgid));
+    let tgid: u32 = load!(parent, task_tgid);
+    let child_tgid: u32 = load!(child, task_tgid);
     // not for a thread
     if child_tgid != tgid && sealed::may_be_sealed(tgid) {
-        inherit(parent, tgid, child_tgid, load(child, off!(task_start)));
+        inherit(parent, tgid, child_tgid, load!(child, task_start));
     }
     0
 }
@@ -60,12 +60,12 @@ fn inherit(parent: Ptr, tgid: u32, child_tgid: u32, start_ns: u64) {
 #[btf_tracepoint(function = "sched_wakeup_new")]
 pub fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
     let child: Ptr = ctx.arg(0);
-    let child_tgid: u32 = load(child, off!(task_tgid));
+    let child_tgid: u32 = load!(child, task_tgid);
     let tgid = kernel::current_tgid();
     if child_tgid == tgid || !sealed::may_be_sealed(tgid) {
         return 0;
     }
-    let start_ns: u64 = load(child, off!(task_start));
+    let start_ns: u64 = load!(child, task_start);
     if sealed::get(child_tgid, || start_ns).is_none() {
         inherit(kernel::current(), tgid, child_tgid, start_ns);
     }
@@ -76,19 +76,21 @@ pub fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let task: Ptr = ctx.arg(0);
-    let signal: Ptr = load(task, off!(task_signal));
-    if load::<u32>(signal, off!(signal_live)) != 0 {
+    let signal: Ptr = load!(task, task_signal);
+    if load!(signal, signal_live as u32) != 0 {
         return 0;
     }
-    let tgid: u32 = load(task, off!(task_tgid));
-    if let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) {
-        end(task, tgid, &sealed);
+    let tgid: u32 = load!(task, task_tgid);
+    if sealed::may_be_sealed(tgid) {
+        if let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) {
+            end(task, tgid, &sealed);
+        }
+        // Not where the memory is still there: the process would stand open until it is gone.
+        if off!(exit_keeps_memory) == 0 {
+            sealed::forget(tgid);
+        }
     }
     end_namespace(task);
-    // Not where the memory is still there: the process would stand open until it is gone.
-    if off!(exit_keeps_memory) == 0 && sealed::may_be_sealed(tgid) {
-        sealed::forget(tgid);
-    }
     0
 }
 
@@ -96,8 +98,8 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
 /// outlived it would speak for a stranger.
 #[inline(always)]
 fn end_namespace(task: Ptr) {
-    let pid: Ptr = load(task, off!(task_thread_pid));
-    if load::<u32>(pid, off!(pid_level)) == 0 {
+    let pid: Ptr = load!(task, task_thread_pid);
+    if load!(pid, pid_level as u32) == 0 {
         return;
     }
     // (the last thread need not be the leader)
@@ -125,7 +127,7 @@ fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
         return; // it never came to have secrets
     }
     let pid = sealed::number_in(kernel::pid_of(task), sealed.scope);
-    leave(sealed, tgid, pid, load(task, off!(task_exit_code)));
+    leave(sealed, tgid, pid, load!(task, task_exit_code));
 }
 
 /// A process leaves its tree: the agent hears of the one that was given the seal, and of the last.
@@ -162,10 +164,10 @@ pub(crate) fn leave(sealed: &Sealed, tgid: u32, pid: u32, status: u32) {
 #[btf_tracepoint(function = "sched_process_free")]
 pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
     let task: Ptr = ctx.arg(0);
-    let tgid: u32 = load(task, off!(task_tgid));
+    let tgid: u32 = load!(task, task_tgid);
     // threads are freed one by one; the process's own number is its leader's
-    if load::<u32>(task, off!(task_pid)) == tgid && sealed::may_be_sealed(tgid) {
-        sealed::forget_if_started(tgid, load(task, off!(task_start)));
+    if load!(task, task_pid as u32) == tgid && sealed::may_be_sealed(tgid) {
+        sealed::forget_if_started(tgid, load!(task, task_start));
     }
     0
 }

@@ -225,7 +225,6 @@ fn stake(config: &Config) -> anyhow::Result<(Claim, Ring)> {
     ensure_loaded()?;
     let wish = kernel::Wish {
         flags: flags(&config.policy),
-        hold_ms: u32::try_from(config.policy.hold_timeout.as_millis()).unwrap_or(u32::MAX),
         names: config
             .secrets
             .iter()

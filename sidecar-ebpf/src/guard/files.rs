@@ -3,57 +3,64 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap},
+    btf_maps::HashMap,
     macros::{btf_map, lsm},
     programs::LsmContext,
 };
 use sidecar_common::{
     event::WHAT_FILE,
-    layout::{MAX_VAULTS, VAULT_FILTER_SLOTS},
-    policy::{Sealed, Vault},
+    layout::{MAX_SCOPES, MAX_VAULTS},
+    policy::{SEALED_AGENT, ScopeId, Sealed, Vault},
 };
 
-use super::{Own, Reach, decide, procfs::short_name};
+use super::{Own, Reach, TMPFS_MAGIC, decide, plain, procfs::short_name};
 use crate::{
-    kernel::{self, Ptr, load, off},
+    kernel::{self, Ptr, load},
     sealed,
 };
 
 #[btf_map]
-static VAULTS: HashMap<u32, Vault, MAX_VAULTS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
-/// By device number: zero where no vault was ever. Agents set slots and never clear them.
+static VAULTS: HashMap<u64, Vault, MAX_VAULTS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+/// For which seal an agent makes a tmpfs just now.
 #[btf_map]
-static VAULT_FILTER: Array<u32, { VAULT_FILTER_SLOTS as usize }> = Array::new();
+static MOUNTING: HashMap<ScopeId, u64, MAX_SCOPES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-/// An open of a file in some tmpfs.
-#[inline(always)]
-pub(super) fn open(file: Ptr, sb: Ptr) -> i32 {
-    let dev: u32 = load(sb, off!(sb_dev));
-    if VAULT_FILTER
-        .get(dev % VAULT_FILTER_SLOTS)
-        .is_none_or(|slot| *slot == 0)
-    {
+/// An agent makes a tmpfs: before there is a file in it, it is for one tree only.
+#[lsm(hook = "sb_kern_mount")]
+pub fn sb_kern_mount(ctx: LsmContext) -> i32 {
+    let sb: Ptr = ctx.arg(0);
+    if load!(sb, sb_magic as u64) != TMPFS_MAGIC {
         return 0;
     }
-    open_in_vault(file, sb, dev)
-}
-
-/// Apart from the hook itself, so that most opens do not pay for its registers and its stack.
-#[inline(never)]
-fn open_in_vault(file: Ptr, sb: Ptr, dev: u32) -> i32 {
-    let Some(entry) = VAULTS.get_ptr_mut(dev) else {
+    let Some(actor) = sealed::current().filter(|actor| actor.flags & SEALED_AGENT != 0) else {
         return 0;
     };
-    // SAFETY: a live map value; only its agent, which is here then, enters the address.
-    let vault = unsafe { &mut *entry };
-    if vault.superblock == 0
-        && sealed::scope(vault.scope).is_some_and(|scope| scope.agent == kernel::current_tgid())
+    // SAFETY: copied at once. Nobody carries 0.
+    let seal = unsafe { MOUNTING.get(actor.scope) }.copied().unwrap_or(0);
+    let vault = Vault {
+        seal,
+        scope: actor.scope,
+        dev: load!(sb, sb_dev),
+    };
+    if VAULTS
+        .insert(kernel::untyped(sb as u64), &vault, 0)
+        .is_err()
     {
-        vault.superblock = sb as u64;
+        return kernel::eperm();
     }
-    if vault.superblock != sb as u64 {
-        return 0; // the number is another file system's by now
-    }
+    0
+}
+
+/// Whose secrets a tmpfs has, if any.
+#[inline(always)]
+pub(super) fn vault(sb: Ptr) -> Option<Vault> {
+    // SAFETY: copied at once; the entry is there until the superblock is gone.
+    unsafe { VAULTS.get(kernel::untyped(sb as u64)) }.copied()
+}
+
+/// An open of a secret file.
+#[inline(always)]
+pub(super) fn open(file: Ptr, vault: Vault) -> i32 {
     decide(&Reach {
         sealed: Sealed {
             seal: vault.seal,
@@ -66,19 +73,15 @@ fn open_in_vault(file: Ptr, sb: Ptr, dev: u32) -> i32 {
         what: WHAT_FILE,
         guarded_by: 0,
         own: Own::Always,
-        name: short_name(load(file, off!(file_dentry))),
+        name: short_name(load!(file, file_dentry)),
     })
 }
 
-/// A vault's file system is gone, and with it the entry. The number may have a new one already;
-/// the address, which is still held here, cannot.
+/// A file system ends, and what is known of its superblock with it.
 #[lsm(hook = "sb_free_security")]
 pub fn sb_free_security(ctx: LsmContext) -> i32 {
     let sb: Ptr = ctx.arg(0);
-    let dev: u32 = load(sb, off!(sb_dev));
-    // SAFETY: read at once.
-    if unsafe { VAULTS.get(dev) }.is_some_and(|vault| vault.superblock == sb as u64) {
-        let _ = VAULTS.remove(dev);
-    }
+    plain::forget(sb);
+    let _ = VAULTS.remove(kernel::untyped(sb as u64));
     0
 }

@@ -61,8 +61,8 @@ fn guarded(file: u128) -> Option<(u32, u32)> {
 /// are kept in the dentry itself.
 #[inline(always)]
 fn may_be_guarded(dentry: Ptr) -> bool {
-    let length: u32 = load(dentry, off!(dentry_name_len));
-    let first: u8 = load(dentry, off!(dentry_short_name));
+    let length: u32 = load!(dentry, dentry_name_len);
+    let first: u8 = load!(dentry, dentry_short_name);
     looks_guarded(first, length)
 }
 
@@ -114,7 +114,7 @@ const _: () = {
 /// An open of a procfs inode.
 #[inline(always)]
 pub(super) fn open(file: Ptr, inode: Ptr) -> i32 {
-    let dentry: Ptr = load(file, off!(file_dentry));
+    let dentry: Ptr = load!(file, file_dentry);
     if may_be_guarded(dentry) {
         open_guarded(dentry, inode)
     } else {
@@ -122,7 +122,7 @@ pub(super) fn open(file: Ptr, inode: Ptr) -> i32 {
     }
 }
 
-/// Apart from the hook itself, so that most opens do not pay for its registers and its stack.
+/// Apart, so that most opens in procfs do not pay for its registers and its stack.
 #[inline(never)]
 fn open_guarded(dentry: Ptr, inode: Ptr) -> i32 {
     // proc_inode.pid: of the process, or in task/<tid>/ of the thread; none outside of /proc/<pid>
@@ -161,7 +161,7 @@ fn open_guarded(dentry: Ptr, inode: Ptr) -> i32 {
 #[inline(always)]
 pub(super) fn short_name(dentry: Ptr) -> [u8; COMM_LEN] {
     let mut name = [0; COMM_LEN];
-    let at = load_text(dentry, off!(dentry_name));
+    let at = load_text!(dentry, dentry_name);
     // SAFETY: the helper checks the address; it pads nothing, so the buffer starts as zeros.
     let _ = unsafe { aya_ebpf::helpers::bpf_probe_read_kernel_str_bytes(at as Ptr, &mut name) };
     name

@@ -52,7 +52,7 @@ fn current_syscall() -> u64 {
 pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let child: Ptr = ctx.arg(0);
     let mode: u32 = ctx.arg(1);
-    let tgid: u32 = load(child, off!(task_tgid));
+    let tgid: u32 = load!(child, task_tgid);
     let Some(sealed) = sealed::get_with_newborn(child, tgid) else {
         return 0;
     };

@@ -9,19 +9,21 @@ use aya::{
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
-use super::{Error, offsets};
+use super::{Error, offsets, relocate::relocate};
 
 /// The kernel side, as `build.rs` left it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/kernelseal.bpf.o"));
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernelseal.bpf.o"));
 
-/// The security hooks we attach to; a program has its hook's name.
+/// The security hooks we attach to, in this order; a program has its hook's name. What remembers a
+/// file system comes after what forgets it.
 pub(crate) const HOOKS: &[&str] = &[
-    "bprm_creds_for_exec",
+    "sb_free_security",
+    "sb_kern_mount",
     "file_open",
     "ptrace_access_check",
     "ptrace_traceme",
     "perf_event_open",
-    "sb_free_security",
+    "bprm_creds_for_exec",
     COMMITTED,
 ];
 /// Attached only where the exit's tracepoint comes too early to end a seal.
@@ -60,8 +62,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
     })?;
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
-        .override_global("OFFSETS", &offsets, true)
-        .load(OBJECT)
+        .load(&relocate(OBJECT, &offsets)?)
         .map_err(|e| Error::Load {
             what: "the maps".into(),
             cause: chain(&e),

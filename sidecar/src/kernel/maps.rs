@@ -9,10 +9,10 @@ use aya::{
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::{
-    layout::{RING_BYTES, VAULT_FILTER_SLOTS},
+    layout::RING_BYTES,
     policy::{
         BindingKey, Counters, HELD_REEXEC, HELD_SEIZED, Held, SCOPE_ALL_EXECS, SEALED_AGENT,
-        SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed, Vault, name_hash,
+        SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed, name_end, name_filter_slot, name_hash,
     },
 };
 
@@ -37,6 +37,10 @@ fn hash<K: Pod, V: Pod>(name: &'static str) -> Result<HashMap<MapData, K, V>, Er
     HashMap::try_from(Map::HashMap(data(name)?)).map_err(failed(name))
 }
 
+fn array<V: Pod>(name: &'static str) -> Result<Array<MapData, V>, Error> {
+    Array::try_from(Map::Array(data(name)?)).map_err(failed(name))
+}
+
 /// A value, or `None` where the map has no such key.
 fn present<V>(name: &'static str, value: Result<V, MapError>) -> Result<Option<V>, Error> {
     match value {
@@ -52,8 +56,7 @@ pub(crate) struct Maps {
     sealed: HashMap<MapData, u32, Sealed>,
     trees: HashMap<MapData, u64, u64>,
     held: HashMap<MapData, u32, Held>,
-    vaults: HashMap<MapData, u32, Vault>,
-    vault_filter: Array<MapData, u32>,
+    mounting: HashMap<MapData, ScopeId, u64>,
     counters: HashMap<MapData, ScopeId, Counters>,
 }
 
@@ -65,9 +68,7 @@ impl Maps {
             sealed: hash("SEALED")?,
             trees: hash("TREES")?,
             held: hash("HELD")?,
-            vaults: hash("VAULTS")?,
-            vault_filter: Array::try_from(Map::Array(data("VAULT_FILTER")?))
-                .map_err(failed("VAULT_FILTER"))?,
+            mounting: hash("MOUNTING")?,
             counters: hash("COUNTERS")?,
         })
     }
@@ -166,19 +167,11 @@ impl Maps {
             .collect()
     }
 
-    /// From now on only the tree of `vault.seal` opens files of that tmpfs.
-    pub(crate) fn add_vault(&mut self, dev: u32, vault: Vault) -> Result<(), Error> {
-        self.vaults
-            .insert(dev, vault, 0)
-            .map_err(failed("VAULTS"))?;
-        self.vault_filter
-            .set(dev % VAULT_FILTER_SLOTS, 1, 0)
-            .map_err(failed("VAULT_FILTER"))
-    }
-
-    /// The tmpfs is gone.
-    pub(crate) fn remove_vault(&mut self, dev: u32) {
-        let _ = self.vaults.remove(&dev);
+    /// From now on only the tree of `seal` opens files of the tmpfs that this agent makes.
+    pub(crate) fn mount_for(&mut self, scope: ScopeId, seal: u64) -> Result<(), Error> {
+        self.mounting
+            .insert(scope, seal, 0)
+            .map_err(failed("MOUNTING"))
     }
 
     /// What the kernel side counted for a scope.
@@ -191,8 +184,6 @@ impl Maps {
 pub(crate) struct Wish<'a> {
     /// `SCOPE_*` bits.
     pub(crate) flags: u32,
-    /// Longest hold, in milliseconds.
-    pub(crate) hold_ms: u32,
     /// Base names of the programs to hold.
     pub(crate) names: BTreeSet<&'a [u8]>,
 }
@@ -202,15 +193,16 @@ pub(crate) struct Wish<'a> {
 pub(crate) struct Claim {
     scope: ScopeId,
     flags: u32,
-    names: Vec<u64>,
+    names: Vec<BindingKey>,
     books: Books,
 }
 
 /// The maps that say who asks for which name. Changed under the pins' lock only.
 struct Books {
     scopes: HashMap<MapData, ScopeId, Scope>,
-    names: HashMap<MapData, u64, u32>,
-    bindings: HashMap<MapData, BindingKey, u32>,
+    name_filter: Array<MapData, u32>,
+    /// With each name's last bytes, by which it is counted in the filter.
+    bindings: HashMap<MapData, BindingKey, u64>,
     all_execs: Array<MapData, u32>,
     counters: HashMap<MapData, ScopeId, Counters>,
     rings: HashOfMaps<MapData, ScopeId, MapData>,
@@ -220,43 +212,40 @@ impl Books {
     fn open() -> Result<Self, Error> {
         Ok(Self {
             scopes: hash("SCOPES")?,
-            names: hash("NAMES")?,
+            name_filter: array("NAME_FILTER")?,
             bindings: hash("BINDINGS")?,
-            all_execs: Array::try_from(Map::Array(data("ALL_EXECS")?))
-                .map_err(failed("ALL_EXECS"))?,
+            all_execs: array("ALL_EXECS")?,
             counters: hash("COUNTERS")?,
             rings: HashOfMaps::try_from(Map::HashOfMaps(data("RINGS")?))
                 .map_err(failed("RINGS"))?,
         })
     }
 
-    fn want_name(&mut self, scope: ScopeId, name: u64) -> Result<(), Error> {
-        let wanted = present("NAMES", self.names.get(&name, 0))?.unwrap_or(0);
-        self.names
-            .insert(name, wanted + 1, 0)
-            .map_err(failed("NAMES"))?;
-        let key = BindingKey {
-            name,
-            scope,
-            reserved: 0,
-        };
-        self.bindings.insert(key, 1, 0).map_err(failed("BINDINGS"))
+    fn want_name(&mut self, key: BindingKey, end: u64) -> Result<(), Error> {
+        // In this order, and the other way round below: the filter must never be behind.
+        self.count_name(end, 1)?;
+        self.bindings
+            .insert(key, end, 0)
+            .map_err(failed("BINDINGS"))
     }
 
-    fn drop_name(&mut self, scope: ScopeId, name: u64) -> Result<(), Error> {
-        let _ = self.bindings.remove(&BindingKey {
-            name,
-            scope,
-            reserved: 0,
-        });
-        match present("NAMES", self.names.get(&name, 0))? {
-            Some(wanted) if wanted > 1 => self
-                .names
-                .insert(name, wanted - 1, 0)
-                .map_err(failed("NAMES")),
-            Some(_) => self.names.remove(&name).map_err(failed("NAMES")),
-            None => Ok(()),
-        }
+    fn drop_name(&mut self, key: &BindingKey) -> Result<(), Error> {
+        let Some(end) = present("BINDINGS", self.bindings.get(key, 0))? else {
+            return Ok(());
+        };
+        self.bindings.remove(key).map_err(failed("BINDINGS"))?;
+        self.count_name(end, -1)
+    }
+
+    fn count_name(&mut self, end: u64, by: i32) -> Result<(), Error> {
+        let slot = name_filter_slot(end);
+        let bindings = self
+            .name_filter
+            .get(&slot, 0)
+            .map_err(failed("NAME_FILTER"))?;
+        self.name_filter
+            .set(slot, bindings.saturating_add_signed(by), 0)
+            .map_err(failed("NAME_FILTER"))
     }
 
     fn want_all_execs(&mut self, by: i32) -> Result<(), Error> {
@@ -268,15 +257,14 @@ impl Books {
 
     /// What an agent that died left in the books under this scope.
     fn clear(&mut self, scope: ScopeId, left: Option<Scope>) -> Result<(), Error> {
-        let stale: Vec<u64> = self
+        let stale: Vec<BindingKey> = self
             .bindings
             .keys()
             .filter_map(Result::ok)
             .filter(|key| key.scope == scope)
-            .map(|key| key.name)
             .collect();
-        for name in stale {
-            self.drop_name(scope, name)?;
+        for key in stale {
+            self.drop_name(&key)?;
         }
         // Names of scopes that ended with their PID namespace.
         let orphans: Vec<BindingKey> = self
@@ -286,7 +274,7 @@ impl Books {
             .filter(|key| matches!(self.scopes.get(&key.scope, 0), Err(MapError::KeyNotFound)))
             .collect();
         for key in orphans {
-            self.drop_name(key.scope, key.name)?;
+            self.drop_name(&key)?;
         }
         if left.is_some_and(|left| left.flags & SCOPE_ALL_EXECS != 0) {
             self.want_all_execs(-1)?;
@@ -348,10 +336,10 @@ impl Claim {
 
     fn write(&mut self, wish: &Wish<'_>) -> Result<(), Error> {
         for name in &wish.names {
-            let name = name_hash(name);
-            if !self.names.contains(&name) {
-                self.names.push(name);
-                self.books.want_name(self.scope, name)?;
+            let key = BindingKey::new(self.scope, name_hash(name));
+            if !self.names.contains(&key) {
+                self.names.push(key);
+                self.books.want_name(key, name_end(name))?;
             }
         }
         if self.flags & SCOPE_ALL_EXECS != 0 {
@@ -367,8 +355,8 @@ impl Claim {
 
     /// No new program is held from here on.
     pub(crate) fn stop_holding(&mut self, _lock: &pins::Lock) -> Result<(), Error> {
-        for name in std::mem::take(&mut self.names) {
-            self.books.drop_name(self.scope, name)?;
+        for key in std::mem::take(&mut self.names) {
+            self.books.drop_name(&key)?;
         }
         Ok(())
     }
@@ -392,7 +380,7 @@ impl Claim {
             agent: 0,
             flags: self.flags & !SCOPE_ALL_EXECS,
             agent_pid: 0,
-            hold_ms: 0,
+            reserved: 0,
         };
         self.books
             .scopes
@@ -402,8 +390,8 @@ impl Claim {
 
     /// Undoes a stake that failed half-way.
     fn withdraw(&mut self) -> Result<(), Error> {
-        for name in std::mem::take(&mut self.names) {
-            self.books.drop_name(self.scope, name)?;
+        for key in std::mem::take(&mut self.names) {
+            self.books.drop_name(&key)?;
         }
         let _ = self.books.rings.remove(&self.scope);
         let _ = self.books.counters.remove(&self.scope);
@@ -419,7 +407,7 @@ fn enlist(scope: ScopeId, wish: &Wish<'_>) -> Result<(), Error> {
     };
     let program = RawTracePoint::from_pin(pins::program(load::ENLIST)).map_err(failed)?;
     let mut options = RawTracePointRunOptions::new();
-    let arguments = [scope, wish.flags, process::id(), wish.hold_ms].map(u64::from);
+    let arguments = [scope, wish.flags, process::id()].map(u64::from);
     options.args[..arguments.len()].copy_from_slice(&arguments);
     let tgid = program.test_run(options).map_err(failed)?.return_value;
     if tgid == 0 {

@@ -4,6 +4,7 @@ mod load;
 mod maps;
 mod offsets;
 pub(crate) mod pins;
+mod relocate;
 mod ring;
 
 use std::{io, path::PathBuf};

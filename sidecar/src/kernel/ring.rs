@@ -3,8 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
-use sidecar_common::event::{
-    Access, Exec, Exit, Header, KIND_ACCESS, KIND_EXEC, KIND_EXIT, KIND_HELD, KIND_REFUSED,
+use sidecar_common::{
+    event::{
+        Access, Exec, Exit, Header, KIND_ACCESS, KIND_EXEC, KIND_EXIT, KIND_HELD, KIND_REFUSED,
+    },
+    layout::RING_BYTES,
 };
 
 /// What the kernel side says.
@@ -46,10 +49,23 @@ impl Record {
     }
 }
 
+const _: () = assert!(
+    size_of::<Exec>() >= size_of::<Access>() && size_of::<Exec>() >= size_of::<Exit>(),
+    "the largest record"
+);
+
 /// The reading end.
 pub(crate) struct Ring(pub(super) RingBuf<MapData>);
 
 impl Ring {
+    /// Records that a full ring holds at the least.
+    pub(crate) const LEAST_OF_A_FULL: usize = {
+        /// What the kernel puts before each record (`BPF_RINGBUF_HDR_SZ`), in bytes.
+        const HEADER: usize = 8;
+        // The largest record; one more may not have found room at the end.
+        RING_BYTES / (size_of::<Exec>() + HEADER) - 1
+    };
+
     /// The next record, if there is one.
     pub(crate) fn next(&mut self) -> Option<Record> {
         self.0.next().map(|bytes| Record::parse(&bytes))

@@ -21,7 +21,7 @@ use rustix::{
 };
 use sidecar_common::policy::Held;
 
-use crate::{process::kernel_dev, secrets::Value};
+use crate::secrets::Value;
 
 /// Where secret directories are, from the program's own root.
 const PLACE: [&str; 3] = ["run", "kernelseal", "secrets"];
@@ -70,20 +70,9 @@ pub(crate) struct Vault {
 }
 
 /// Files that are in place but that nobody sees yet.
-pub(crate) struct Prepared {
-    /// Device number, in the kernel's encoding.
-    pub(crate) dev: u32,
+struct Prepared {
     mount: OwnedFd,
     files: Vec<(String, usize)>,
-}
-
-impl Prepared {
-    /// Opens the root, by which the kernel side learns which file system it is.
-    pub(crate) fn introduce(&self) -> Result<(), FileError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat(&self.mount, ".", flags, Mode::empty()).map_err(step("open a tmpfs"))?;
-        Ok(())
-    }
 }
 
 impl Mounter {
@@ -98,8 +87,17 @@ impl Mounter {
         })
     }
 
+    /// Delivers: writes the files, then makes them visible to the program.
+    pub(crate) fn mount(
+        &self,
+        held: &Held,
+        secrets: &[(&str, &Value)],
+    ) -> Result<Vault, FileError> {
+        self.attach(held, Self::prepare(held, secrets)?)
+    }
+
     /// Makes the tmpfs and writes the files; they are owned by the program's user, mode 0400.
-    pub(crate) fn prepare(held: &Held, secrets: &[(&str, &Value)]) -> Result<Prepared, FileError> {
+    fn prepare(held: &Held, secrets: &[(&str, &Value)]) -> Result<Prepared, FileError> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(step("make a tmpfs"))?;
         let pages: usize = secrets
             .iter()
@@ -141,17 +139,12 @@ impl Mounter {
                 .map_err(step("write a secret file"))?;
             files.push(((*name).to_owned(), value.len()));
         }
-        let stat = statat(&mount, "", AtFlags::EMPTY_PATH).map_err(step("look at a tmpfs"))?;
-        Ok(Prepared {
-            dev: kernel_dev(stat.st_dev),
-            mount,
-            files,
-        })
+        Ok(Prepared { mount, files })
     }
 
     /// Makes prepared files visible to the program.
-    pub(crate) fn attach(&self, held: &Held, prepared: Prepared) -> Result<Vault, FileError> {
-        let Prepared { mount, files, .. } = prepared;
+    fn attach(&self, held: &Held, prepared: Prepared) -> Result<Vault, FileError> {
+        let Prepared { mount, files } = prepared;
         let process = format!("/proc/{}", held.pid);
         let namespace =
             File::open(format!("{process}/ns/mnt")).map_err(step("its mount namespace"))?;

@@ -29,12 +29,12 @@ use nix::{
     },
     unistd::Pid,
 };
-use sidecar_common::policy::{HELD_TRACED, Held, ScopeId, Vault as VaultOwner};
+use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
 
 pub(crate) use self::watchdog::{GivenUp, Watchdog};
 use self::{
     deliver_env::DIR_VARIABLE,
-    deliver_file::{Mounter, Prepared, Vault},
+    deliver_file::{Mounter, Vault},
     failure::Failure,
     held::{Announce, HeldTask, HoldError},
     stack::Variable,
@@ -140,10 +140,15 @@ impl Sealer {
             }
             let is_stopping = fds[1].any() == Some(true);
             work.wipe_due();
+            let mut taken = 0;
             while let Some(record) = ring.next() {
                 work.take(record);
+                taken += 1;
             }
-            work.notice_losses();
+            // A ring that was full gives at least so many; in between, nothing was lost.
+            if taken >= Ring::LEAST_OF_A_FULL {
+                work.notice_losses();
+            }
             work.journal.flush();
             if is_stopping {
                 work.catch_up();
@@ -330,7 +335,9 @@ impl<'c> Work<'c> {
             .collect();
         let directory;
         if !files.is_empty() {
-            let vault = self.mount(held, Mounter::prepare(held, &files)?)?;
+            // guarded before there is a file in it
+            self.maps.mount_for(self.scope, held.seal)?;
+            let vault = self.mounter.mount(held, &files)?;
             directory = vault.path();
             delivered.vault = Some(vault);
             variables.push(Variable {
@@ -357,25 +364,6 @@ impl<'c> Work<'c> {
             }
         }
         Ok(delivered)
-    }
-
-    /// Guards the files, then lets them be seen.
-    fn mount(&mut self, held: &Held, prepared: Prepared) -> Result<Vault, Failure> {
-        let dev = prepared.dev;
-        self.maps.add_vault(
-            dev,
-            VaultOwner {
-                seal: held.seal,
-                scope: held.scope,
-                superblock: 0,
-                reserved: 0,
-            },
-        )?;
-        prepared.introduce()?;
-        self.mounter.attach(held, prepared).map_err(|e| {
-            self.maps.remove_vault(dev);
-            e.into()
-        })
     }
 
     /// A program that no binding is about goes its way, as if we had not been there.
