@@ -16,6 +16,8 @@ use crate::machine::{ENV_AND_FILE, ENV_ONLY, EXT4_FILE, TMPFS_FILE, UNMATCHED};
 /// Samples of a case; the middle half counts, as its mean: without the timer's ticks at the upper end, and steadier than
 /// the one median where samples fall into a few groups. A multiple of 4.
 const SAMPLES: usize = 400;
+/// The same for a spawn, of which a batch of [`SAMPLES`] lies up to 600 from the next and the limit is not much more.
+const SAMPLES_OF_SPAWN: usize = 2_000;
 /// Calls in one sample, for what takes thousands of instructions.
 const OPENS: u32 = 20;
 /// Calls in one sample, for what takes hundreds.
@@ -89,26 +91,26 @@ impl Case {
 
     fn measure(self) -> Result<u64> {
         match self {
-            Self::OpenExt4 => typical(OPENS, || open_and_close(EXT4_FILE)),
-            Self::OpenTmpfs => typical(OPENS, || open_and_close(TMPFS_FILE)),
-            Self::OpenProcSelf => typical(OPENS, || open_and_close(c"/proc/self/stat")),
-            Self::OpenProcOther => typical(OPENS, || open_and_close(c"/proc/1/stat")),
-            Self::Spawn => typical(1, || spawn_and_wait(UNMATCHED)),
-            Self::SystemCall => typical(CALLS, || {
+            Self::OpenExt4 => typical(SAMPLES, OPENS, || open_and_close(EXT4_FILE)),
+            Self::OpenTmpfs => typical(SAMPLES, OPENS, || open_and_close(TMPFS_FILE)),
+            Self::OpenProcSelf => typical(SAMPLES, OPENS, || open_and_close(c"/proc/self/stat")),
+            Self::OpenProcOther => typical(SAMPLES, OPENS, || open_and_close(c"/proc/1/stat")),
+            Self::Spawn => typical(SAMPLES_OF_SPAWN, 1, || spawn_and_wait(UNMATCHED)),
+            Self::SystemCall => typical(SAMPLES, CALLS, || {
                 black_box(getppid());
                 Ok(())
             }),
-            Self::StartEnv => typical(1, || spawn_and_wait(ENV_ONLY)),
-            Self::StartEnvAndFile => typical(1, || spawn_and_wait(ENV_AND_FILE)),
+            Self::StartEnv => typical(SAMPLES, 1, || spawn_and_wait(ENV_ONLY)),
+            Self::StartEnvAndFile => typical(SAMPLES, 1, || spawn_and_wait(ENV_AND_FILE)),
         }
         .with_context(|| format!("while measuring {}", self.title()))
     }
 }
 
 /// Nanoseconds that one call takes.
-fn typical(calls: u32, mut call: impl FnMut() -> Result<()>) -> Result<u64> {
-    let mut samples = Vec::with_capacity(SAMPLES);
-    for round in 0..WARM_UP + SAMPLES {
+fn typical(count: usize, calls: u32, mut call: impl FnMut() -> Result<()>) -> Result<u64> {
+    let mut samples = Vec::with_capacity(count);
+    for round in 0..WARM_UP + count {
         let begin = Instant::now();
         for _ in 0..calls {
             call()?;
@@ -119,8 +121,8 @@ fn typical(calls: u32, mut call: impl FnMut() -> Result<()>) -> Result<u64> {
         }
     }
     samples.sort_unstable();
-    let middle = &samples[SAMPLES / 4..SAMPLES * 3 / 4];
-    Ok(middle.iter().sum::<u64>() / (SAMPLES as u64 / 2))
+    let middle = &samples[count / 4..count * 3 / 4];
+    Ok(middle.iter().sum::<u64>() / middle.len() as u64)
 }
 
 fn open_and_close(path: &CStr) -> Result<()> {

@@ -43,7 +43,7 @@ fn bench() -> Result<bool> {
     // 80 more: so it has one from the start.
     thread::spawn(thread::park);
     machine::settle();
-    let base = Case::measure_all(&Case::ALL)?;
+    let before = Case::measure_all(&Case::ALL)?;
     let agent = Agent::start(&machine::config())?;
     let sealed = Sealed::start()?;
     machine::settle();
@@ -51,37 +51,39 @@ fn bench() -> Result<bool> {
     let memory = agent.resident_kib()?;
     let held = Held::from_events(&agent.events()?)?;
     drop((sealed, agent));
+    machine::clean_up()?;
+    machine::settle();
+    let after = Case::measure_all(&Case::ALL)?;
     let crowd = Crowd::start(CROWD)?;
     machine::settle();
     let crowded = Case::measure_all(&Case::OPENS)?;
     drop(crowd);
-    machine::clean_up()?;
-    machine::settle();
-    let again = Case::measure_all(&Case::ALL)?;
 
     let mut table = Table::new();
-    for (index, case) in Case::ALL.into_iter().enumerate() {
-        table.cost(case.title(), base[index], with[index], case.limit());
+    let bases: Vec<u64> = before
+        .iter()
+        .zip(&after)
+        .map(|(a, b)| a.midpoint(*b))
+        .collect();
+    let lines = || Case::ALL.into_iter().zip(&bases).zip(&with);
+    for ((case, base), with) in lines() {
+        table.cost(case.title(), *base, *with, case.limit());
     }
     for (case, figure) in Case::OPENS.into_iter().zip(crowded) {
-        let alone = Case::ALL
-            .iter()
-            .zip(&base)
-            .find(|(known, _)| **known == case);
-        if let Some((_, base)) = alone {
+        if let Some(((_, base), alone)) = lines().find(|((known, _), _)| *known == case) {
             let title = format!("{}, {CROWD} agents", case.title());
-            table.cost(&title, *base, figure, case.limit());
+            table.same(&title, *base, *alone, figure);
         }
     }
     table.amount("resident memory of the agent, KiB", memory, MEMORY_LIMIT);
     println!("{table}");
     println!("{held}");
-    println!("the same without anything loaded, measured once more at the end:");
-    for (case, (base, again)) in Case::ALL.into_iter().zip(base.iter().zip(again)) {
+    println!("the base, measured after against before:");
+    for (case, (before, after)) in Case::ALL.into_iter().zip(before.iter().zip(after)) {
         println!(
             "  {:<44} {:>+9}",
             case.title(),
-            again.cast_signed() - base.cast_signed()
+            after.cast_signed() - before.cast_signed()
         );
     }
     Ok(table.is_met())

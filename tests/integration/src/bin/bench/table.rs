@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+/// How far two figures of the same may lie apart: 1 % of the base.
+fn repeats_to(base: u64) -> u64 {
+    base / 100
+}
+
 /// Figures against their limits.
 pub struct Table {
     lines: Vec<String>,
@@ -16,11 +21,21 @@ impl Table {
         }
     }
 
-    /// What is added to a case. Figures repeat to within 1 % of the base, so a limit of nothing is held to that.
+    /// What is added to a case. Where that may be nothing, it is held to what figures repeat to.
     pub fn cost(&mut self, title: &str, base: u64, with: u64, limit: u64) {
+        let tolerance = if limit == 0 { repeats_to(base) } else { 0 };
+        self.added(title, base, with, limit, limit + tolerance);
+    }
+
+    /// What should cost the same as `alone`.
+    pub fn same(&mut self, title: &str, base: u64, alone: u64, with: u64) {
+        let limit = alone.saturating_sub(base);
+        self.added(title, base, with, limit, limit + repeats_to(base));
+    }
+
+    fn added(&mut self, title: &str, base: u64, with: u64, limit: u64, tolerated: u64) {
         let added = with.cast_signed() - base.cast_signed();
-        let tolerance = if limit == 0 { base / 100 } else { 0 };
-        let is_over = added > (limit + tolerance).cast_signed();
+        let is_over = added > tolerated.cast_signed();
         self.line(
             title,
             &base.to_string(),
