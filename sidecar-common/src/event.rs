@@ -98,6 +98,8 @@ pub struct Exit {
     pub status: u32,
     /// Zero.
     pub reserved: u32,
+    /// Its `comm`, NUL-padded: all the name an agent has that did not seal it itself.
+    pub comm: [u8; COMM_LEN],
 }
 
 /// The process the seal was given to is gone.

@@ -154,6 +154,11 @@ pub(crate) fn leave(sealed: &Sealed, tgid: u32, pid: u32, status: u32) {
             flags: root | last,
             status,
             reserved: 0,
+            // (a thread may have a name of its own)
+            comm: kernel::read_buf(
+                kernel::follow(kernel::current(), off!(task_leader)),
+                off!(task_comm),
+            ),
         });
         entry.submit(0);
     }

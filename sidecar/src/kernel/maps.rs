@@ -1,6 +1,11 @@
 //! The shared maps, opened from their pins, and one agent's claim on them.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, process};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
+    process,
+};
 
 use aya::{
     Pod,
@@ -12,7 +17,8 @@ use sidecar_common::{
     layout::RING_BYTES,
     policy::{
         BindingKey, Counters, HELD_REEXEC, HELD_SEIZED, Held, SCOPE_ALL_EXECS, SEALED_AGENT,
-        SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed, name_end, name_filter_slot, name_hash,
+        SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault, name_end,
+        name_filter_slot, name_hash,
     },
 };
 
@@ -56,6 +62,7 @@ pub(crate) struct Maps {
     sealed: HashMap<MapData, u32, Sealed>,
     trees: HashMap<MapData, u64, u64>,
     held: HashMap<MapData, u32, Held>,
+    vaults: HashMap<MapData, u64, Vault>,
     mounting: HashMap<MapData, ScopeId, u64>,
     counters: HashMap<MapData, ScopeId, Counters>,
 }
@@ -68,6 +75,7 @@ impl Maps {
             sealed: hash("SEALED")?,
             trees: hash("TREES")?,
             held: hash("HELD")?,
+            vaults: hash("VAULTS")?,
             mounting: hash("MOUNTING")?,
             counters: hash("COUNTERS")?,
         })
@@ -157,13 +165,30 @@ impl Maps {
         let _ = self.trees.remove(&seal);
     }
 
-    /// The seals that somebody carries in a scope.
-    pub(crate) fn seals(&self, scope: ScopeId) -> BTreeSet<u64> {
-        self.sealed
+    /// The trees that live in a scope, by seal, and of each whether the process that the seal was
+    /// given to is still in it.
+    pub(crate) fn trees(&self, scope: ScopeId) -> BTreeMap<u64, bool> {
+        let mut trees = BTreeMap::new();
+        for (_, sealed) in self.sealed.iter().filter_map(Result::ok) {
+            // A process's entry may outlast the process, its place in the tree's count does not.
+            if sealed.scope == scope && self.trees.get(&sealed.seal, 0).is_ok() {
+                *trees.entry(sealed.seal).or_default() |= sealed.flags & SEALED_ROOT != 0;
+            }
+        }
+        trees
+    }
+
+    /// The secret directories of a scope, by device number.
+    pub(crate) fn vaults(&self, scope: ScopeId) -> BTreeMap<u32, Vault> {
+        self.choose_vaults(|vault| vault.scope == scope)
+    }
+
+    fn choose_vaults(&self, chosen: impl Fn(&Vault) -> bool) -> BTreeMap<u32, Vault> {
+        self.vaults
             .iter()
             .filter_map(Result::ok)
-            .filter(|(_, sealed)| sealed.scope == scope && sealed.flags & SEALED_VOID == 0)
-            .map(|(_, sealed)| sealed.seal)
+            .filter(|(_, vault)| chosen(vault))
+            .map(|(_, vault)| (vault.dev, vault))
             .collect()
     }
 

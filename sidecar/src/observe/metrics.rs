@@ -26,7 +26,7 @@ pub(crate) struct Metrics {
     pub(crate) refused: IntCounter,
     /// Events lost, by `lost_in`.
     pub(crate) events_dropped: IntCounterVec,
-    /// Processes this agent gave a seal to and that run.
+    /// Processes that were given a seal, by this agent or one before it, and that run.
     pub(crate) sealed_processes: IntGauge,
     /// Seconds from exec to release.
     pub(crate) release: Histogram,

@@ -12,7 +12,10 @@ use std::{
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, ResolveFlags, fchown, mkdirat, openat, openat2, statat, unlinkat},
+    fs::{
+        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fchown, mkdirat, openat, openat2,
+        statat, unlinkat,
+    },
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
         fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
@@ -21,12 +24,12 @@ use rustix::{
 };
 use sidecar_common::policy::Held;
 
-use crate::secrets::Value;
+use crate::{process::kernel_dev, secrets::Value};
 
 /// Where secret directories are, from the program's own root.
 const PLACE: [&str; 3] = ["run", "kernelseal", "secrets"];
 /// What `KERNELSEAL_SECRETS_DIR` begins with.
-const PLACE_PATH: &str = "/run/kernelseal/secrets";
+pub(super) const PLACE_PATH: &str = "/run/kernelseal/secrets";
 /// Bytes a tmpfs accounts in.
 const PAGE: usize = 4096;
 
@@ -145,21 +148,7 @@ impl Mounter {
     /// Makes prepared files visible to the program.
     fn attach(&self, held: &Held, prepared: Prepared) -> Result<Vault, FileError> {
         let Prepared { mount, files } = prepared;
-        let process = format!("/proc/{}", held.pid);
-        let namespace =
-            File::open(format!("{process}/ns/mnt")).map_err(step("its mount namespace"))?;
-        let inode = namespace
-            .metadata()
-            .map_err(step("its mount namespace"))?
-            .ino();
-        let namespace = (inode != self.home_inode).then_some(namespace);
-        let root = openat(
-            rustix::fs::CWD,
-            format!("{process}/root"),
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(step("its root directory"))?;
+        let (namespace, root) = self.view_of(held.pid)?;
         let parent = PLACE
             .iter()
             .try_fold(root, |dir, name| subdirectory(&dir, name))?;
@@ -184,6 +173,47 @@ impl Mounter {
         Ok(vault)
     }
 
+    /// A directory that an earlier agent delivered, where a process sees it.
+    pub(super) fn find(&self, pid: u32, path: &str, dev: u32) -> Result<Vault, FileError> {
+        let (namespace, root) = self.view_of(pid)?;
+        let (parent, name) = path.rsplit_once('/').unwrap_or_default();
+        let parent = parent
+            .split('/')
+            .filter(|name| !name.is_empty())
+            .try_fold(root, |dir, name| subdirectory(&dir, name))?;
+        let mount = subdirectory(&parent, name)?;
+        let stat = statat(&mount, "", AtFlags::EMPTY_PATH).map_err(step("look at a tmpfs"))?;
+        if kernel_dev(stat.st_dev) != dev {
+            let cause = io::Error::other("something else is mounted over it");
+            return Err(step("open its secret directory")(cause));
+        }
+        Ok(Vault {
+            files: list(&mount).map_err(step("read its secret directory"))?,
+            mount,
+            namespace,
+            parent,
+            name: name.to_owned(),
+        })
+    }
+
+    /// A process's mount namespace, if it is not ours, and its root.
+    fn view_of(&self, pid: u32) -> Result<(Option<File>, OwnedFd), FileError> {
+        let namespace =
+            File::open(format!("/proc/{pid}/ns/mnt")).map_err(step("its mount namespace"))?;
+        let inode = namespace
+            .metadata()
+            .map_err(step("its mount namespace"))?
+            .ino();
+        let root = openat(
+            rustix::fs::CWD,
+            format!("/proc/{pid}/root"),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(step("its root directory"))?;
+        Ok(((inode != self.home_inode).then_some(namespace), root))
+    }
+
     /// Takes the mount away.
     pub(crate) fn remove(&self, vault: &Vault) -> io::Result<()> {
         self.within(vault.namespace.as_ref(), || {
@@ -193,8 +223,11 @@ impl Mounter {
             rustix::process::chdir("/")?;
             unmounted
         })?;
-        unlinkat(&vault.parent, vault.name.as_str(), AtFlags::REMOVEDIR)?;
-        Ok(())
+        match unlinkat(&vault.parent, vault.name.as_str(), AtFlags::REMOVEDIR) {
+            // (mounted in another namespace too, and taken away there)
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Runs something in another mount namespace. Coming back cannot fail without ending the
@@ -227,7 +260,8 @@ impl Vault {
     pub(crate) fn wipe(&self) -> io::Result<()> {
         const ZEROS: [u8; PAGE] = [0; PAGE];
         for (name, length) in &self.files {
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            // Not to wait, should the program have put a pipe there.
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let mut file = match openat(&self.mount, name.as_str(), flags, Mode::empty()) {
                 Ok(file) => File::from(file),
                 Err(rustix::io::Errno::NOENT) => continue,
@@ -242,6 +276,21 @@ impl Vault {
         }
         Ok(())
     }
+}
+
+/// The regular files of a directory and their lengths.
+fn list(dir: &OwnedFd) -> io::Result<Vec<(String, usize)>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut files = Vec::new();
+    for entry in Dir::new(openat(dir, ".", flags, Mode::empty())?)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if let Ok(stat) = statat(dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)
+            && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        {
+            files.push((name, usize::try_from(stat.st_size).unwrap_or(0)));
+        }
+    }
+    Ok(files)
 }
 
 /// A directory for a process's files: named by its number, and where children of an earlier process

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::poll::PollTimeout;
 use sidecar_common::event::{EXIT_LAST, EXIT_ROOT, Exit};
 
-use super::{Work, deliver_file::Vault};
+use super::{Work, deliver_file::Vault, text};
 use crate::observe::{Detail, Kind};
 
 /// How long after its last process a tree's files are wiped. Not at once: what was sent from them
@@ -15,11 +15,13 @@ const WIPE_AFTER: Duration = Duration::from_secs(2);
 impl Work<'_> {
     /// A sealed process ended; with the last of its tree, its files go.
     pub(super) fn end(&mut self, exit: &Exit) {
-        let Some(tree) = self.trees.get(&exit.seal) else {
+        let Some(tree) = self.trees.get_mut(&exit.seal) else {
             return; // it was refused
         };
         if exit.flags & EXIT_ROOT != 0 {
+            tree.has_root = false;
             self.metrics.sealed_processes.dec();
+            let comm = text(&exit.comm);
             let (code, signal) = match exit.status & 0x7f {
                 0 => (Some(exit.status >> 8), None),
                 signal => (None, Some(signal)),
@@ -28,28 +30,35 @@ impl Work<'_> {
             self.journal.emit(
                 exit.header.time_ns,
                 Kind::Exited,
-                tree.pid,
-                &tree.process,
+                exit.pid,
+                tree.process.as_deref().unwrap_or(&comm),
                 detail,
             );
         }
-        if exit.flags & EXIT_LAST != 0
-            && let Some(tree) = self.trees.remove(&exit.seal)
-        {
-            self.clean(tree.vault);
+        if exit.flags & EXIT_LAST != 0 {
+            self.forget(exit.seal);
+        }
+    }
+
+    /// Nobody is left of a tree.
+    fn forget(&mut self, seal: u64) {
+        if let Some(tree) = self.trees.remove(&seal) {
+            if tree.has_root {
+                self.metrics.sealed_processes.dec();
+            }
+            self.clean(tree.vaults);
         }
     }
 
     /// Takes files away; they are wiped a little later.
-    pub(super) fn clean(&mut self, vault: Option<Vault>) {
-        let Some(vault) = vault else {
-            return;
-        };
-        if let Err(e) = self.mounter.remove(&vault) {
-            tracing::warn!("secret files could not be taken away: {e}");
+    pub(super) fn clean(&mut self, vaults: impl IntoIterator<Item = Vault>) {
+        for vault in vaults {
+            if let Err(e) = self.mounter.remove(&vault) {
+                tracing::warn!("secret files could not be taken away: {e}");
+            }
+            self.unmounted
+                .push_back((Instant::now() + WIPE_AFTER, vault));
         }
-        self.unmounted
-            .push_back((Instant::now() + WIPE_AFTER, vault));
     }
 
     /// How long to wait for records before the next wipe is due.
@@ -79,18 +88,15 @@ impl Work<'_> {
 
     /// Ends the trees whose end we were not told of.
     pub(super) fn sweep(&mut self) {
-        let living = self.maps.seals(self.scope);
+        let living = self.maps.trees(self.scope);
         let gone: Vec<u64> = self
             .trees
             .keys()
-            .filter(|seal| !living.contains(seal))
+            .filter(|seal| !living.contains_key(seal))
             .copied()
             .collect();
         for seal in gone {
-            if let Some(tree) = self.trees.remove(&seal) {
-                self.metrics.sealed_processes.dec();
-                self.clean(tree.vault);
-            }
+            self.forget(seal);
         }
     }
 }

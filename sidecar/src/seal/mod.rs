@@ -1,5 +1,6 @@
 //! The main job. Read [`Work::live`] from top to bottom: it is the life of a secret.
 
+mod adopt;
 mod deliver_env;
 mod deliver_file;
 mod ending;
@@ -58,10 +59,11 @@ struct Delivered {
 
 /// A sealed tree that lives.
 struct Tree {
-    /// Who was given the seal: its number in our PID namespace.
-    pid: u32,
-    process: String,
-    vault: Option<Vault>,
+    /// The name of the process that was given the seal, if it was we who gave it.
+    process: Option<String>,
+    /// Whether that process lives; its children may without it.
+    has_root: bool,
+    vaults: Vec<Vault>,
 }
 
 /// A secret on its way, with its name and the ways it goes.
@@ -126,7 +128,8 @@ impl Sealer {
             trees: HashMap::new(),
             unmounted: VecDeque::new(),
         };
-        // what an agent before us left held
+        // what an agent before us sealed, and what it left held
+        work.adopt();
         work.catch_up();
         work.journal.flush();
         loop {

@@ -75,13 +75,15 @@ impl Work<'_> {
         self.metrics.secrets_injected.inc_by(secrets.len() as u64);
         #[expect(clippy::cast_precision_loss, reason = "a duration in a histogram")]
         self.metrics.release.observe(held_ns as f64 / 1e9);
-        self.metrics.sealed_processes.inc();
         let tree = Tree {
-            pid: held.pid,
-            process: process.into_owned(),
-            vault: delivered.vault,
+            process: Some(process.into_owned()),
+            has_root: true,
+            vaults: delivered.vault.into_iter().collect(),
         };
-        self.trees.insert(held.seal, tree);
+        // (an adoption that overlooked that it was held has counted it)
+        if self.trees.insert(held.seal, tree).is_none() {
+            self.metrics.sealed_processes.inc();
+        }
     }
 
     pub(super) fn report_access(&mut self, access: &sidecar_common::event::Access) {

@@ -1,5 +1,6 @@
 //! The tests that run in a guest, or as root on a machine whose kernel can enforce.
 
+mod adoption;
 mod attack;
 mod bad_input;
 mod delivery;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         bad_input::register,
         races::register,
         lifecycle::register,
+        adoption::register,
         observe::register,
         starts::register,
         attack::register,

@@ -176,7 +176,7 @@ fn log_in_json() -> Result<()> {
 }
 
 /// Status line and body.
-fn get(path: &str) -> Result<(String, String)> {
+pub fn get(path: &str) -> Result<(String, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", PORT))?;
     write!(
         stream,
@@ -188,7 +188,8 @@ fn get(path: &str) -> Result<(String, String)> {
     Ok((head.to_owned(), body.to_owned()))
 }
 
-fn serving() -> Config {
+/// The usual configuration, with metrics.
+pub fn serving() -> Config {
     Config::token_for("probe-static")
         .monitoring("enabled", true)
         .monitoring("metricsPort", PORT)

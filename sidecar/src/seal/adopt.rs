@@ -1,0 +1,167 @@
+//! What an agent before us sealed: its trees and their files are ours from here on.
+//!
+//! The kernel side's maps tell which trees live and which file systems are theirs. Where those are
+//! mounted, the mounts of every process we see tell: a file system's device number is the same for
+//! all of us, a process's number is not.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
+
+use sidecar_common::policy::Vault as VaultOwner;
+
+use super::{
+    Tree, Work,
+    deliver_file::{PLACE_PATH, Vault},
+};
+
+/// A line of `/proc/<pid>/mountinfo` that is about a secret directory.
+#[derive(Debug, PartialEq, Eq)]
+struct SecretMount {
+    /// Tells mounts apart, in all namespaces.
+    id: u64,
+    /// Device number, in the kernel's encoding.
+    dev: u32,
+    /// As the process sees it from its root.
+    path: String,
+}
+
+impl Work<'_> {
+    /// Takes over what lives, and takes away the files of what ended while no agent was there.
+    pub(super) fn adopt(&mut self) {
+        let living = self.maps.trees(self.scope);
+        // What is held is delivered to anew; read last, for more may be held by now.
+        let held: BTreeSet<u64> = self
+            .maps
+            .all_held(self.scope)
+            .into_iter()
+            .map(|(_, held)| held.seal)
+            .collect();
+        for (seal, has_root) in living {
+            if !held.contains(&seal) {
+                self.metrics.sealed_processes.add(i64::from(has_root));
+                let tree = Tree {
+                    process: None,
+                    has_root,
+                    vaults: Vec::new(),
+                };
+                self.trees.insert(seal, tree);
+            }
+        }
+        let owners = self.maps.vaults(self.scope);
+        let mut ended = Vec::new();
+        for (seal, vault) in self.find_vaults(&owners) {
+            match self.trees.get_mut(&seal) {
+                Some(tree) => tree.vaults.push(vault),
+                None => ended.push(vault),
+            }
+        }
+        if !(self.trees.is_empty() && ended.is_empty()) {
+            tracing::info!(
+                adopted = self.trees.len(),
+                ended = ended.len(),
+                "an agent before this one left what it had sealed"
+            );
+        }
+        self.clean(ended);
+    }
+
+    /// Looks for secret directories wherever a process sees one; each with its seal.
+    fn find_vaults(&self, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u64, Vault)> {
+        let mut found = Vec::new();
+        if owners.is_empty() {
+            return found;
+        }
+        let (mut views, mut mounts) = (BTreeSet::new(), BTreeSet::new());
+        for pid in processes() {
+            // Most processes see what another has seen already. Those that are gone see nothing.
+            if !view(pid).is_ok_and(|view| views.insert(view)) {
+                continue;
+            }
+            let seen = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+            for mount in seen.lines().filter_map(SecretMount::parse) {
+                let Some(owner) = owners.get(&mount.dev) else {
+                    continue;
+                };
+                if mounts.contains(&mount.id) {
+                    continue;
+                }
+                match self.mounter.find(pid, &mount.path, mount.dev) {
+                    Ok(vault) => {
+                        mounts.insert(mount.id);
+                        found.push((owner.seal, vault));
+                    }
+                    Err(e) => tracing::debug!(path = mount.path, "{e}"),
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The processes of our PID namespace and of those below it.
+fn processes() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// What a process sees: its mount namespace, and its root in it.
+fn view(pid: u32) -> io::Result<(u64, u64, u64)> {
+    let namespace = fs::metadata(format!("/proc/{pid}/ns/mnt"))?.ino();
+    let root = fs::metadata(format!("/proc/{pid}/root"))?;
+    Ok((namespace, root.dev(), root.ino()))
+}
+
+impl SecretMount {
+    /// `id parent major:minor root path …` (`proc_pid_mountinfo(5)`); `None` for any other mount.
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split(' ');
+        let id = fields.next()?.parse().ok()?;
+        let (major, minor) = fields.nth(1)?.split_once(':')?;
+        let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+        let is_whole = fields.next()? == "/";
+        let path = fields.next()?;
+        // (a program with a root of its own has them below that)
+        let place = PLACE_PATH.trim_start_matches('/');
+        (is_whole && Path::new(path).parent()?.ends_with(place)).then(|| Self {
+            id,
+            dev: (major << 20) | minor,
+            path: path.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secret_directories_are_told_from_other_mounts() {
+        let parse = SecretMount::parse;
+        let line = "73 28 0:45 / /srv/run/kernelseal/secrets/9-2 rw,nosuid - tmpfs tmpfs rw";
+        assert_eq!(
+            parse(line),
+            Some(SecretMount {
+                id: 73,
+                dev: 45,
+                path: "/srv/run/kernelseal/secrets/9-2".into()
+            })
+        );
+        for other in [
+            "73 28 0:45 / /run/kernelseal rw - tmpfs tmpfs rw",
+            "73 28 0:45 / /run/kernelseal/secrets rw - tmpfs tmpfs rw",
+            "73 28 0:45 / /run/kernelseal/secrets/9/below rw - tmpfs tmpfs rw",
+            "73 28 0:45 /part /run/kernelseal/secrets/9 rw - tmpfs tmpfs rw",
+            "73 28 0:45 / /myrun/kernelseal/secrets/9 rw - tmpfs tmpfs rw",
+            "73 28",
+            "",
+        ] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+}
