@@ -92,7 +92,7 @@ pub struct Sealed {
     pub flags: u32,
 }
 
-/// The process is an agent: nobody reads or attaches to it.
+/// The process is an agent, or its helper: nobody reads or attaches to it.
 pub const SEALED_AGENT: u32 = 1 << 0;
 /// The process is the one the seal was given to, not a child that inherited it.
 pub const SEALED_ROOT: u32 = 1 << 1;

@@ -36,17 +36,18 @@ fn inherit(parent: Ptr, tgid: u32, child_tgid: u32, start_ns: u64) {
     let Some(sealed) = sealed::get(tgid, || kernel::start_of(parent)) else {
         return;
     };
-    if sealed.flags & (SEALED_AGENT | SEALED_EXECING) != 0 {
-        return; // a helper of the agent, a child from before the secrets
+    if sealed.flags & SEALED_EXECING != 0 {
+        return; // a child from before the secrets
     }
     let inherited = Sealed {
         start_ns,
-        flags: 0,
+        // an agent's helper is guarded like the agent
+        flags: sealed.flags & SEALED_AGENT,
         ..sealed
     };
     if sealed::put(child_tgid, &inherited).is_ok() {
         sealed::tree_join(sealed.seal);
-    } else {
+    } else if sealed.flags & SEALED_AGENT == 0 {
         // A child outside the seal would show the secrets. A program can only signal itself, and
         // the child has not run yet: its parent dies, and the child finds no way to be started.
         ring::count(sealed.scope, |c| &raw mut c.refused);

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED, SEALED_FILTER_SLOTS},
-    policy::{Held, SEALED_AGENT, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed},
+    policy::{Held, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed},
 };
 
 use crate::kernel::{self, Number, Ptr, off, read};
@@ -53,7 +53,7 @@ pub(crate) fn get_with_newborn(task: Ptr, tgid: u32) -> Option<Sealed> {
     }
     let parent = kernel::follow(task, off!(task_parent));
     let inherited = get(read(parent, off!(task_tgid)), || kernel::start_of(parent))?;
-    (inherited.flags & (SEALED_AGENT | SEALED_EXECING) == 0).then_some(inherited)
+    (inherited.flags & SEALED_EXECING == 0).then_some(inherited)
 }
 
 /// False for most processes that are not sealed; never for one that is.

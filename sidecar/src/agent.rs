@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     config::{self, Config, Mode, OnFailure, Policy},
+    guardian::Guardian,
     kernel::{self, Claim, Maps, Ring, pins},
     observe::{self, Journal, Metrics},
     seal::{GivenUp, Sealer, Watchdog},
@@ -139,6 +140,7 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
         Journal::start(config.monitoring.audit_log.as_deref()).context("monitoring.auditLog")?;
     let (mut claim, ring) = stake(&config)?;
     let scope = claim.scope();
+    let mut guardian = Guardian::start(config.monitoring.audit_log.as_deref())?;
     let mut watchdog = Watchdog {
         maps: Maps::open()?,
         scope,
@@ -180,7 +182,10 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
             _ = terminate.recv() => break false,
             _ = interrupt.recv() => break false,
             _ = &mut has_ended => break true,
-            _ = tick.tick() => watchdog.look(config.policy.hold_timeout),
+            _ = tick.tick() => {
+                watchdog.look(config.policy.hold_timeout);
+                guardian.renew();
+            }
         }
     };
     ready.store(false, Ordering::Relaxed);
@@ -197,6 +202,7 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
     };
     let under_seal = watchdog.maps.sealed_in(scope);
     claim.leave(&pins::lock()?, under_seal)?;
+    guardian.dismiss();
     drop(watchdog);
     writer.finish();
     match result {

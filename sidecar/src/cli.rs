@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, kernel};
+use crate::{agent, check, config, guardian, kernel};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -47,6 +47,12 @@ enum Command {
     /// Load the kernel side, if it is not there. `run` does this by itself.
     #[command(hide = true)]
     Load,
+    /// Stay when an agent is killed, and end what it held. `run` starts it by itself.
+    #[command(hide = true)]
+    Guardian {
+        /// The agent's audit log.
+        audit_log: Option<PathBuf>,
+    },
 }
 
 /// The whole program.
@@ -62,6 +68,7 @@ pub(crate) fn main() -> ExitCode {
             Ok(())
         }
         Command::Load => agent::load_kernel_side(),
+        Command::Guardian { audit_log } => guardian::run(audit_log.as_deref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

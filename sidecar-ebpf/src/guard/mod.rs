@@ -99,6 +99,10 @@ fn decide(reach: &Reach) -> i32 {
     if actor == scope.agent && is_agents(reach) {
         return 0;
     }
+    // an agent, or its helper, looks at itself: its runtime does when it starts
+    if actor == reach.tgid && reach.sealed.flags & SEALED_AGENT != 0 && reach.own == Own::ByPolicy {
+        return 0;
+    }
     let is_own = match reach.own {
         Own::Always => true,
         Own::ByPolicy => scope.flags & SCOPE_SELF_READ != 0,

@@ -86,6 +86,11 @@ impl Maps {
         self.scopes.iter().filter_map(Result::ok).collect()
     }
 
+    /// One of them.
+    pub(crate) fn scope(&self, id: ScopeId) -> Option<Scope> {
+        self.scopes.get(&id, 0).ok()
+    }
+
     /// How many processes are under seal, agents not counted.
     pub(crate) fn sealed(&self) -> usize {
         self.count_sealed(|_| true)
@@ -443,7 +448,7 @@ fn enlist(scope: ScopeId, wish: &Wish<'_>) -> Result<(), Error> {
 }
 
 /// The PID namespace this process lives in.
-fn own_scope() -> Result<ScopeId, Error> {
+pub(crate) fn own_scope() -> Result<ScopeId, Error> {
     let inode = fs::metadata("/proc/self/ns/pid")
         .map_err(Error::Namespace)?
         .ino();

@@ -94,9 +94,17 @@ pub(crate) struct HeldTask {
 
 impl HeldTask {
     /// Attaches, and makes sure that this is the exec that was held and that nothing of it has run.
-    pub(crate) fn attach(held: &Held, announce: &mut impl Announce) -> Result<Self, HoldError> {
+    /// With `dies_with_us` it does not outlive us: under a terminal it would go on without secrets.
+    pub(crate) fn attach(
+        held: &Held,
+        dies_with_us: bool,
+        announce: &mut impl Announce,
+    ) -> Result<Self, HoldError> {
         let has_tty = held.flags & HELD_TTY != 0;
-        let mut tracee = Tracee::seize(Pid::from_raw(held.pid.cast_signed()), has_tty)?;
+        let mut options = ptrace::Options::empty();
+        options.set(ptrace::Options::PTRACE_O_TRACEEXEC, has_tty);
+        options.set(ptrace::Options::PTRACE_O_EXITKILL, dies_with_us);
+        let mut tracee = Tracee::seize(Pid::from_raw(held.pid.cast_signed()), options)?;
         if has_tty {
             announce.seized()?;
         }
@@ -201,12 +209,7 @@ struct Tracee {
 }
 
 impl Tracee {
-    fn seize(pid: Pid, until_exec: bool) -> Result<Self, HoldError> {
-        let options = if until_exec {
-            ptrace::Options::PTRACE_O_TRACEEXEC
-        } else {
-            ptrace::Options::empty()
-        };
+    fn seize(pid: Pid, options: ptrace::Options) -> Result<Self, HoldError> {
         ptrace::seize(pid, options).map_err(os("attach"))?;
         let memory = open_memory(pid);
         match memory {
@@ -327,7 +330,7 @@ impl Tracee {
         if let Some(signal) = self.owed {
             kill(self.pid, signal).map_err(os("hand on a signal"))?;
         }
-        // In this order: should we die in between, the kernel detaches us and it runs.
+        // In this order: should we die in between and it live on, it runs.
         kill(self.pid, Signal::SIGCONT).map_err(os("continue"))?;
         if forget().is_err() {
             return Err(HoldError::Gone);

@@ -272,6 +272,7 @@ impl<'c> Work<'c> {
         }
         Ok(HeldTask::attach(
             held,
+            self.config.policy.on_failure == OnFailure::Deny,
             &mut ToKernel(&mut self.maps, tgid, held),
         )?)
     }

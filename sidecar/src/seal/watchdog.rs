@@ -52,6 +52,22 @@ impl Watchdog {
 
     /// Deals with what is past its time; with `grace` zero, with everything.
     pub(crate) fn look(&mut self, grace: Duration) {
+        let limit = self.hold_timeout;
+        self.give_up(grace, |since| {
+            format!(
+                "it was held for {since:.1?}, longer than policy.holdTimeout ({limit:?}) allows"
+            )
+        });
+    }
+
+    /// Deals with what an agent that died left held, and has been for our own deadline.
+    pub(crate) fn succeed_agent(&mut self) {
+        self.give_up(self.hold_timeout, |_| {
+            "its agent was killed while it was held".into()
+        });
+    }
+
+    fn give_up(&mut self, grace: Duration, reason: impl Fn(Duration) -> String) {
         let now = Clock::monotonic_ns();
         for (tgid, held) in self.maps.all_held(self.scope) {
             let since = Duration::from_nanos(now.saturating_sub(held.since_ns));
@@ -71,10 +87,7 @@ impl Watchdog {
                 }
             };
             self.metrics.refused.inc();
-            let reason = format!(
-                "it was held for {since:.1?}, longer than policy.holdTimeout ({:?}) allows",
-                self.hold_timeout
-            );
+            let reason = reason(since);
             tracing::warn!(pid = held.pid, "refused: {reason}");
             let detail = Detail::Refused {
                 reason: &reason,

@@ -26,10 +26,6 @@ pub fn register(registry: Registry) -> Registry {
         )
         .test("lifecycle::sealed_stays_sealed", sealed_stays_sealed)
         .test("lifecycle::after_a_kill", after_a_kill)
-        .test(
-            "lifecycle::killed_with_programs_held",
-            killed_with_programs_held,
-        )
         .test("lifecycle::no_agent_no_start", no_agent_no_start)
         .test("lifecycle::no_agent_and_allow", no_agent_and_allow)
         .test(
@@ -69,7 +65,7 @@ fn is_open(probe: &Running) -> bool {
 }
 
 /// Stops the agent and starts programs that it cannot release.
-fn held(agent: &Agent, number: usize) -> Result<Vec<Running>> {
+pub fn held(agent: &Agent, number: usize) -> Result<Vec<Running>> {
     agent.signal(Signal::SIGSTOP)?;
     until("the agent stops", SOON, || state(agent.pid()) == Some('T'))?;
     let all = (0..number).map(|_| process::spawn(target()?.args(["--sleep", "600"])));
@@ -124,19 +120,6 @@ fn after_a_kill() -> Result<()> {
     let _second = agent()?;
     ensure!(!is_open(&probe), "with another agent");
     ensure_both(&report(&mut target()?)?.1, "hunter2")
-}
-
-fn killed_with_programs_held() -> Result<()> {
-    let first = agent()?;
-    let mut all = held(&first, 3)?;
-    first.kill()?;
-    let mut second = agent()?;
-    for probe in &mut all {
-        ensure_both(&probe.json(SOON)?, "hunter2")?;
-        second.event("SEALED", probe.pid())?;
-    }
-    ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
-    Ok(())
 }
 
 /// There was an agent, it is dead: nobody would release the program, so it is not held but refused.

@@ -5,6 +5,7 @@ mod attack;
 mod bad_input;
 mod delivery;
 mod fixtures;
+mod guardian;
 mod identity;
 mod leftovers;
 mod lifecycle;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         races::register,
         lifecycle::register,
         adoption::register,
+        guardian::register,
         observe::register,
         starts::register,
         attack::register,

@@ -1,0 +1,121 @@
+//! The one who stays when the agent is killed: a process of its own that ends, by the policy, what the
+//! agent held. Nobody else could: in the kernel a program signals only the task that runs, and one that
+//! is stopped does not.
+//!
+//! It knows of the agent's end from its standard input, whose other end the agent alone has.
+
+use std::{
+    env,
+    io::{self, Read as _, Write as _},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use sidecar_common::policy::SCOPE_FAIL_OPEN;
+
+use crate::{
+    config::OnFailure,
+    kernel::{Maps, own_scope, pins},
+    observe::{Journal, Metrics},
+    seal::{GivenUp, Watchdog},
+};
+
+/// What an agent says that ends in order.
+const FAREWELL: &[u8] = b"\n";
+/// How long to look again: a program that was in its exec when the agent died is held a little later.
+const LOOKS: u32 = 500;
+/// From look to look. A program that is held more shortly may not have come to its stop.
+const STEP: Duration = Duration::from_millis(2);
+/// The variable by which a pod is told its node's name.
+const NODE_NAME: &str = "NODE_NAME";
+
+/// An agent's guardian, as the agent sees it.
+pub(crate) struct Guardian {
+    audit_log: Option<PathBuf>,
+    child: Child,
+}
+
+impl Guardian {
+    /// Starts it. As a child of an agent it is guarded like one.
+    pub(crate) fn start(audit_log: Option<&Path>) -> anyhow::Result<Self> {
+        Ok(Self {
+            audit_log: audit_log.map(Path::to_owned),
+            child: spawn(audit_log).context("start the guardian")?,
+        })
+    }
+
+    /// Starts another if it is gone.
+    pub(crate) fn renew(&mut self) {
+        let Ok(Some(status)) = self.child.try_wait() else {
+            return;
+        };
+        tracing::warn!("the guardian ended: {status}; starting another");
+        match spawn(self.audit_log.as_deref()) {
+            Ok(child) => self.child = child,
+            Err(e) => tracing::error!("cannot start another guardian: {e}"),
+        }
+    }
+
+    /// Lets it go: there is nothing left to do for it.
+    pub(crate) fn dismiss(mut self) {
+        if let Some(mut input) = self.child.stdin.take() {
+            let _ = input.write_all(FAREWELL);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(audit_log: Option<&Path>) -> io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg("guardian")
+        .args(audit_log)
+        // the agent's variables may hold secrets
+        .env_clear()
+        .envs(env::var_os(NODE_NAME).map(|name| (NODE_NAME, name)))
+        // what is typed at a terminal is for the agent
+        .process_group(0)
+        .stdin(Stdio::piped());
+    command.spawn()
+}
+
+/// `kernelseal guardian`: waits for the end of the agent that started it.
+pub(crate) fn run(audit_log: Option<&Path>) -> anyhow::Result<()> {
+    let maps = Maps::open()?;
+    let scope = own_scope()?;
+    if io::stdin().read(&mut [0; FAREWELL.len()])? != 0 {
+        return Ok(());
+    }
+    let (journal, writer) = Journal::start(audit_log)?;
+    let mut watchdog = Watchdog {
+        maps,
+        scope,
+        journal,
+        metrics: Metrics::new()?,
+        on_failure: OnFailure::Deny,
+        hold_timeout: STEP,
+        given_up: GivenUp::default(),
+    };
+    for _ in 0..LOOKS {
+        // While we have the lock no other agent begins, and from then on it is that one's business.
+        let lock = pins::lock()?;
+        match watchdog.maps.scope(scope) {
+            Some(scope) if scope.agent == 0 => {
+                if scope.flags & SCOPE_FAIL_OPEN != 0 {
+                    watchdog.on_failure = OnFailure::Allow;
+                }
+            }
+            _ => break,
+        }
+        watchdog.succeed_agent();
+        drop(lock);
+        thread::sleep(STEP);
+    }
+    drop(watchdog);
+    writer.finish();
+    Ok(())
+}
