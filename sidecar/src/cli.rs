@@ -2,9 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, guardian, kernel};
+use crate::{agent, check, config, guardian, kernel, seal};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -126,8 +127,15 @@ fn status() -> anyhow::Result<()> {
 
 fn cleanup(force: bool) -> anyhow::Result<()> {
     let lock = kernel::pins::lock()?;
-    if kernel::pins::exist() && !force {
-        let maps = kernel::Maps::open()?;
+    let maps = match kernel::Maps::open() {
+        Ok(maps) => Some(maps),
+        // what is incomplete can only be forced away
+        Err(e) if kernel::pins::exist() && !force => return Err(e.into()),
+        Err(_) => None,
+    };
+    if let Some(maps) = &maps
+        && !force
+    {
         let running = maps
             .scopes()
             .iter()
@@ -139,8 +147,10 @@ fn cleanup(force: bool) -> anyhow::Result<()> {
             "{running} agents run on this node, and {under_seal} processes are sealed; stop them first, or use --force: their secrets are then open"
         );
     }
+    // Nobody will know of them once the maps are gone.
+    let ended = maps.map(|maps| maps.ended_vaults()).unwrap_or_default();
     for path in kernel::pins::remove_all(&lock)? {
         println!("removed {}", path.display());
     }
-    Ok(())
+    seal::take_away(&ended).context("secret files of programs that have ended")
 }

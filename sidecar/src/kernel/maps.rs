@@ -188,6 +188,11 @@ impl Maps {
         self.choose_vaults(|vault| vault.scope == scope)
     }
 
+    /// Those of all scopes whose programs have ended.
+    pub(crate) fn ended_vaults(&self) -> BTreeMap<u32, Vault> {
+        self.choose_vaults(|vault| self.trees.get(&vault.seal, 0).is_err())
+    }
+
     fn choose_vaults(&self, chosen: impl Fn(&Vault) -> bool) -> BTreeMap<u32, Vault> {
         self.vaults
             .iter()

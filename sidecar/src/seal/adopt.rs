@@ -9,13 +9,15 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use sidecar_common::policy::Vault as VaultOwner;
 
 use super::{
     Tree, Work,
-    deliver_file::{PLACE_PATH, Vault},
+    deliver_file::{Mounter, PLACE_PATH, Vault},
 };
 
 /// A line of `/proc/<pid>/mountinfo` that is about a secret directory.
@@ -53,7 +55,7 @@ impl Work<'_> {
         }
         let owners = self.maps.vaults(self.scope);
         let mut ended = Vec::new();
-        for (seal, vault) in self.find_vaults(&owners) {
+        for (seal, vault) in find_vaults(&self.mounter, &owners) {
             match self.trees.get_mut(&seal) {
                 Some(tree) => tree.vaults.push(vault),
                 None => ended.push(vault),
@@ -68,38 +70,62 @@ impl Work<'_> {
         }
         self.clean(ended);
     }
+}
 
-    /// Looks for secret directories wherever a process sees one; each with its seal.
-    fn find_vaults(&self, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u64, Vault)> {
-        let mut found = Vec::new();
-        if owners.is_empty() {
-            return found;
+/// Takes away the files of programs that ended, where no agent will do it. To be called when nothing
+/// is guarded any more: an agent alone opens them.
+pub(crate) fn take_away(owners: &BTreeMap<u32, VaultOwner>) -> io::Result<()> {
+    /// Hooks go a moment after their pins.
+    const TRIES: u32 = 100;
+    const STEP: Duration = Duration::from_millis(10);
+    let mounter = Mounter::new()?;
+    for (_, vault) in find_vaults(&mounter, owners) {
+        mounter.remove(&vault)?;
+        let mut wiped = vault.wipe();
+        for _ in 0..TRIES {
+            match &wiped {
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                    thread::sleep(STEP);
+                    wiped = vault.wipe();
+                }
+                _ => break,
+            }
         }
-        let (mut views, mut mounts) = (BTreeSet::new(), BTreeSet::new());
-        for pid in processes() {
-            // Most processes see what another has seen already. Those that are gone see nothing.
-            if !view(pid).is_ok_and(|view| views.insert(view)) {
+        wiped?;
+    }
+    Ok(())
+}
+
+/// Looks for secret directories wherever a process sees one; each with its seal.
+fn find_vaults(mounter: &Mounter, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u64, Vault)> {
+    let mut found = Vec::new();
+    if owners.is_empty() {
+        return found;
+    }
+    let (mut views, mut mounts) = (BTreeSet::new(), BTreeSet::new());
+    for pid in processes() {
+        // Most processes see what another has seen already. Those that are gone see nothing.
+        if !view(pid).is_ok_and(|view| views.insert(view)) {
+            continue;
+        }
+        let seen = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        for mount in seen.lines().filter_map(SecretMount::parse) {
+            let Some(owner) = owners.get(&mount.dev) else {
+                continue;
+            };
+            if mounts.contains(&mount.id) {
                 continue;
             }
-            let seen = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-            for mount in seen.lines().filter_map(SecretMount::parse) {
-                let Some(owner) = owners.get(&mount.dev) else {
-                    continue;
-                };
-                if mounts.contains(&mount.id) {
-                    continue;
+            match mounter.find(pid, &mount.path, mount.dev) {
+                Ok(vault) => {
+                    mounts.insert(mount.id);
+                    found.push((owner.seal, vault));
                 }
-                match self.mounter.find(pid, &mount.path, mount.dev) {
-                    Ok(vault) => {
-                        mounts.insert(mount.id);
-                        found.push((owner.seal, vault));
-                    }
-                    Err(e) => tracing::debug!(path = mount.path, "{e}"),
-                }
+                Err(e) => tracing::debug!(path = mount.path, "{e}"),
             }
         }
-        found
     }
+    found
 }
 
 /// The processes of our PID namespace and of those below it.

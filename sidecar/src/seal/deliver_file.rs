@@ -69,6 +69,7 @@ pub(crate) struct Vault {
     namespace: Option<File>,
     parent: OwnedFd,
     name: String,
+    /// Names and lengths; empty where it was not we who wrote them.
     files: Vec<(String, usize)>,
 }
 
@@ -188,11 +189,11 @@ impl Mounter {
             return Err(step("open its secret directory")(cause));
         }
         Ok(Vault {
-            files: list(&mount).map_err(step("read its secret directory"))?,
             mount,
             namespace,
             parent,
             name: name.to_owned(),
+            files: Vec::new(),
         })
     }
 
@@ -259,7 +260,14 @@ impl Vault {
     /// Overwrites every file.
     pub(crate) fn wipe(&self) -> io::Result<()> {
         const ZEROS: [u8; PAGE] = [0; PAGE];
-        for (name, length) in &self.files {
+        let found;
+        let files = if self.files.is_empty() {
+            found = list(&self.mount)?;
+            &found
+        } else {
+            &self.files
+        };
+        for (name, length) in files {
             // Not to wait, should the program have put a pipe there.
             let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let mut file = match openat(&self.mount, name.as_str(), flags, Mode::empty()) {

@@ -32,7 +32,10 @@ use nix::{
 };
 use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
 
-pub(crate) use self::watchdog::{GivenUp, Watchdog};
+pub(crate) use self::{
+    adopt::take_away,
+    watchdog::{GivenUp, Watchdog},
+};
 use self::{
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, Vault},

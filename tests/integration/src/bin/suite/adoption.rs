@@ -46,6 +46,10 @@ pub fn register(registry: Registry) -> Registry {
             "adoption::children_without_their_parent",
             children_without_their_parent,
         )
+        .test(
+            "adoption::cleanup_takes_files_along",
+            cleanup_takes_files_along,
+        )
         .test("adoption::in_a_pod", in_a_pod)
         .test("adoption::with_a_root_of_its_own", with_a_root_of_its_own)
 }
@@ -167,6 +171,22 @@ fn children_without_their_parent() -> Result<()> {
     ensure!(sealed_processes()? == "1", "{}", sealed_processes()?);
     let events = second.events(A_WHILE)?;
     ensure!(!events.iter().any(|event| event["type"] == "EXITED"));
+    Ok(())
+}
+
+/// Nobody would know of them any more.
+fn cleanup_takes_files_along() -> Result<()> {
+    let agent = Agent::run(&serving())?;
+    let (probe, _) = staying("probe-static")?;
+    let folder = folder(&probe);
+    agent.kill()?;
+    drop(probe);
+    ensure!(is_mounted(std::process::id(), &folder)?);
+    until("cleanup is possible", SOON, || {
+        run(&mut Agent::command(&["cleanup"])).is_ok()
+    })?;
+    ensure!(!is_mounted(std::process::id(), &folder)?);
+    ensure!(!Path::new(&folder).exists());
     Ok(())
 }
 
