@@ -47,6 +47,7 @@ pub fn spawn(command: &mut Command) -> Result<Running> {
         lines: lines(stdout),
         child,
         name,
+        is_reaped: false,
     })
 }
 
@@ -86,6 +87,7 @@ pub struct Running {
     child: Child,
     lines: Receiver<String>,
     name: String,
+    is_reaped: bool,
 }
 
 impl Running {
@@ -125,7 +127,10 @@ impl Running {
     /// Waits for its end.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         match wait(&mut self.child, timeout)? {
-            Some(status) => Ok(status),
+            Some(status) => {
+                self.is_reaped = true;
+                Ok(status)
+            }
             None => bail!("{} did not end within {timeout:?}", self.name),
         }
     }
@@ -133,8 +138,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Its children too, unless it has been waited for: the number may be another's by now.
-        if let (Ok(None), Ok(group)) = (self.child.try_wait(), i32::try_from(self.pid())) {
+        // Its children too, also of one that has ended, unless it has been waited for: the number may
+        // be another's by now.
+        if let (false, Ok(group)) = (self.is_reaped, i32::try_from(self.pid())) {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
             let _ = self.child.wait();
         }
