@@ -1,20 +1,16 @@
 //! The agent's own environment as a source: read once, and then taken out of the memory that
 //! `/proc/<agent>/environ` shows.
 
-use std::{
-    collections::HashMap,
-    fs::{File, OpenOptions},
-    io::{self, Read as _},
-    os::unix::fs::FileExt as _,
-};
+use std::{collections::HashMap, fs::OpenOptions, io, ops::Range, os::unix::fs::FileExt as _};
 
 use secrecy::zeroize::Zeroizing;
 
 use super::Value;
 
-/// More than the kernel lets an environment be.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// `env_start` in `/proc/<pid>/stat`, counted from the state after the name (`proc_pid_stat(5)`).
+/// Where the environment is read and wiped.
+pub(super) const MEMORY: &str = "/proc/self/mem";
+/// `env_start` in `/proc/<pid>/stat`, counted from the state after the name (`proc_pid_stat(5)`);
+/// `env_end` follows.
 const ENV_START_AFTER_NAME: usize = 47;
 
 /// Takes the named variables: their values, and their bytes in our initial stack become zeros.
@@ -23,12 +19,13 @@ pub(super) fn take(names: &[&str]) -> io::Result<HashMap<String, Value>> {
     if names.is_empty() {
         return Ok(taken);
     }
-    let start = env_start()?;
-    let file = File::open("/proc/self/environ")?;
-    // Room from the start: a buffer that grows leaves copies behind.
-    let mut block = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
-    file.take(MAX_BYTES as u64).read_to_end(&mut block)?;
-    let memory = OpenOptions::new().write(true).open("/proc/self/mem")?;
+    let range = environment()?;
+    let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+    // As large as it is, and in words: wiping goes element by element, and every start pays for it.
+    let mut words = Zeroizing::new(vec![0_u64; length.div_ceil(size_of::<u64>())]);
+    let block = &mut bytemuck::cast_slice_mut::<_, u8>(&mut words)[..length];
+    let memory = OpenOptions::new().read(true).write(true).open(MEMORY)?;
+    memory.read_exact_at(block, range.start)?;
     let mut at = 0;
     for entry in block.split(|byte| *byte == 0) {
         let found = names.iter().find_map(|name| {
@@ -39,7 +36,7 @@ pub(super) fn take(names: &[&str]) -> io::Result<HashMap<String, Value>> {
         });
         if let Some((name, value)) = found {
             let offset = at + entry.len() - value.len();
-            memory.write_all_at(&vec![0; value.len()], start + offset as u64)?;
+            memory.write_all_at(&vec![0; value.len()], range.start + offset as u64)?;
             // as getenv does, the first of two wins
             taken
                 .entry(name.to_owned())
@@ -50,16 +47,38 @@ pub(super) fn take(names: &[&str]) -> io::Result<HashMap<String, Value>> {
     Ok(taken)
 }
 
-/// Where our environment begins in our memory.
-fn env_start() -> io::Result<u64> {
+/// Where our environment is in our memory.
+fn environment() -> io::Result<Range<u64>> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
-    stat.rsplit_once(')')
-        .and_then(|(_, fields)| {
-            fields
-                .split_whitespace()
-                .nth(ENV_START_AFTER_NAME)?
-                .parse()
-                .ok()
-        })
-        .ok_or_else(|| io::Error::other("/proc/self/stat has no env_start"))
+    range(&stat).ok_or_else(|| io::Error::other("/proc/self/stat has no env_start, env_end"))
+}
+
+fn range(stat: &str) -> Option<Range<u64>> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(ENV_START_AFTER_NAME);
+    let range = fields.next()?.parse().ok()?..fields.next()?.parse().ok()?;
+    (range.start <= range.end).then_some(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_environment_is_where_we_look_for_it() {
+        let shown = std::fs::read("/proc/self/environ").unwrap();
+        let range = environment().unwrap();
+        assert_eq!(range.end - range.start, shown.len() as u64);
+    }
+
+    #[test]
+    fn a_name_with_brackets_and_spaces_moves_no_field() {
+        let fields = |count: u32| {
+            let fields: Vec<_> = (0..count).map(|n| n.to_string()).collect();
+            fields.join(" ")
+        };
+        assert_eq!(range(&format!("7 (a) b) S {}", fields(60))), Some(46..47));
+        assert_eq!(range(&format!("7 (a) S {}", fields(47))), None);
+        assert_eq!(range(""), None);
+    }
 }

@@ -72,7 +72,7 @@ impl Store {
             })
             .collect();
         let environ = environ::take(&names).map_err(|cause| {
-            let path = "/proc/self/environ".into();
+            let path = environ::MEMORY.into();
             vec![(
                 Position { line: 1, column: 1 },
                 SourceError::File { path, cause },

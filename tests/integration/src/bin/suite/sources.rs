@@ -80,14 +80,23 @@ fn agents_variable() -> Result<()> {
     ensure_both(&found()?, "of the agent")
 }
 
-/// Neither there nor in what its helpers inherit.
+/// Where the agent is not guarded, its environment shows the name, zeros, and the rest.
 fn agents_variable_is_wiped() -> Result<()> {
-    let agent = agent_with("AGENTS_OWN", "of-the-agent", &from_variable())?;
+    let config = Config::seal("probe-static")
+        .secret("TOKEN", json!({"envRef": "AGENTS_OWN"}))
+        .policy("mode", "disabled");
+    let mut command = Agent::command(&[]);
+    command
+        .env("AGENTS_OWN", "of-the-agent")
+        .env("ANOTHER", "kept");
+    let mut agent = Agent::start_as(command, &config.to_string())?;
+    agent.wait_for_log("disabled", SOON)?;
     let path = format!("/proc/{}/environ", agent.pid());
-    // Root may be refused to look; if not, there must be nothing to see.
-    let shown = fs::read(&path).unwrap_or_default();
+    let shown = fs::read(&path).context(path)?;
     let shown = String::from_utf8_lossy(&shown);
-    ensure!(!shown.contains("of-the-agent"), "{path}: {shown}");
+    ensure!(shown.contains("AGENTS_OWN=\0\0"), "{shown}");
+    ensure!(shown.contains("ANOTHER=kept"), "{shown}");
+    ensure!(!shown.contains("agent\0"), "{shown}");
     Ok(())
 }
 
