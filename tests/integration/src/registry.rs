@@ -27,9 +27,9 @@ pub struct Registry {
 }
 
 struct Test {
-    name: &'static str,
+    name: String,
     limit: Duration,
-    body: fn() -> Result<()>,
+    body: Box<dyn Fn() -> Result<()> + Send>,
 }
 
 impl Registry {
@@ -41,7 +41,11 @@ impl Registry {
 
     /// Adds a test. It fails by an error or a panic.
     #[must_use]
-    pub fn test(self, name: &'static str, body: fn() -> Result<()>) -> Self {
+    pub fn test(
+        self,
+        name: impl Into<String>,
+        body: impl Fn() -> Result<()> + Send + 'static,
+    ) -> Self {
         self.slow_test(name, LIMIT, body)
     }
 
@@ -49,11 +53,15 @@ impl Registry {
     #[must_use]
     pub fn slow_test(
         mut self,
-        name: &'static str,
+        name: impl Into<String>,
         limit: Duration,
-        body: fn() -> Result<()>,
+        body: impl Fn() -> Result<()> + Send + 'static,
     ) -> Self {
-        self.tests.push(Test { name, limit, body });
+        self.tests.push(Test {
+            name: name.into(),
+            limit,
+            body: Box::new(body),
+        });
         self
     }
 
@@ -70,7 +78,7 @@ impl Registry {
         let trials = self
             .tests
             .into_iter()
-            .map(|test| Trial::test(test.name, move || run(&test, captured)))
+            .map(|test| Trial::test(test.name.clone(), move || run(&test, captured)))
             .collect();
         let conclusion = libtest_mimic::run(&arguments, trials);
         if !arguments.list && conclusion.num_passed + conclusion.num_failed == 0 {
@@ -90,8 +98,8 @@ fn run(test: &Test, captured: bool) -> Result<(), Failed> {
     } else {
         None
     };
-    let body = AssertUnwindSafe(test.body);
-    let message = match watched(test.name, test.limit, capture.as_ref(), || {
+    let body = AssertUnwindSafe(&test.body);
+    let message = match watched(&test.name, test.limit, capture.as_ref(), || {
         panic::catch_unwind(body)
     }) {
         Ok(Ok(())) => return Ok(()),

@@ -23,44 +23,31 @@ const DEFAULT: &str = "mode: enforce";
 const MAPS_TOO: &str = "mode: enforce, blockMaps: true";
 const AUDIT: &str = "mode: audit, blockMaps: true";
 
+/// Who is where, and what the tests there are called.
+const GROUNDS: [(&str, Ground); 4] = [
+    ("machine", Ground::Machine),
+    ("pod_from_machine", Ground::PodFromMachine),
+    ("inside_a_pod", Ground::InsidePod),
+    ("below_the_agents_pod", Ground::BelowPod),
+];
+/// A test that any ground will do for.
+type Test = fn(Ground) -> Result<()>;
+/// What is tested on each ground, and how the tests' names end.
+const KINDS: [(&str, Test); 3] = [
+    ("", |ground| blocked(ground, DEFAULT)),
+    ("_maps", |ground| blocked(ground, MAPS_TOO)),
+    ("_audit", audited),
+];
+
 /// Adds this module's tests.
-pub fn register(registry: Registry) -> Registry {
-    let registry = registry
-        .slow_test("attack::machine", LIMIT, || {
-            blocked(Ground::Machine, DEFAULT)
-        })
-        .slow_test("attack::pod_from_machine", LIMIT, || {
-            blocked(Ground::PodFromMachine, DEFAULT)
-        })
-        .slow_test("attack::inside_a_pod", LIMIT, || {
-            blocked(Ground::InsidePod, DEFAULT)
-        })
-        .slow_test("attack::below_the_agents_pod", LIMIT, || {
-            blocked(Ground::BelowPod, DEFAULT)
-        })
-        .slow_test("attack::machine_maps", LIMIT, || {
-            blocked(Ground::Machine, MAPS_TOO)
-        })
-        .slow_test("attack::pod_from_machine_maps", LIMIT, || {
-            blocked(Ground::PodFromMachine, MAPS_TOO)
-        })
-        .slow_test("attack::inside_a_pod_maps", LIMIT, || {
-            blocked(Ground::InsidePod, MAPS_TOO)
-        })
-        .slow_test("attack::below_the_agents_pod_maps", LIMIT, || {
-            blocked(Ground::BelowPod, MAPS_TOO)
-        })
-        .slow_test("attack::machine_audit", LIMIT, || audited(Ground::Machine))
-        .slow_test("attack::pod_from_machine_audit", LIMIT, || {
-            audited(Ground::PodFromMachine)
-        })
-        .slow_test("attack::inside_a_pod_audit", LIMIT, || {
-            audited(Ground::InsidePod)
-        })
-        .slow_test("attack::below_the_agents_pod_audit", LIMIT, || {
-            audited(Ground::BelowPod)
-        })
-        .slow_test("attack::core_dump", LIMIT, core_dump);
+pub fn register(mut registry: Registry) -> Registry {
+    for (end, test) in KINDS {
+        for (name, ground) in GROUNDS {
+            let name = format!("attack::{name}{end}");
+            registry = registry.slow_test(name, LIMIT, move || test(ground));
+        }
+    }
+    registry = registry.slow_test("attack::core_dump", LIMIT, core_dump);
     agents::register(races::register(registry))
 }
 
