@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Display,
     path::Path,
     process::Command,
     sync::{
@@ -24,9 +25,10 @@ use tokio::{
 };
 
 use crate::{
-    config::{self, Config, Mode, OnFailure, Policy},
+    config::{self, Config, Mode, OnFailure, Policy, Position},
     guardian::Guardian,
     kernel::{self, Claim, Maps, Ring, pins},
+    not_yet,
     observe::{self, Journal, Metrics},
     seal::{GivenUp, Sealer, Watchdog},
     secrets::{self, Store},
@@ -84,33 +86,22 @@ fn ensure_loaded() -> anyhow::Result<()> {
 
 /// What parses but does not exist yet must not be taken for protection.
 fn refuse_what_is_not_here_yet(path: &Path, config: &Config) -> anyhow::Result<()> {
-    for binding in &config.secrets {
-        let selector = &binding.selector;
-        let missing = [
-            ("container", selector.container.is_some()),
-            ("namespace", selector.namespace.is_some()),
-            ("labels", !selector.labels.is_empty()),
-        ];
-        if let Some((key, _)) = missing.iter().find(|(_, is_set)| *is_set) {
-            bail!(
-                "{}:{}: binding {}: selector.{key} needs to know the container, which this version does not. Select by cgroupPath or uid, or leave it out",
-                path.display(),
-                selector.at,
-                binding.name
-            );
-        }
-    }
+    let found = not_yet::find(config);
+    ensure!(found.is_empty(), in_file(path, found));
     Ok(())
 }
 
 fn open_store(path: &Path, config: &Config) -> anyhow::Result<Store> {
-    Store::open(config).map_err(|wrong| {
-        let lines: Vec<String> = wrong
-            .into_iter()
-            .map(|(at, error)| format!("{}:{at}: {error}", path.display()))
-            .collect();
-        anyhow::anyhow!(lines.join("\n"))
-    })
+    Store::open(config).map_err(|wrong| anyhow::anyhow!(in_file(path, wrong)))
+}
+
+/// A line each, with the place in the configuration.
+fn in_file(path: &Path, wrong: Vec<(Position, impl Display)>) -> String {
+    let lines: Vec<String> = wrong
+        .into_iter()
+        .map(|(at, what)| format!("{}:{at}: {what}", path.display()))
+        .collect();
+    lines.join("\n")
 }
 
 async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {

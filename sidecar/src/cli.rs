@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, guardian, kernel, seal};
+use crate::{agent, check, config, guardian, kernel, not_yet, seal};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -84,7 +84,15 @@ fn validate(files: &[PathBuf]) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for file in files {
         match config::load(file) {
-            Ok(config) => println!("{}: ok, {} bindings", file.display(), config.secrets.len()),
+            Ok(config) => {
+                println!("{}: ok, {} bindings", file.display(), config.secrets.len());
+                for (at, what) in not_yet::find(&config) {
+                    eprintln!(
+                        "{}:{at}: `run` refuses this for now: {what}",
+                        file.display()
+                    );
+                }
+            }
             Err(errors) => {
                 eprintln!("{errors}");
                 code = ExitCode::FAILURE;

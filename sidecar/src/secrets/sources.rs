@@ -56,8 +56,8 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Takes what can be taken at start, and checks what must be there then: a `vaultRef` and an
-    /// unmounted `secretKeyRef` are errors, each with the place in the configuration.
+    /// Takes what can be taken at start, and checks what must be there then: an unmounted
+    /// `secretKeyRef` is an error, with its place in the configuration.
     pub(crate) fn open(config: &Config) -> Result<Self, Vec<(Position, SourceError)>> {
         let refs = || {
             config
@@ -84,7 +84,6 @@ impl Store {
         };
         let wrong: Vec<_> = refs()
             .filter_map(|secret| match &secret.source {
-                Source::VaultRef(_) => Some((secret.at, SourceError::Vault)),
                 Source::SecretKeyRef(key) => {
                     store.mounted(key).err().map(|error| (secret.at, error))
                 }

@@ -4,6 +4,7 @@ mod adoption;
 mod attack;
 mod bad_input;
 mod delivery;
+mod examples;
 mod fixtures;
 mod guardian;
 mod identity;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         names::register,
         identity::register,
         sources::register,
+        examples::register,
         policy::register,
         bad_input::register,
         races::register,
