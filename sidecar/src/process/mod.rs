@@ -1,5 +1,7 @@
 //! Who a process is: the file it executes, where it lives, who it runs for.
 
+mod text;
+
 use std::{
     fs,
     io::{self, Read as _},
@@ -119,10 +121,8 @@ impl Process {
 
     /// Its cgroup in the unified hierarchy, as our own cgroup namespace shows it.
     pub(crate) fn cgroup(self) -> io::Result<PathBuf> {
-        let text = fs::read_to_string(self.file("cgroup"))?;
-        text.lines()
-            .find_map(|line| line.strip_prefix("0::"))
-            .map(PathBuf::from)
+        text::unified_cgroup(&fs::read(self.file("cgroup"))?)
+            .map(Path::to_owned)
             .ok_or_else(|| io::Error::other("it has no cgroup in the unified hierarchy (cgroup2)"))
     }
 
@@ -133,36 +133,21 @@ impl Process {
 
     /// Bytes its stack may grow to.
     pub(crate) fn stack_limit(self) -> io::Result<u64> {
-        let text = fs::read_to_string(self.file("limits"))?;
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix("Max stack size"))
-            .and_then(|rest| rest.split_whitespace().next())
-            .ok_or_else(|| io::Error::other("/proc/<pid>/limits has no stack size"))?;
-        Ok(value.parse().unwrap_or(u64::MAX)) // "unlimited"
+        text::stack_limit(&fs::read(self.file("limits"))?)
+            .ok_or_else(|| io::Error::other("/proc/<pid>/limits has no stack size"))
     }
 
     /// Where its stack began when its program was started.
     pub(crate) fn start_stack(self) -> io::Result<u64> {
-        /// `startstack`, counted from the state after the name (`proc_pid_stat(5)`).
-        const AFTER_NAME: usize = 25;
-        let stat = fs::read_to_string(self.file("stat"))?;
-        stat.rsplit_once(')')
-            .and_then(|(_, fields)| fields.split_whitespace().nth(AFTER_NAME)?.parse().ok())
+        text::start_stack(&fs::read(self.file("stat"))?)
             .ok_or_else(|| io::Error::other("/proc/<pid>/stat has no startstack"))
     }
 
     /// Who traces it, if anybody: number and name.
     pub(crate) fn tracer(self) -> Option<(u32, String)> {
-        let text = fs::read_to_string(self.file("status")).ok()?;
-        let pid = text
-            .lines()
-            .find_map(|l| l.strip_prefix("TracerPid:"))?
-            .trim()
-            .parse()
-            .ok()?;
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        (pid != 0).then(|| (pid, name.trim_end().to_owned()))
+        let pid = text::tracer(&fs::read(self.file("status")).ok()?)?;
+        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Some((pid, String::from_utf8_lossy(&name).trim_end().to_owned()))
     }
 }
 

@@ -34,6 +34,7 @@ pub fn register(registry: Registry) -> Registry {
         )
         .test("names::longest_name", longest_name)
         .test("names::all_of_the_name_counts", all_of_the_name_counts)
+        .test("names::a_name_cut_amid_a_letter", a_name_cut_amid_a_letter)
         .test(
             "names::a_scripts_interpreter_does_not_count",
             a_scripts_interpreter_does_not_count,
@@ -148,6 +149,19 @@ fn all_of_the_name_counts() -> Result<()> {
     ensure_both(&found_by(&meant)?, "hunter2")?;
     ensure_none(&found_by(&other)?)?;
     ensure_none(&found_by(&shorter)?)
+}
+
+/// The kernel's `comm` is then not UTF-8. More than once: what is read in `/proc` is not always needed.
+fn a_name_cut_amid_a_letter() -> Result<()> {
+    let name = "zehnmalzehnf\u{fc}\u{df}e";
+    ensure!(std::str::from_utf8(&name.as_bytes()[..15]).is_err());
+    let scratch = Scratch::new()?;
+    let program = scratch.probe("probe-static", name)?;
+    let _agent = Agent::run(&Config::token_for(name))?;
+    for _ in 0..50 {
+        ensure_both(&found_by(&program)?, "hunter2")?;
+    }
+    Ok(())
 }
 
 fn a_scripts_interpreter_does_not_count() -> Result<()> {

@@ -1,0 +1,107 @@
+//! What the text files of `/proc/<pid>` say. Names and paths in them are bytes, not always UTF-8: the
+//! kernel cuts a program's name at 15 bytes, be that amid a letter.
+
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
+
+/// `startstack` in `stat`, counted from the state after the name (`proc_pid_stat(5)`).
+const START_STACK_AFTER_NAME: usize = 25;
+
+/// The path in the unified hierarchy, of `cgroup`.
+pub(crate) fn unified_cgroup(cgroup: &[u8]) -> Option<&Path> {
+    let path = value(cgroup, b"0::")?;
+    Some(Path::new(OsStr::from_bytes(path)))
+}
+
+/// Bytes the stack may grow to, of `limits`: the soft limit.
+pub(crate) fn stack_limit(limits: &[u8]) -> Option<u64> {
+    match words(value(limits, b"Max stack size")?).next()? {
+        b"unlimited" => Some(u64::MAX),
+        number => parse(number),
+    }
+}
+
+/// Where the stack began, of `stat`.
+pub(crate) fn start_stack(stat: &[u8]) -> Option<u64> {
+    // The name is in brackets, and may have some of its own.
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    parse(words(&stat[end + 1..]).nth(START_STACK_AFTER_NAME)?)
+}
+
+/// Number of the process that traces it, of `status`.
+pub(crate) fn tracer(status: &[u8]) -> Option<u32> {
+    let pid = words(value(status, b"TracerPid:")?).next()?;
+    parse(pid).filter(|pid| *pid != 0)
+}
+
+/// What follows on the line that begins like this.
+fn value<'t>(text: &'t [u8], start: &[u8]) -> Option<&'t [u8]> {
+    text.split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(start))
+}
+
+fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty())
+}
+
+fn parse<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
+    std::str::from_utf8(word).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "zehnmalzehnfüßé", cut at 15 bytes.
+    const CUT: &[u8] = b"zehnmalzehnf\xc3\xbc\xc3";
+
+    fn around_name(before: &str, after: &str) -> Vec<u8> {
+        [before.as_bytes(), CUT, after.as_bytes()].concat()
+    }
+
+    #[test]
+    fn a_name_cut_amid_a_letter_hides_nothing() {
+        let fields: Vec<_> = (1..50).map(|n| n.to_string()).collect();
+        let stat = around_name("7 (", &format!(") S {}\n", fields.join(" ")));
+        assert_eq!(start_stack(&stat), Some(25));
+        let status = around_name("Name:\t", "\nUmask:\t0022\nTracerPid:\t7\nUid:\t0\n");
+        assert_eq!(tracer(&status), Some(7));
+    }
+
+    #[test]
+    fn brackets_in_a_name_move_no_field() {
+        let fields: Vec<_> = (1..50).map(|n| n.to_string()).collect();
+        let fields = fields.join(" ");
+        assert_eq!(
+            start_stack(format!("7 (a) (b) S {fields}").as_bytes()),
+            Some(25)
+        );
+        assert_eq!(start_stack(b"7 (a) S 1 2 3"), None);
+        assert_eq!(start_stack(b""), None);
+    }
+
+    #[test]
+    fn nobody_traces_it() {
+        assert_eq!(tracer(b"Name:\ta\nTracerPid:\t0\n"), None);
+        assert_eq!(tracer(b"Name:\ta\n"), None);
+    }
+
+    #[test]
+    fn only_the_unified_hierarchy_counts() {
+        let text = b"4:memory:/old\n1:name=0::/no:/x\n0::/pod/\xff\n";
+        assert_eq!(
+            unified_cgroup(text),
+            Some(Path::new(OsStr::from_bytes(b"/pod/\xff")))
+        );
+        assert_eq!(unified_cgroup(b"4:memory:/old\n"), None);
+    }
+
+    #[test]
+    fn the_soft_limit_is_taken() {
+        let limits =
+            |soft: &str| format!("Limit  Soft Limit\nMax stack size   {soft}   99  bytes\n");
+        assert_eq!(stack_limit(limits("8388608").as_bytes()), Some(8_388_608));
+        assert_eq!(stack_limit(limits("unlimited").as_bytes()), Some(u64::MAX));
+        assert_eq!(stack_limit(limits("many").as_bytes()), None);
+    }
+}
