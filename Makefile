@@ -8,11 +8,14 @@
 #   make test-matrix   the kernel tests on every kernel
 #   make host-test     the kernel tests on this machine, as root
 #   make bench         what it costs, in instructions
+#   make fuzz T=config S=600             arbitrary bytes for a parser (fuzz/), for so many seconds; T left out: for each
 #   make lint          format, clippy
 
 KERNELS = 5.10 6.1 6.12 7.2
 K ?= 6.1
 F ?=
+T ?= config stack ring proc names
+S ?= 60
 # Names the tests do not see: more options for the guest, such as --console FILE.
 GUEST_OPTIONS ?= --timeout 900
 
@@ -28,7 +31,7 @@ GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: build demo test test-quick guest-test test-matrix host-test bench lint deps deps-tests guest-build guest-fetch
+.PHONY: build demo test test-quick guest-test test-matrix host-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -40,6 +43,9 @@ deps:
 
 deps-tests:
 	@.ci/install tests
+
+deps-fuzz:
+	@.ci/install fuzz
 
 test: test-quick guest-test
 
@@ -69,6 +75,16 @@ demo: guest-build
 
 bench: guest-build guest-fetch
 	$(GUEST) --icount -- bench
+
+# The instrumentation is a matter of nightly compilers: this one is told to be one.
+fuzz: export RUSTC_BOOTSTRAP = 1
+fuzz: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)/fuzz
+fuzz: deps-fuzz
+	for target in $(T); do \
+	    mkdir -p fuzz/corpus/$$target && \
+	    cargo fuzz run $$target fuzz/corpus/$$target $$(ls -d fuzz/seeds/$$target 2>/dev/null) -- \
+	        -max_total_time=$(S) -max_len=8192 || exit 1; \
+	done
 
 lint: deps
 	cargo fmt --all --check

@@ -28,7 +28,8 @@ pub(crate) enum Record {
 }
 
 impl Record {
-    fn parse(bytes: &[u8]) -> Self {
+    /// What a record's bytes mean.
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         fn whole<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
             bytes
                 .get(..size_of::<T>())
