@@ -250,11 +250,7 @@ pub const SLASHES: u64 = 0x2f2f_2f2f_2f2f_2f2f;
 /// How many bytes of a word are marked, where marks are as [`zero_bytes`] makes them.
 #[inline(always)]
 #[must_use]
-#[expect(
-    clippy::inline_always,
-    clippy::cast_possible_truncation,
-    reason = "see hash_step; at most 8"
-)]
+#[expect(clippy::inline_always, reason = "see hash_step")]
 pub const fn count_marks(marks: u64) -> u32 {
     ((marks >> 7).wrapping_mul(0x0101_0101_0101_0101) >> 56) as u32
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::ExitCode};
 
-use crate::kernel::{self, HOOKS, TRACEPOINTS, VMLINUX_BTF, pins};
+use crate::kernel::{self, VMLINUX_BTF, pins};
 
 /// A requirement, looked at.
 struct Finding {
@@ -168,13 +168,9 @@ fn bpf_fs() -> Finding {
 
 fn attach() -> Finding {
     match kernel::load() {
-        Ok(_) => Finding::met(
+        Ok(loaded) => Finding::met(
             "programs",
-            format!(
-                "loaded and attached: {}, {}",
-                HOOKS.join(", "),
-                TRACEPOINTS.join(", ")
-            ),
+            format!("loaded and attached: {}", loaded.attached().join(", ")),
         ),
         Err(e) => Finding::missing("programs", e.to_string()),
     }

@@ -16,7 +16,7 @@ static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernelseal.bpf.
 
 /// The security hooks we attach to, in this order; a program has its hook's name. What remembers a
 /// file system comes after what forgets it.
-pub(crate) const HOOKS: &[&str] = &[
+pub(super) const HOOKS: &[&str] = &[
     "sb_free_security",
     "sb_kern_mount",
     "file_open",
@@ -34,7 +34,7 @@ const WAKEUP: &str = "sched_wakeup_new";
 /// What not every kernel needs: those of 6.16 and later do.
 pub(super) const LATE: [&str; 3] = [FREE, COMMITTED, WAKEUP];
 /// The tracepoints we attach to; a program has its tracepoint's name.
-pub(crate) const TRACEPOINTS: &[&str] = &[
+pub(super) const TRACEPOINTS: &[&str] = &[
     "sched_process_exec",
     "sched_process_fork",
     "sched_process_exit",
@@ -49,6 +49,13 @@ const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
 pub(crate) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) links: Vec<(&'static str, FdLink)>,
+}
+
+impl Loaded {
+    /// Names of the hooks and tracepoints, which are not the same on every kernel.
+    pub(crate) fn attached(&self) -> Vec<&'static str> {
+        self.links.iter().map(|(name, _)| *name).collect()
+    }
 }
 
 /// Loads every program and attaches every hook.

@@ -9,7 +9,7 @@ mod ring;
 
 use std::{io, path::PathBuf};
 
-pub(crate) use load::{HOOKS, TRACEPOINTS, load};
+pub(crate) use load::load;
 pub(crate) use maps::{Claim, Maps, Wish, own_scope};
 pub(crate) use offsets::VMLINUX_BTF;
 pub(crate) use ring::{Record, Ring};
