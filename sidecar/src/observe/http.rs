@@ -2,7 +2,8 @@
 
 use std::{
     future::Future,
-    net::{Ipv4Addr, SocketAddr},
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,13 +25,23 @@ pub(crate) async fn serve(
     port: u16,
     metrics: Metrics,
     ready: Arc<AtomicBool>,
-) -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await?;
+) -> io::Result<impl Future<Output = io::Result<()>>> {
+    let listener = listen(port).await?;
     let router = Router::new()
         .route("/metrics", get(async move || text(&metrics)))
         .route("/healthz", get(async || "ok\n"))
         .route("/ready", get(async move || readiness(&ready)));
     Ok(async move { axum::serve(listener, router).await })
+}
+
+/// On every address. A pod may have none but IPv6, a machine none but IPv4.
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+        }
+        both => both,
+    }
 }
 
 fn text(metrics: &Metrics) -> impl IntoResponse + use<> {
@@ -52,5 +63,37 @@ fn readiness(ready: &AtomicBool) -> impl IntoResponse + use<> {
             StatusCode::SERVICE_UNAVAILABLE,
             "not everything the policy asks for is attached\n",
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener as Plain, TcpStream};
+
+    use super::*;
+
+    fn listening(port: u16) -> io::Result<TcpListener> {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(listen(port))
+    }
+
+    #[test]
+    fn every_family_the_machine_has_is_answered() {
+        let listener = listening(0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        if Plain::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+            TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_port_that_one_family_has_taken_is_taken() {
+        let taken = Plain::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let refused = listening(port).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
     }
 }
