@@ -7,6 +7,7 @@ mod delivery;
 mod examples;
 mod fixtures;
 mod guardian;
+mod guards;
 mod identity;
 mod leftovers;
 mod lifecycle;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         sources::register,
         examples::register,
         policy::register,
+        guards::register,
         bad_input::register,
         races::register,
         lifecycle::register,

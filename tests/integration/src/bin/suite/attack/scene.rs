@@ -123,13 +123,14 @@ impl Scene {
     /// Whether an event of that kind told of the access, done by the attack to our target.
     pub fn was_told(&mut self, kind: &str, access: &str) -> Result<bool> {
         let known = self.known.clone();
-        let is_file = access == "secret file";
+        // Of these the kernel does not tell whose they are.
+        let has_no_target = ["secret file", "perf_event"].contains(&access);
         Ok(self.events()?.iter().any(|event| {
             event["type"] == kind
                 && event["access"] == access
                 && event["process"] == "attack"
                 && event["pid"].as_u64().is_some_and(|pid| pid > 0)
-                && (is_file
+                && (has_no_target
                     || event["target_pid"]
                         .as_u64()
                         .is_some_and(|pid| known.contains(&pid)))

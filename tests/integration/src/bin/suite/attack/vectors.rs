@@ -47,7 +47,8 @@ impl Vector {
         let (guarded, access) = match name {
             "attach" | "seize" | "attach-threads" | "pidfd_getfd" => (Guarded::Always, "ptrace"),
             "process_vm_readv" => (Guarded::Always, "process_vm"),
-            "process_madvise" | "perf_event_open" => (Guarded::Always, "mem"),
+            "process_madvise" => (Guarded::Always, "mem"),
+            "perf_event_open" => (Guarded::Always, "perf_event"),
             "file-links" => (Guarded::Never, ""),
             _ if name.starts_with("file") => (Guarded::Always, "secret file"),
             _ => of_procfs(name)?,

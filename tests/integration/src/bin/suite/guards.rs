@@ -1,0 +1,178 @@
+//! Guards and precautions by themselves: taken away, no other test would notice.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
+use kernelseal_integration::process::{Running, run, spawn};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::sys::utsname::uname;
+
+const SOON: Duration = Duration::from_secs(20);
+/// The first kernel whose tmpfs can be kept out of swap.
+const NOSWAP: (u32, u32) = (6, 4);
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test("guards::what_is_written_to", what_is_written_to)
+        .test("guards::asking_to_be_traced", asking_to_be_traced)
+        .test(
+            "guards::attaching_within_the_tree",
+            attaching_within_the_tree,
+        )
+        .test("guards::the_agent_in_audit_mode", the_agent_in_audit_mode)
+        .test(
+            "guards::the_agents_memory_is_locked",
+            the_agents_memory_is_locked,
+        )
+        .test(
+            "guards::how_the_files_are_mounted",
+            how_the_files_are_mounted,
+        )
+        .test(
+            "guards::a_link_on_the_way_to_the_files",
+            a_link_on_the_way_to_the_files,
+        )
+}
+
+fn is_refused<T>(result: &std::io::Result<T>) -> bool {
+    result
+        .as_ref()
+        .is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
+}
+
+fn sealed(agent: &mut Agent) -> Result<Running> {
+    let (probe, found) = probe::staying("probe-static")?;
+    ensure_both(&found, "hunter2")?;
+    agent.event("SEALED", probe.pid())?;
+    Ok(probe)
+}
+
+/// `clear_refs` makes the kernel tell which pages are used next.
+fn what_is_written_to() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let target = sealed(&mut agent)?;
+    for name in ["clear_refs", "coredump_filter"] {
+        let path = format!("/proc/{}/{name}", target.pid());
+        let opened = OpenOptions::new().write(true).open(path);
+        ensure!(is_refused(&opened), "{name}: {opened:?}");
+        agent.wait_for(
+            |event| event["type"] == "BLOCKED" && event["access"] == name,
+            SOON,
+        )?;
+    }
+    Ok(())
+}
+
+/// Its parent, outside of the seal, would then read all of it.
+fn asking_to_be_traced() -> Result<()> {
+    for (guarded, errno) in [(true, libc::EPERM), (false, 0)] {
+        let config = Config::token_for("probe-static").policy("blockPtrace", guarded);
+        let _agent = Agent::run(&config)?;
+        let mut command = asked_for_token(probe::path("probe-static")?);
+        let (mut probe, found) = report(command.arg("--traceme"))?;
+        ensure_both(&found, "hunter2")?;
+        let said = probe.json(SOON)?;
+        ensure!(said["errno"] == errno, "blockPtrace {guarded}: {said}");
+    }
+    Ok(())
+}
+
+/// Reading each other is the policy's to allow (`allowSelfRead`), attaching is not.
+fn attaching_within_the_tree() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let attack = probe::path("attack")?;
+    let body = format!("#!/bin/sh\n{} attach $$ retnuh; exit 0\n", attack.display());
+    let program = scratch.program("app.sh", body)?;
+    let mut agent = Agent::run(&Config::token_for("app.sh"))?;
+    let said = run(Command::new(program)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin"))?;
+    ensure!(said.contains("\"errno\":1"), "{said}");
+    agent.wait_for(
+        |event| event["type"] == "BLOCKED" && event["access"] == "ptrace",
+        SOON,
+    )?;
+    Ok(())
+}
+
+fn the_agent_in_audit_mode() -> Result<()> {
+    let agent = Agent::run(&Config::token_for("probe-static").policy("mode", "audit"))?;
+    for name in ["environ", "mem"] {
+        let opened = fs::File::open(format!("/proc/{}/{name}", agent.pid()));
+        ensure!(is_refused(&opened), "{name}: {opened:?}");
+    }
+    Ok(())
+}
+
+fn the_agents_memory_is_locked() -> Result<()> {
+    let agent = Agent::run(&Config::token_for("probe-static"))?;
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
+    let locked: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmLck:")?.split_whitespace().next())
+        .context("no VmLck")?
+        .parse()?;
+    ensure!(locked > 0, "{status}");
+    Ok(())
+}
+
+fn how_the_files_are_mounted() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let target = sealed(&mut agent)?;
+    let place = format!(" /run/kernelseal/secrets/{} ", target.pid());
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", target.pid()))?;
+    let line = mounts
+        .lines()
+        .find(|line| line.contains(&place))
+        .with_context(|| mounts.clone())?;
+    let mut options = vec!["nosuid", "nodev", "noexec", "mode=500"];
+    if kernel()? >= NOSWAP {
+        options.push("noswap");
+    }
+    for option in options {
+        ensure!(line.contains(option), "{option} is not in {line}");
+    }
+    Ok(())
+}
+
+fn kernel() -> Result<(u32, u32)> {
+    let release = uname()?.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    let mut next = || numbers.next().context("no release").and_then(|n| Ok(n?));
+    Ok((next()?, next()?))
+}
+
+/// Whoever owns the program's root must not send the agent elsewhere with its secrets.
+fn a_link_on_the_way_to_the_files() -> Result<()> {
+    let root = Scratch::new()?;
+    root.probe("probe-static", "probe-static")?;
+    fs::create_dir(root.join("elsewhere"))?;
+    symlink("/elsewhere", root.join("run"))?;
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut command = asked_for_token(Path::new("/probe-static"));
+    let folder = root.path().to_owned();
+    // SAFETY: two system calls; nothing that a forked child must not do.
+    unsafe {
+        command.pre_exec(move || {
+            nix::unistd::chroot(&folder)?;
+            std::env::set_current_dir("/")
+        });
+    }
+    let mut probe = spawn(&mut command)?;
+    ensure!(probe.line(SOON).is_err(), "it started");
+    let reason = agent.refusal(probe.pid())?;
+    ensure!(reason.contains("directory run"), "{reason}");
+    let found = fs::read_dir(root.join("elsewhere"))?.count();
+    ensure!(found == 0, "the agent followed a link");
+    Ok(())
+}
