@@ -125,7 +125,11 @@ pub struct Exec {
 
 /// The map of sealed processes is full.
 pub const REASON_SEALED_FULL: u32 = 1;
-/// The map of held programs is full.
+/// The map of held programs is full, or a signal could not be sent.
 pub const REASON_HELD_FULL: u32 = 2;
 /// A sealed process forked and the child could not be sealed: the parent was killed.
 pub const REASON_FORK_UNSEALED: u32 = 3;
+/// The file that runs is not the one that was asked for, and no interpreter either.
+pub const REASON_OTHER_FILE: u32 = 4;
+/// The agent ended during the exec.
+pub const REASON_NO_AGENT: u32 = 5;

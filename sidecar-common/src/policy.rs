@@ -49,8 +49,6 @@ pub struct Counters {
     pub dropped: u64,
     /// Programs held.
     pub held: u64,
-    /// Programs refused in the kernel (a full map, no live agent).
-    pub refused: u64,
 }
 
 /// A watched program name.

@@ -22,8 +22,8 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     event::{
-        Exec, Header, KIND_EXEC, KIND_HELD, KIND_REFUSED, REASON_HELD_FULL, REASON_SEALED_FULL,
-        Subject,
+        Exec, Header, KIND_EXEC, KIND_HELD, KIND_REFUSED, REASON_HELD_FULL, REASON_NO_AGENT,
+        REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
     },
     layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, NAME_LEN},
     policy::{
@@ -35,7 +35,7 @@ use sidecar_common::{
 };
 
 use crate::{
-    kernel::{self, Ptr, follow, load, load_text, off, read},
+    kernel::{self, Number, Ptr, follow, load, load_text, off, read},
     lineage, ring, sealed,
 };
 
@@ -236,7 +236,6 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
         if scope.flags & SCOPE_FAIL_OPEN != 0 {
             return 0;
         }
-        ring::count(number.namespace, |c| &raw mut c.refused);
         return kernel::eperm();
     }
     // Guarded from here on: in between, the new memory would be open to whoever is quick.
@@ -252,7 +251,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
             flags: SEALED_EXECING,
         };
         if sealed::put(tgid, &execing).is_err() {
-            ring::count(number.namespace, |c| &raw mut c.refused);
+            report_refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
             return kernel::eperm();
         }
     }
@@ -355,10 +354,16 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     pending.cgroup = unsafe { bpf_get_current_cgroup_id() };
     let has_tty = !follow(follow(task, off!(task_signal)), off!(signal_tty)).is_null();
     let is_traced = read::<u32>(task, off!(task_ptrace)) != 0;
+    // Its agent may have ended since the first hook: nobody would release it.
+    match sealed::scope(pending.scope) {
+        Some(scope) if scope.agent != 0 => {}
+        Some(scope) if scope.flags & SCOPE_FAIL_OPEN != 0 => return,
+        _ => return kill(tgid, pending, REASON_NO_AGENT),
+    }
     // What runs is another file only if it came by an interpreter.
     let is_script = identity(load!(bprm, bprm_file)) != (pending.file_dev, pending.file_ino);
     if is_script && load_text!(bprm, bprm_interp) == load_text!(bprm, bprm_filename) {
-        return kill(tgid, pending, REASON_HELD_FULL);
+        return kill(tgid, pending, REASON_OTHER_FILE);
     }
     pending.flags = if has_tty { HELD_TTY } else { 0 }
         | if is_script { HELD_SCRIPT } else { 0 }
@@ -420,15 +425,18 @@ fn wait_for_agent(tgid: u32) {
 fn kill(tgid: u32, pending: &Held, reason: u32) {
     // SAFETY: the helper has no preconditions; the signal is for the running task.
     unsafe { bpf_send_signal(SIGKILL) };
-    ring::count(pending.scope, |c| &raw mut c.refused);
-    let name = pending.name.as_ptr();
-    write_exec(
-        pending.scope,
-        pending.pid,
-        ring::header(KIND_REFUSED, tgid),
-        reason,
-        name,
-    );
+    let number = Number {
+        namespace: pending.scope,
+        nr: pending.pid,
+    };
+    report_refused(number, tgid, reason, pending.name.as_ptr());
+}
+
+/// A REFUSED record of what the kernel side itself refused.
+#[inline(always)]
+pub(crate) fn report_refused(number: Number, tgid: u32, reason: u32, name: Ptr) {
+    let header = ring::header(KIND_REFUSED, tgid);
+    write_exec(number.namespace, number.nr, header, reason, name);
 }
 
 /// An EXEC record for everything that starts in a scope that asked for it.

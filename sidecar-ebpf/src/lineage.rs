@@ -4,12 +4,13 @@ use aya_ebpf::{
     helpers::generated::bpf_send_signal, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 use sidecar_common::{
-    event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT},
+    event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT, REASON_FORK_UNSEALED},
     policy::{SEALED_AGENT, SEALED_EXECING, SEALED_ROOT, Sealed},
 };
 
 use crate::{
-    kernel::{self, Ptr, load, off},
+    exec,
+    kernel::{self, Number, Ptr, load, off},
     ring,
     sealed::{self, HELD, SCOPES},
 };
@@ -50,9 +51,14 @@ fn inherit(parent: Ptr, tgid: u32, child_tgid: u32, start_ns: u64) {
     } else if sealed.flags & SEALED_AGENT == 0 {
         // A child outside the seal would show the secrets. A program can only signal itself, and
         // the child has not run yet: its parent dies, and the child finds no way to be started.
-        ring::count(sealed.scope, |c| &raw mut c.refused);
         // SAFETY: the helper has no preconditions; the signal is for the running task.
         unsafe { bpf_send_signal(SIGKILL) };
+        let number = Number {
+            namespace: sealed.scope,
+            nr: sealed::number_in(kernel::pid_of(parent), sealed.scope),
+        };
+        let name = parent.wrapping_add(off!(task_comm));
+        exec::report_refused(number, tgid, REASON_FORK_UNSEALED, name);
     }
 }
 

@@ -1,7 +1,10 @@
 //! What is said of a delivery and of those who reach for it.
 
 use sidecar_common::{
-    event::{Exec, REASON_HELD_FULL, REASON_SEALED_FULL},
+    event::{
+        Exec, REASON_FORK_UNSEALED, REASON_HELD_FULL, REASON_NO_AGENT, REASON_OTHER_FILE,
+        REASON_SEALED_FULL,
+    },
     policy::Held,
 };
 
@@ -25,7 +28,10 @@ impl Work<'_> {
     pub(super) fn report_refused(&mut self, exec: &Exec) {
         let reason = match exec.reason {
             REASON_SEALED_FULL => "the kernel side's map of sealed processes is full",
-            REASON_HELD_FULL => "the kernel side cannot hold this program",
+            REASON_HELD_FULL => "the kernel side's map of held programs is full",
+            REASON_FORK_UNSEALED => "it forked, and the child could not be sealed",
+            REASON_OTHER_FILE => "the kernel executes another file than the one asked for",
+            REASON_NO_AGENT => "its agent ended while it was started",
             _ => "the kernel side refused it",
         };
         self.metrics.refused.inc();
