@@ -1,7 +1,9 @@
 //! Guards and precautions by themselves: taken away, no other test would notice.
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::symlink;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
-use kernelseal_integration::process::{Running, run, spawn};
+use kernelseal_integration::process::{Running, run, spawn, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::sys::utsname::uname;
@@ -39,12 +41,16 @@ pub fn register(registry: Registry) -> Registry {
             how_the_files_are_mounted,
         )
         .test(
+            "guards::the_files_are_overwritten",
+            the_files_are_overwritten,
+        )
+        .test(
             "guards::a_link_on_the_way_to_the_files",
             a_link_on_the_way_to_the_files,
         )
 }
 
-fn is_refused<T>(result: &std::io::Result<T>) -> bool {
+fn is_refused<T>(result: &io::Result<T>) -> bool {
     result
         .as_ref()
         .is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
@@ -108,7 +114,7 @@ fn attaching_within_the_tree() -> Result<()> {
 fn the_agent_in_audit_mode() -> Result<()> {
     let agent = Agent::run(&Config::token_for("probe-static").policy("mode", "audit"))?;
     for name in ["environ", "mem"] {
-        let opened = fs::File::open(format!("/proc/{}/{name}", agent.pid()));
+        let opened = File::open(format!("/proc/{}/{name}", agent.pid()));
         ensure!(is_refused(&opened), "{name}: {opened:?}");
     }
     Ok(())
@@ -152,12 +158,57 @@ fn kernel() -> Result<(u32, u32)> {
     Ok((next()?, next()?))
 }
 
+/// Seen by a descriptor taken from the program, which the policy allows here.
+fn the_files_are_overwritten() -> Result<()> {
+    const NUMBER: i32 = 7;
+    let scratch = Scratch::new()?;
+    let body = format!(
+        "#!/bin/sh\nexec {NUMBER}<$KERNELSEAL_SECRETS_DIR/TOKEN\necho opened\nexec sleep 600\n"
+    );
+    let program = scratch.program("app.sh", body)?;
+    let config = Config::token_for("app.sh").policy("blockPtrace", false);
+    let _agent = Agent::run(&config)?;
+    let mut app = spawn(
+        Command::new(program)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin"),
+    )?;
+    ensure!(app.line(SOON)? == "opened");
+    let file = descriptor_of(app.pid(), NUMBER)?;
+    let content = || -> Result<Vec<u8>> {
+        let mut bytes = vec![0; 64];
+        let length = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(length);
+        Ok(bytes)
+    };
+    ensure!(content()? == b"hunter2");
+    drop(app);
+    until("the file is overwritten", SOON, || {
+        content().is_ok_and(|bytes| bytes == [0; 7])
+    })
+}
+
+/// A copy of another process's descriptor.
+fn descriptor_of(pid: u32, number: i32) -> Result<File> {
+    let check = |descriptor: i64| -> Result<OwnedFd> {
+        let descriptor = i32::try_from(descriptor)?;
+        ensure!(descriptor >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: the kernel has just given it to us alone.
+        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    };
+    // SAFETY: takes numbers only.
+    let process = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: takes numbers only, of an open descriptor the first.
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+    Ok(check(copy)?.into())
+}
+
 /// Whoever owns the program's root must not send the agent elsewhere with its secrets.
 fn a_link_on_the_way_to_the_files() -> Result<()> {
     let root = Scratch::new()?;
     root.probe("probe-static", "probe-static")?;
     fs::create_dir(root.join("elsewhere"))?;
-    symlink("/elsewhere", root.join("run"))?;
+    symlink("elsewhere", root.join("run"))?;
     let mut agent = Agent::run(&Config::token_for("probe-static"))?;
     let mut command = asked_for_token(Path::new("/probe-static"));
     let folder = root.path().to_owned();
