@@ -158,19 +158,30 @@ impl Drop for Agent {
     }
 }
 
-/// A sealed process that lives while others are measured.
-pub struct Sealed {
+/// A process that lives while others are measured: sealed, or for the base as ordinary as any. Its being there makes
+/// a spawn dearer by itself.
+pub struct Bystander {
     _running: process::Running,
 }
 
-impl Sealed {
+impl Bystander {
+    /// Starts it while no agent runs.
     pub fn start() -> Result<Self> {
+        Self::start_with(&Value::Null)
+    }
+
+    /// Starts it with an agent, and makes sure that it was sealed.
+    pub fn start_sealed() -> Result<Self> {
+        Self::start_with(&"hunter2".into())
+    }
+
+    fn start_with(password: &Value) -> Result<Self> {
         let mut command = probe::command("probe-static")?;
         let mut running = process::spawn(command.args(["--env", "PGPASSWORD", "--sleep", "3600"]))?;
         let report = running.json(SOON)?;
         ensure!(
-            report["env"]["PGPASSWORD"] == "hunter2",
-            "the agent does not seal: {report}"
+            report["env"]["PGPASSWORD"] == *password,
+            "the agent does not seal, or one is there: {report}"
         );
         Ok(Self { _running: running })
     }
