@@ -77,12 +77,12 @@ fn bench() -> Result<bool> {
     println!("{held}");
     println!("added in each of the {ROUNDS} rounds, whose mean is above:");
     for (index, case) in Case::ALL.into_iter().enumerate() {
-        let added: String = rounds
-            .iter()
-            .map(|round| round.with[index].cast_signed() - round.base[index].cast_signed())
-            .map(|added| format!(" {added:>+9}"))
-            .collect();
-        println!("  {:<44}{added}", case.title());
+        print!("  {:<44}", case.title());
+        for round in &rounds {
+            let added = round.with[index].cast_signed() - round.base[index].cast_signed();
+            print!(" {added:>+9}");
+        }
+        println!();
     }
     Ok(table.is_met())
 }

@@ -16,7 +16,8 @@ use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
 use kernelseal_integration::process::{Running, run, spawn, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
-use nix::sys::utsname::uname;
+
+use crate::machine::kernel_version;
 
 const SOON: Duration = Duration::from_secs(20);
 /// The first kernel whose tmpfs can be kept out of swap.
@@ -142,20 +143,13 @@ fn how_the_files_are_mounted() -> Result<()> {
         .find(|line| line.contains(&place))
         .with_context(|| mounts.clone())?;
     let mut options = vec!["nosuid", "nodev", "noexec", "mode=500"];
-    if kernel()? >= NOSWAP {
+    if kernel_version()? >= NOSWAP {
         options.push("noswap");
     }
     for option in options {
         ensure!(line.contains(option), "{option} is not in {line}");
     }
     Ok(())
-}
-
-fn kernel() -> Result<(u32, u32)> {
-    let release = uname()?.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(['.', '-']).map(str::parse);
-    let mut next = || numbers.next().context("no release").and_then(|n| Ok(n?));
-    Ok((next()?, next()?))
 }
 
 /// Seen by a descriptor taken from the program, which the policy allows here.

@@ -96,3 +96,11 @@ fn own_pid_namespace_can_be_read() -> Result<()> {
     );
     Ok(())
 }
+
+/// The running kernel's line, such as (6, 12).
+pub fn kernel_version() -> Result<(u32, u32)> {
+    let release = uname()?.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    let mut next = || numbers.next().context("no release").and_then(|n| Ok(n?));
+    Ok((next()?, next()?))
+}
