@@ -59,9 +59,12 @@ pub(crate) fn bpf_fs() -> Result<(), Error> {
 
 /// Checks that every link is there: a set that lost one guards less than it says.
 pub(crate) fn verify(_lock: &Lock) -> Result<(), Error> {
+    let link = |name: &str| dir().join(format!("link_{name}"));
+    // Where one of the late ones is needed, all are.
+    let has_late = load::LATE.iter().any(|name| link(name).exists());
     let all = load::HOOKS.iter().chain(load::TRACEPOINTS);
-    for name in all.filter(|name| !load::LATE.contains(name)) {
-        let path = dir().join(format!("link_{name}"));
+    for name in all.filter(|name| has_late || !load::LATE.contains(name)) {
+        let path = link(name);
         PinnedLink::from_pin(&path).map_err(|e| Error::Incomplete {
             path,
             cause: e.to_string(),

@@ -1,7 +1,8 @@
 //! Which programs a binding is about: by the name used, by the file's own, in every PID namespace.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{self, File};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
@@ -33,6 +34,7 @@ pub fn register(registry: Registry) -> Registry {
             an_open_folders_file_counts,
         )
         .test("names::longest_name", longest_name)
+        .test("names::names_of_every_length", names_of_every_length)
         .test("names::all_of_the_name_counts", all_of_the_name_counts)
         .test("names::a_name_cut_amid_a_letter", a_name_cut_amid_a_letter)
         .test(
@@ -136,6 +138,34 @@ fn longest_name() -> Result<()> {
     ensure_both(&found, "hunter2")?;
     let event = agent.event("SEALED", probe.pid())?;
     ensure!(event["process"] == name.as_str(), "{event}");
+    Ok(())
+}
+
+/// Names are looked at eight bytes at a time, and those of up to 31 to 39 bytes lie elsewhere in the kernel than longer
+/// ones: as the file's own name, as a link's, and behind folders that move them to every place in such a group.
+fn names_of_every_length() -> Result<()> {
+    const LENGTHS: RangeInclusive<usize> = 1..=42;
+    let name =
+        |length: usize| -> String { ('a'..='z').cycle().skip(length).take(length).collect() };
+    let others = LENGTHS
+        .skip(1)
+        .fold(Config::token_for(&name(1)), |config, length| {
+            config.and_seal(&name(length)).value("TOKEN", "hunter2")
+        });
+    let _agent = Agent::run(&others)?;
+    for length in LENGTHS {
+        let scratch = Scratch::new()?;
+        let own = scratch.probe("probe-static", name(length))?;
+        let folder = scratch.join("f".repeat(length % 8 + 1));
+        fs::create_dir(&folder)?;
+        let (named, unnamed) = (folder.join(name(length)), folder.join("unnamed"));
+        symlink(probe::path("probe-static")?, &named)?;
+        symlink(&own, &unnamed)?;
+        for path in [own, named, unnamed] {
+            ensure_both(&found_by(&path)?, "hunter2")
+                .with_context(|| format!("{} ({length} bytes)", path.display()))?;
+        }
+    }
     Ok(())
 }
 
