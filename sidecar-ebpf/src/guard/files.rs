@@ -13,7 +13,7 @@ use sidecar_common::{
     policy::{SEALED_AGENT, ScopeId, Sealed, Vault},
 };
 
-use super::{Own, Reach, TMPFS_MAGIC, decide, plain, procfs::short_name};
+use super::{Own, Reach, decide, plain, procfs::short_name};
 use crate::{
     kernel::{self, Ptr, load},
     sealed,
@@ -25,13 +25,11 @@ static VAULTS: HashMap<u64, Vault, MAX_VAULTS, { BPF_F_NO_PREALLOC as usize }> =
 #[btf_map]
 static MOUNTING: HashMap<ScopeId, u64, MAX_SCOPES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-/// An agent makes a tmpfs: before there is a file in it, it is for one tree only.
+/// An agent makes a file system: before there is a file in it, it is for one tree only. The agent
+/// makes no others, so nothing is asked of its kind.
 #[lsm(hook = "sb_kern_mount")]
 pub fn sb_kern_mount(ctx: LsmContext) -> i32 {
     let sb: Ptr = ctx.arg(0);
-    if load!(sb, sb_magic as u64) != TMPFS_MAGIC {
-        return 0;
-    }
     let Some(actor) = sealed::current().filter(|actor| actor.flags & SEALED_AGENT != 0) else {
         return 0;
     };

@@ -23,8 +23,6 @@ use crate::{
 
 /// `PROC_SUPER_MAGIC` (uapi/linux/magic.h)
 const PROC_MAGIC: u64 = 0x9fa0;
-/// `TMPFS_MAGIC` (uapi/linux/magic.h)
-const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 /// What somebody reaches for.
 struct Reach {
@@ -72,17 +70,14 @@ pub fn file_open(ctx: LsmContext) -> i32 {
 /// Apart from the hook itself, so that most opens do not pay for its registers and its stack.
 #[inline(never)]
 fn open_elsewhere(file: Ptr, inode: Ptr, sb: Ptr) -> i32 {
-    let magic: u64 = load!(sb, sb_magic);
-    if magic == PROC_MAGIC {
-        return procfs::open(file, inode);
+    if load!(sb, sb_magic as u64) == PROC_MAGIC {
+        procfs::open(file, inode)
+    } else if let Some(vault) = files::vault(sb) {
+        files::open(file, vault)
+    } else {
+        plain::remember(sb);
+        0
     }
-    if magic == TMPFS_MAGIC
-        && let Some(vault) = files::vault(sb)
-    {
-        return files::open(file, vault);
-    }
-    plain::remember(sb);
-    0
 }
 
 /// Allows or refuses, and reports.

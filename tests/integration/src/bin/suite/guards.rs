@@ -16,6 +16,7 @@ use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
 use kernelseal_integration::process::{Running, run, spawn, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
+use nix::mount::{MsFlags, mount, umount};
 
 use crate::machine::kernel_version;
 
@@ -44,6 +45,10 @@ pub fn register(registry: Registry) -> Registry {
         .test(
             "guards::the_files_are_overwritten",
             the_files_are_overwritten,
+        )
+        .test(
+            "guards::through_another_file_system",
+            through_another_file_system,
         )
         .test(
             "guards::a_link_on_the_way_to_the_files",
@@ -149,6 +154,41 @@ fn how_the_files_are_mounted() -> Result<()> {
     for option in options {
         ensure!(line.contains(option), "{option} is not in {line}");
     }
+    Ok(())
+}
+
+/// An overlay opens the file below it in its own name, and has a superblock of its own.
+fn through_another_file_system() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let target = sealed(&mut agent)?;
+    let scratch = Scratch::new()?;
+    let merged = scratch.join("merged");
+    fs::create_dir(&merged)?;
+    fs::create_dir(scratch.join("other"))?;
+    fs::write(scratch.join("other/ordinary"), "ordinary")?;
+    let layers = format!(
+        "lowerdir=/proc/{}/root/run/kernelseal/secrets/{}:{}",
+        target.pid(),
+        target.pid(),
+        scratch.join("other").display()
+    );
+    mount(
+        Some("overlay"),
+        &merged,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(layers.as_str()),
+    )
+    .context("mount an overlay")?;
+    let found = (
+        fs::read(merged.join("ordinary")),
+        fs::read(merged.join("TOKEN")),
+    );
+    umount(&merged)?;
+    ensure!(found.0.is_ok_and(|text| text == b"ordinary"));
+    ensure!(is_refused(&found.1), "{:?}", found.1);
+    let event = agent.event("BLOCKED", std::process::id())?;
+    ensure!(event["access"] == "secret file", "{event}");
     Ok(())
 }
 
