@@ -354,11 +354,20 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     pending.cgroup = unsafe { bpf_get_current_cgroup_id() };
     let has_tty = !follow(follow(task, off!(task_signal)), off!(signal_tty)).is_null();
     let is_traced = read::<u32>(task, off!(task_ptrace)) != 0;
-    // Its agent may have ended since the first hook: nobody would release it.
+    // Its agent may have ended since the first hook, and nobody would release it. Where it ended in
+    // order, with nothing sealed, the scope is gone, and programs start as if it had not been there.
     match sealed::scope(pending.scope) {
         Some(scope) if scope.agent != 0 => {}
-        Some(scope) if scope.flags & SCOPE_FAIL_OPEN != 0 => return,
-        _ => return kill(tgid, pending, REASON_NO_AGENT),
+        Some(scope) if scope.flags & SCOPE_FAIL_OPEN == 0 => {
+            return kill(tgid, pending, REASON_NO_AGENT);
+        }
+        _ => {
+            let now = sealed::get(tgid, || pending.start_ns);
+            if now.is_some_and(|now| now.flags & SEALED_EXECING != 0) {
+                sealed::forget(tgid);
+            }
+            return;
+        }
     }
     // What runs is another file only if it came by an interpreter.
     let is_script = identity(load!(bprm, bprm_file)) != (pending.file_dev, pending.file_ino);

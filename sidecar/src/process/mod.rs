@@ -49,22 +49,22 @@ impl Process {
         fs::read_link(self.file("exe"))
     }
 
-    /// SHA-256 of the file it executes: of that very file, whatever its path now leads to. `None`
-    /// when `is_wanted` no longer holds on the way.
-    pub(crate) fn executable_sha256(
+    /// The file it executes: that very file, whatever its path now leads to. `None` when `is_wanted`
+    /// no longer holds on the way.
+    pub(crate) fn executable_content(
         self,
         is_wanted: impl Fn() -> bool,
-    ) -> io::Result<Option<String>> {
-        sha256(fs::File::open(self.file("exe"))?, is_wanted)
+    ) -> io::Result<Option<Content>> {
+        read(fs::File::open(self.file("exe"))?, is_wanted)
     }
 
-    /// SHA-256 of the script at a path in its own root, which must be the file of that identity.
-    pub(crate) fn script_sha256(
+    /// The script at a path in its own root, which must be the file of that identity.
+    pub(crate) fn script(
         self,
         path: &Path,
         script: FileId,
         is_wanted: impl Fn() -> bool,
-    ) -> io::Result<Option<String>> {
+    ) -> io::Result<Option<Content>> {
         let file = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC)?;
         let found = fstat(&file)?;
         if (FileId {
@@ -74,7 +74,7 @@ impl Process {
         {
             return Err(io::Error::other("its path leads to another file by now"));
         }
-        sha256(file.into(), is_wanted)
+        read(file.into(), is_wanted)
     }
 
     /// The file it executes.
@@ -151,16 +151,37 @@ impl Process {
     }
 }
 
+/// What was read of a file, in one go.
+pub(crate) struct Content {
+    /// Its digest, in hexadecimal.
+    pub(crate) sha256: String,
+    /// The interpreter it names, if it is a script.
+    pub(crate) interpreter: Option<PathBuf>,
+}
+
 /// Reads a file to its end, unless it is no longer wanted.
-fn sha256(mut file: fs::File, is_wanted: impl Fn() -> bool) -> io::Result<Option<String>> {
+fn read(mut file: fs::File, is_wanted: impl Fn() -> bool) -> io::Result<Option<Content>> {
     const CHUNK: usize = 256 * 1024;
     let mut digest = Sha256::new();
     let mut chunk = vec![0; CHUNK];
+    let mut interpreter = None;
+    let mut is_begun = false;
     while is_wanted() {
-        match file.read(&mut chunk)? {
-            0 => return Ok(Some(hex::encode(digest.finalize()))),
-            n => digest.update(&chunk[..n]),
+        let bytes = match file.read(&mut chunk)? {
+            0 => {
+                let sha256 = hex::encode(digest.finalize());
+                return Ok(Some(Content {
+                    sha256,
+                    interpreter,
+                }));
+            }
+            n => &chunk[..n],
+        };
+        if !is_begun {
+            interpreter = text::interpreter(bytes).map(Path::to_owned);
+            is_begun = true;
         }
+        digest.update(bytes);
     }
     Ok(None)
 }

@@ -33,6 +33,19 @@ pub(crate) fn tracer(status: &[u8]) -> Option<u32> {
     parse(pid).filter(|pid| *pid != 0)
 }
 
+/// The interpreter that a script's first bytes name, as the kernel reads them (`binfmt_script`); `None` of
+/// what is no script.
+pub(crate) fn interpreter(script: &[u8]) -> Option<&Path> {
+    let line = script
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
+    let path = line
+        .split(|byte| matches!(byte, b' ' | b'\t' | 0))
+        .find(|word| !word.is_empty())?;
+    Some(Path::new(OsStr::from_bytes(path)))
+}
+
 /// What follows on the line that begins like this.
 fn value<'t>(text: &'t [u8], start: &[u8]) -> Option<&'t [u8]> {
     text.split(|byte| *byte == b'\n')
@@ -57,6 +70,24 @@ mod tests {
 
     fn around_name(before: &str, after: &str) -> Vec<u8> {
         [before.as_bytes(), CUT, after.as_bytes()].concat()
+    }
+
+    #[test]
+    fn a_scripts_first_line_names_its_interpreter() {
+        let of = |script: &'static str| interpreter(script.as_bytes()).and_then(Path::to_str);
+        assert_eq!(of("#!/bin/sh\necho"), Some("/bin/sh"));
+        assert_eq!(of("#! \t/usr/bin/env -S python3\n"), Some("/usr/bin/env"));
+        assert_eq!(of("#!/bin/sh"), Some("/bin/sh"));
+        for none in [
+            "",
+            "#",
+            "#!",
+            "#! \n/bin/sh",
+            "\u{7f}ELF #!/bin/sh",
+            " #!/bin/sh",
+        ] {
+            assert_eq!(of(none), None, "{none:?}");
+        }
     }
 
     #[test]

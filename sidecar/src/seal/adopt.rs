@@ -79,8 +79,8 @@ pub(crate) fn take_away(owners: &BTreeMap<u32, VaultOwner>) -> io::Result<()> {
     const TRIES: u32 = 100;
     const STEP: Duration = Duration::from_millis(10);
     let mounter = Mounter::new()?;
+    let mut done = Ok(());
     for (_, vault) in find_vaults(&mounter, owners) {
-        mounter.remove(&vault)?;
         let mut wiped = vault.wipe();
         for _ in 0..TRIES {
             match &wiped {
@@ -91,9 +91,10 @@ pub(crate) fn take_away(owners: &BTreeMap<u32, VaultOwner>) -> io::Result<()> {
                 _ => break,
             }
         }
-        wiped?;
+        // One that cannot be taken away does not keep the others from it.
+        done = done.and(wiped).and(mounter.remove(&vault));
     }
-    Ok(())
+    done
 }
 
 /// Looks for secret directories wherever a process sees one; each with its seal.
@@ -108,7 +109,9 @@ fn find_vaults(mounter: &Mounter, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u6
         if !view(pid).is_ok_and(|view| views.insert(view)) {
             continue;
         }
-        let seen = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        // (a mount's path need not be UTF-8; ours is)
+        let seen = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let seen = String::from_utf8_lossy(&seen);
         for mount in seen.lines().filter_map(SecretMount::parse) {
             let Some(owner) = owners.get(&mount.dev) else {
                 continue;

@@ -2,11 +2,12 @@
 //! becomes visible, wiped and unmounted when the last of the sealed tree is gone.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::File,
     io::{self, Write as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::MetadataExt as _,
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     },
 };
 
@@ -69,14 +70,6 @@ pub(crate) struct Vault {
     namespace: Option<File>,
     parent: OwnedFd,
     name: String,
-    /// Names and lengths; empty where it was not we who wrote them.
-    files: Vec<(String, usize)>,
-}
-
-/// Files that are in place but that nobody sees yet.
-struct Prepared {
-    mount: OwnedFd,
-    files: Vec<(String, usize)>,
 }
 
 impl Mounter {
@@ -101,7 +94,7 @@ impl Mounter {
     }
 
     /// Makes the tmpfs and writes the files; they are owned by the program's user, mode 0400.
-    fn prepare(held: &Held, secrets: &[(&str, &Value)]) -> Result<Prepared, FileError> {
+    fn prepare(held: &Held, secrets: &[(&str, &Value)]) -> Result<OwnedFd, FileError> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(step("make a tmpfs"))?;
         let pages: usize = secrets
             .iter()
@@ -127,7 +120,6 @@ impl Mounter {
                 | MountAttrFlags::MOUNT_ATTR_NOEXEC,
         )
         .map_err(step("make a tmpfs"))?;
-        let mut files = Vec::with_capacity(secrets.len());
         for (name, value) in secrets {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
             let file = openat(&mount, *name, flags | OFlags::NOFOLLOW, Mode::RUSR)
@@ -141,14 +133,12 @@ impl Mounter {
             File::from(file)
                 .write_all(value.expose())
                 .map_err(step("write a secret file"))?;
-            files.push(((*name).to_owned(), value.len()));
         }
-        Ok(Prepared { mount, files })
+        Ok(mount)
     }
 
     /// Makes prepared files visible to the program.
-    fn attach(&self, held: &Held, prepared: Prepared) -> Result<Vault, FileError> {
-        let Prepared { mount, files } = prepared;
+    fn attach(&self, held: &Held, mount: OwnedFd) -> Result<Vault, FileError> {
         let (namespace, root) = self.view_of(held.pid)?;
         let parent = PLACE
             .iter()
@@ -159,7 +149,6 @@ impl Mounter {
             namespace,
             parent,
             name,
-            files,
         };
         self.within(vault.namespace.as_ref(), || {
             move_mount(
@@ -193,7 +182,6 @@ impl Mounter {
             namespace,
             parent,
             name: name.to_owned(),
-            files: Vec::new(),
         })
     }
 
@@ -225,8 +213,9 @@ impl Mounter {
             unmounted
         })?;
         match unlinkat(&vault.parent, vault.name.as_str(), AtFlags::REMOVEDIR) {
-            // (mounted in another namespace too, and taken away there)
-            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            // The mount is gone, which counts. (The folder below it: taken away where it is
+            // mounted too, or somebody has put something there.)
+            Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTEMPTY) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }
@@ -257,42 +246,42 @@ impl Vault {
         format!("{PLACE_PATH}/{}", self.name)
     }
 
-    /// Overwrites every file.
+    /// Overwrites every file that is there, whatever its name by now. What cannot be overwritten
+    /// does not keep the others from it.
     pub(crate) fn wipe(&self) -> io::Result<()> {
+        let mut done = Ok(());
+        for (name, length) in list(&self.mount)? {
+            done = done.and(self.overwrite(&name, length));
+        }
+        done
+    }
+
+    fn overwrite(&self, name: &OsStr, length: usize) -> io::Result<()> {
         const ZEROS: [u8; PAGE] = [0; PAGE];
-        let found;
-        let files = if self.files.is_empty() {
-            found = list(&self.mount)?;
-            &found
-        } else {
-            &self.files
+        // Not to wait, should the program have put a pipe there.
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut file = match openat(&self.mount, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(e.into()),
         };
-        for (name, length) in files {
-            // Not to wait, should the program have put a pipe there.
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let mut file = match openat(&self.mount, name.as_str(), flags, Mode::empty()) {
-                Ok(file) => File::from(file),
-                Err(rustix::io::Errno::NOENT) => continue,
-                Err(e) => return Err(e.into()),
-            };
-            let mut left = *length;
-            while left > 0 {
-                let chunk = left.min(PAGE);
-                file.write_all(&ZEROS[..chunk])?;
-                left -= chunk;
-            }
+        let mut left = length;
+        while left > 0 {
+            let chunk = left.min(PAGE);
+            file.write_all(&ZEROS[..chunk])?;
+            left -= chunk;
         }
         Ok(())
     }
 }
 
 /// The regular files of a directory and their lengths.
-fn list(dir: &OwnedFd) -> io::Result<Vec<(String, usize)>> {
+fn list(dir: &OwnedFd) -> io::Result<Vec<(OsString, usize)>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut files = Vec::new();
     for entry in Dir::new(openat(dir, ".", flags, Mode::empty())?)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if let Ok(stat) = statat(dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW)
+        let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+        if let Ok(stat) = statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)
             && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         {
             files.push((name, usize::try_from(stat.st_size).unwrap_or(0)));

@@ -10,7 +10,7 @@ use sidecar_common::policy::{HELD_SCRIPT, HELD_TRACED, Held};
 
 use crate::{
     config::{Binding, Selector},
-    process::{FileId, Process},
+    process::{Content, FileId, Process},
 };
 
 /// What was found out about a held program.
@@ -48,6 +48,12 @@ pub(crate) enum Refusal {
         found: String,
         /// Whose.
         binding: String,
+    },
+    /// The script that was looked at is not what the kernel gave to the interpreter.
+    #[error("{executed} runs it, which is not the interpreter that its first line names")]
+    OtherInterpreter {
+        /// What runs.
+        executed: String,
     },
     /// It ended, or its time was up.
     #[error("it was given up while its file was looked at")]
@@ -167,13 +173,29 @@ fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal>
                 let path = path.ok_or_else(|| {
                     unknown("the path of the script")(io::Error::other("it cannot be read"))
                 })?;
-                process.script_sha256(path, script, is_held)
+                process.script(path, script, is_held)
             }
-            None => process.executable_sha256(is_held),
+            None => process.executable_content(is_held),
         };
-        let found = found
+        let Content {
+            sha256: found,
+            interpreter,
+        } = found
             .map_err(unknown("the file it executes"))?
             .ok_or(Refusal::NoLongerHeld)?;
+        // The right bytes may have come there after the exec of others: what was executed as a
+        // script must be one, and run by the interpreter that it names.
+        if script.is_some() {
+            let named = interpreter.and_then(|path| process.file_at(&path).ok());
+            let running = process
+                .executable_file()
+                .map_err(unknown("the file it executes"))?;
+            if named != Some(running) {
+                return Err(Refusal::OtherInterpreter {
+                    executed: executed(),
+                });
+            }
+        }
         if !found.eq_ignore_ascii_case(wanted) {
             return Err(Refusal::OtherContent {
                 executed: executed(),

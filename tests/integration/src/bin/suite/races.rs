@@ -40,6 +40,38 @@ pub fn register(registry: Registry) -> Registry {
         )
         .test("races::a_number_is_used_again", a_number_is_used_again)
         .test("races::an_exec_that_fails", an_exec_that_fails)
+        .test(
+            "races::a_script_that_turns_into_the_program",
+            a_script_that_turns_into_the_program,
+        )
+}
+
+/// Path and digest are right when the agent looks; what runs is the interpreter of what was there before.
+fn a_script_that_turns_into_the_program() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let evil = scratch.probe("probe-static", "evil")?;
+    let genuine = [
+        fs::read(probe::path("probe-rust")?)?,
+        b"#!/bin/sh\nexit 0\n".to_vec(),
+    ];
+    for (number, bytes) in genuine.into_iter().enumerate() {
+        let wanted = scratch.file(format!("wanted-{number}"), &bytes)?;
+        let digest = process::run(Command::new("sha256sum").arg(wanted))?;
+        let digest = digest.split_whitespace().next().context("no digest")?;
+        let program = scratch.program(
+            format!("program-{number}"),
+            format!("#!{}\n", evil.display()),
+        )?;
+        let path = program.to_str().context("not UTF-8")?;
+        let mut agent = Agent::run(&Config::token_for(path).selector("sha256", digest))?;
+        let mut probe = held(&agent, &mut asked_for_token(&program))?;
+        fs::write(&program, &bytes)?;
+        agent.signal(Signal::SIGCONT)?;
+        let reason = agent.refusal(probe.pid())?;
+        ensure!(reason.contains("not the interpreter"), "{reason}");
+        ensure!(probe.wait(SOON)?.signal() == Some(9));
+    }
+    Ok(())
 }
 
 fn target() -> Result<Command> {
