@@ -51,6 +51,8 @@ enum Command {
     /// Stay when an agent is killed, and end what it held. `run` starts it by itself.
     #[command(hide = true)]
     Guardian {
+        /// The agent.
+        agent: u32,
         /// The agent's audit log.
         audit_log: Option<PathBuf>,
     },
@@ -69,7 +71,7 @@ pub(crate) fn main() -> ExitCode {
             Ok(())
         }
         Command::Load => agent::load_kernel_side(),
-        Command::Guardian { audit_log } => guardian::run(audit_log.as_deref()),
+        Command::Guardian { agent, audit_log } => guardian::run(agent, audit_log.as_deref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

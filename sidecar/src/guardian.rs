@@ -2,19 +2,27 @@
 //! agent held. Nobody else could: in the kernel a program signals only the task that runs, and one that
 //! is stopped does not.
 //!
-//! It knows of the agent's end from its standard input, whose other end the agent alone has.
+//! It knows of the agent's end from the kernel, by a descriptor of the agent's process (pidfd). Not by a
+//! pipe between the two: root next to them can open that through `/proc/PID/fd` and keep it open.
 
 use std::{
-    env,
-    io::{self, Read as _, Write as _},
-    os::unix::process::CommandExt as _,
+    env, io,
+    os::{
+        fd::AsFd as _,
+        unix::process::{CommandExt as _, parent_id},
+    },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
     thread,
     time::Duration,
 };
 
 use anyhow::Context as _;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sidecar_common::policy::SCOPE_FAIL_OPEN;
 
 use crate::{
@@ -24,8 +32,6 @@ use crate::{
     seal::{GivenUp, Watchdog},
 };
 
-/// What an agent says that ends in order.
-const FAREWELL: &[u8] = b"\n";
 /// How long to look again: a program that was in its exec when the agent died is held a little later.
 const LOOKS: u32 = 500;
 /// From look to look. A program that is held more shortly may not have come to its stop.
@@ -62,9 +68,7 @@ impl Guardian {
 
     /// Lets it go: there is nothing left to do for it.
     pub(crate) fn dismiss(mut self) {
-        if let Some(mut input) = self.child.stdin.take() {
-            let _ = input.write_all(FAREWELL);
-        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -73,23 +77,22 @@ fn spawn(audit_log: Option<&Path>) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("guardian")
+        .arg(process::id().to_string())
         .args(audit_log)
         // the agent's variables may hold secrets
         .env_clear()
         .envs(env::var_os(NODE_NAME).map(|name| (NODE_NAME, name)))
         // what is typed at a terminal is for the agent
         .process_group(0)
-        .stdin(Stdio::piped());
+        .stdin(Stdio::null());
     command.spawn()
 }
 
 /// `kernelseal guardian`: waits for the end of the agent that started it.
-pub(crate) fn run(audit_log: Option<&Path>) -> anyhow::Result<()> {
+pub(crate) fn run(agent: u32, audit_log: Option<&Path>) -> anyhow::Result<()> {
     let maps = Maps::open()?;
     let scope = own_scope()?;
-    if io::stdin().read(&mut [0; FAREWELL.len()])? != 0 {
-        return Ok(());
-    }
+    wait_for_end_of(agent).context("wait for the agent's end")?;
     let (journal, writer) = Journal::start(audit_log)?;
     let mut watchdog = Watchdog {
         maps,
@@ -118,4 +121,23 @@ pub(crate) fn run(audit_log: Option<&Path>) -> anyhow::Result<()> {
     drop(watchdog);
     writer.finish();
     Ok(())
+}
+
+/// Waits until our parent, which has this number, ends.
+fn wait_for_end_of(parent: u32) -> io::Result<()> {
+    let pid = Pid::from_raw(parent.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
+    let process = pidfd_open(pid, PidfdFlags::empty());
+    // While it is our parent its number is its own.
+    if parent_id() != parent {
+        return Ok(());
+    }
+    let process = process?;
+    loop {
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
 }

@@ -37,6 +37,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("guardian::is_guarded", is_guarded)
         .test("guardian::goes_with_its_agent", goes_with_its_agent)
         .test("guardian::killed_too", killed_too)
+        .test("guardian::nobody_holds_it_up", nobody_holds_it_up)
 }
 
 fn agent() -> Result<Agent> {
@@ -200,4 +201,18 @@ fn killed_too() -> Result<()> {
     let (probe, _) = staying("probe-static")?;
     ensure!(File::open(format!("/proc/{}/environ", probe.pid())).is_err());
     Ok(())
+}
+
+/// Root in the scope opens what it waits on, and keeps it open.
+fn nobody_holds_it_up() -> Result<()> {
+    let first = agent()?;
+    let guardian = of(&first)?;
+    let hand = File::options()
+        .write(true)
+        .open(format!("/proc/{guardian}/fd/0"));
+    println!("its input: {hand:?}");
+    let mut all = held(&first, 3)?;
+    ensure_ended(first, &mut all)?;
+    drop(hand);
+    agent().map(drop)
 }
