@@ -19,7 +19,7 @@ use crate::table::Table;
 
 /// How often everything is measured without and with kernelseal, in turns: the base itself drifts by some hundred
 /// instructions a spawn from minute to minute.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 5;
 /// Agents on one node, each in a PID namespace of its own.
 const CROWD: usize = 60;
 /// Resident memory of an agent, in KiB.
@@ -61,7 +61,7 @@ fn bench() -> Result<bool> {
     drop(crowd);
 
     let mut table = Table::new();
-    let (bases, with) = (mean(&rounds, |r| &r.base), mean(&rounds, |r| &r.with));
+    let (bases, with) = medians(&rounds);
     let lines = || Case::ALL.into_iter().zip(&bases).zip(&with);
     for ((case, base), with) in lines() {
         table.cost(case.title(), *base, *with, case.limit());
@@ -75,7 +75,7 @@ fn bench() -> Result<bool> {
     table.amount("resident memory of the agent, KiB", memory, MEMORY_LIMIT);
     println!("{table}");
     println!("{held}");
-    println!("added in each of the {ROUNDS} rounds, whose mean is above:");
+    println!("added in each of the {ROUNDS} rounds, whose median is above:");
     for (index, case) in Case::ALL.into_iter().enumerate() {
         print!("  {:<44}", case.title());
         for round in &rounds {
@@ -111,9 +111,16 @@ impl Round {
     }
 }
 
-/// Each case's mean over the rounds.
-fn mean(rounds: &[Round], of: impl Fn(&Round) -> &Vec<u64>) -> Vec<u64> {
+/// Each case's base and cost in the round that added neither little nor much.
+fn medians(rounds: &[Round]) -> (Vec<u64>, Vec<u64>) {
     (0..Case::ALL.len())
-        .map(|case| rounds.iter().map(|r| of(r)[case]).sum::<u64>() / rounds.len() as u64)
-        .collect()
+        .map(|case| {
+            let mut pairs: Vec<_> = rounds
+                .iter()
+                .map(|r| (r.base[case], r.with[case]))
+                .collect();
+            pairs.sort_unstable_by_key(|(base, with)| with.cast_signed() - base.cast_signed());
+            pairs[ROUNDS / 2]
+        })
+        .unzip()
 }
