@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// Names the directory of pins, `/sys/fs/bpf/kernelseal/v<LAYOUT_VERSION>`. Two agents share a
 /// kernel side only if this number is the same; raise it with every change of a type or map.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// PID namespaces with an agent of their own, on one node.
 pub const MAX_SCOPES: usize = 1024;

@@ -4,9 +4,14 @@
 //! Every type here is `repr(C)`, has no padding (`bytemuck` refuses to compile it otherwise) and
 //! is listed in [`layout::LAYOUT_VERSION`]'s contract: change one, raise the version.
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "a call in a loop is not verifiable on 5.10"
+)]
 
 pub mod event;
 pub mod layout;
+pub mod name;
 pub mod policy;
 
 #[cfg(feature = "user")]

@@ -44,7 +44,6 @@ pub fn enlist(ctx: *mut c_void) -> u32 {
                     agent,
                     flags,
                     agent_pid,
-                    reserved: 0,
                 },
                 0,
             )

@@ -26,11 +26,10 @@ use sidecar_common::{
         REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
     },
     layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, NAME_LEN},
+    name::{self, CHUNK, Chunk},
     policy::{
-        BindingKey, HASH_START, HELD_REEXEC, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_TTY, Held,
-        MARKS, SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, SLASHES, ScopeId,
-        Sealed, below_first, count_marks, hash_step, last_eight, name_filter_slot,
-        without_directory, zero_bytes,
+        BindingKey, HELD_REEXEC, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_TTY, Held,
+        SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, ScopeId, Sealed,
     },
 };
 
@@ -41,10 +40,6 @@ use crate::{
 
 const SIGKILL: u32 = 9;
 const SIGSTOP: u32 = 19;
-/// Bytes of a path looked at in one helper call; most paths take one.
-const CHUNK: usize = 32;
-/// `PATH_MAX` in chunks.
-const CHUNKS: usize = 4096 / CHUNK;
 
 /// By the names' last bytes: how many bindings there are. All that nearly every unmatched program
 /// costs.
@@ -67,75 +62,43 @@ static NOTHING_YET: Held = {
     unsafe { core::mem::zeroed() }
 };
 
-// Names are read and looked at eight bytes at a time: every exec on the node pays for this. In
-// exported functions with scalar arguments, because those are verified once (5.6).
-
-/// Bytes of text at an address; zeros from where it cannot be read.
+/// Text at an address; zeros from where it cannot be read.
 #[inline(always)]
-fn read_words<const WORDS: usize>(at: Ptr) -> [u64; WORDS] {
+fn read_text(at: u64) -> Chunk {
     // Not zeroed first: that is a call to a loop over bytes.
-    let mut words = MaybeUninit::<[u64; WORDS]>::uninit();
-    let (to, bytes) = (words.as_mut_ptr().cast(), (WORDS * 8) as u32);
+    let mut chunk = MaybeUninit::<Chunk>::uninit();
+    let (to, at) = (chunk.as_mut_ptr().cast(), at as *const _);
     // SAFETY: the helpers check the address. The first writes every byte, zeros where it fails:
     // it reads past the text's end, where there may be nothing. The second stops at the end.
     unsafe {
-        if bpf_probe_read_kernel(to, bytes, at.cast()) != 0 {
-            bpf_probe_read_kernel_str(to, bytes, at.cast());
+        if bpf_probe_read_kernel(to, CHUNK as u32, at) != 0 {
+            bpf_probe_read_kernel_str(to, CHUNK as u32, at);
         }
-        words.assume_init()
+        chunk.assume_init()
     }
 }
+
+// Exported functions with scalar arguments, because those are verified once (5.6).
 
 /// The address of the last component of the NUL-terminated path at `path`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn last_component(path: u64) -> u64 {
-    let mut name = path;
-    let mut at = path;
-    for _ in 0..CHUNKS {
-        for word in read_words::<{ CHUNK / 8 }>(at as Ptr) {
-            let end = zero_bytes(word);
-            let mut slashes = zero_bytes(word ^ SLASHES);
-            if end != 0 {
-                slashes &= below_first(end);
-            }
-            // The name begins behind the last slash: as many bytes on as lie up to the highest mark.
-            // Counted without a branch, of which the verifier would follow every one.
-            if slashes != 0 {
-                slashes |= slashes >> 8;
-                slashes |= slashes >> 16;
-                slashes |= slashes >> 32;
-                name = at + u64::from(count_marks(slashes));
-            }
-            if end != 0 {
-                return name;
-            }
-            at += 8;
-        }
-    }
-    name
+    name::last_component(path, read_text)
 }
 
 /// The hash of the NUL-terminated name at `name`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn hash_name(name: u64) -> u64 {
-    let mut hash = HASH_START;
-    for chunk in 0..NAME_LEN / CHUNK {
-        for mut word in read_words::<{ CHUNK / 8 }>((name + (chunk * CHUNK) as u64) as Ptr) {
-            let end = zero_bytes(word);
-            if end != 0 {
-                word &= below_first(end);
-            }
-            if word != 0 {
-                hash = hash_step(hash, word);
-            }
-            if end != 0 {
-                return hash;
-            }
-        }
-    }
-    hash
+    name::hash_at(name, read_text)
+}
+
+/// The last bytes of the last component of the NUL-terminated path at `path`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn end_of_path(path: u64) -> u64 {
+    name::end_of_path(path, read_text)
 }
 
 /// Device and inode of a file.
@@ -147,32 +110,12 @@ fn identity(file: Ptr) -> (u32, u64) {
 }
 
 /// False for most names that no agent asks for; never for one that an agent does. Asked by the
-/// name's last bytes ([`sidecar_common::policy::name_end`]).
+/// name's last bytes ([`name::end`]).
 #[inline(always)]
 fn may_be_asked_for(end: u64) -> bool {
     NAME_FILTER
-        .get(name_filter_slot(end))
+        .get(name::filter_slot(end))
         .is_none_or(|bindings| *bindings != 0)
-}
-
-/// The last bytes of the last component of the NUL-terminated path at `path`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn end_of_path(path: u64) -> u64 {
-    let mut before = 0;
-    let mut at = path;
-    for _ in 0..CHUNKS {
-        for word in read_words::<{ CHUNK / 8 }>(at as Ptr) {
-            let end = zero_bytes(word);
-            if end != 0 {
-                let bytes = count_marks(below_first(end) & MARKS);
-                return without_directory(last_eight(before, word, bytes));
-            }
-            before = word;
-        }
-        at += CHUNK as u64;
-    }
-    0
 }
 
 /// The last bytes of a file's own name.
@@ -191,7 +134,7 @@ fn end_of_name(dentry: Ptr) -> u64 {
         2 => (word(1), word(2)),
         _ => (word(2), word(3)),
     };
-    last_eight(before, last, length % 8)
+    name::last_eight(before, last, length % 8)
 }
 
 /// Notes an exec of a watched name and refuses it where nobody could deliver.

@@ -159,8 +159,11 @@ fn cleanup(force: bool) -> anyhow::Result<()> {
     }
     // Nobody will know of them once the maps are gone.
     let ended = maps.map(|maps| maps.ended_vaults()).unwrap_or_default();
+    let taken_away = seal::TakenAway::from_everywhere(&ended)?;
     for path in kernel::pins::remove_all(&lock)? {
         println!("removed {}", path.display());
     }
-    seal::take_away(&ended).context("secret files of programs that have ended")
+    taken_away
+        .wipe()
+        .context("secret files of programs that have ended")
 }

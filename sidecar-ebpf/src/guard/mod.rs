@@ -88,7 +88,6 @@ fn decide(reach: &Reach) -> i32 {
         agent: 0,
         flags: u32::MAX & !SCOPE_SELF_READ & !SCOPE_AUDIT_ALL,
         agent_pid: 0,
-        reserved: 0,
     });
     let actor = kernel::current_tgid();
     if actor == scope.agent && is_agents(reach) {

@@ -15,10 +15,10 @@ use aya::{
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::{
     layout::RING_BYTES,
+    name,
     policy::{
         BindingKey, Counters, HELD_REEXEC, HELD_SEIZED, Held, SCOPE_ALL_EXECS, SEALED_AGENT,
-        SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault, name_end,
-        name_filter_slot, name_hash,
+        SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
     },
 };
 
@@ -273,7 +273,7 @@ impl Books {
     }
 
     fn count_name(&mut self, end: u64, by: i32) -> Result<(), Error> {
-        let slot = name_filter_slot(end);
+        let slot = name::filter_slot(end);
         let bindings = self
             .name_filter
             .get(&slot, 0)
@@ -371,10 +371,10 @@ impl Claim {
 
     fn write(&mut self, wish: &Wish<'_>) -> Result<(), Error> {
         for name in &wish.names {
-            let key = BindingKey::new(self.scope, name_hash(name));
+            let key = BindingKey::new(self.scope, name::hash(name));
             if !self.names.contains(&key) {
                 self.names.push(key);
-                self.books.want_name(key, name_end(name))?;
+                self.books.want_name(key, name::end(name))?;
             }
         }
         if self.flags & SCOPE_ALL_EXECS != 0 {
@@ -415,7 +415,6 @@ impl Claim {
             agent: 0,
             flags: self.flags & !SCOPE_ALL_EXECS,
             agent_pid: 0,
-            reserved: 0,
         };
         self.books
             .scopes

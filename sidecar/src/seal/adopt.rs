@@ -72,29 +72,45 @@ impl Work<'_> {
     }
 }
 
-/// Takes away the files of programs that ended, where no agent will do it. To be called when nothing
-/// is guarded any more: an agent alone opens them.
-pub(crate) fn take_away(owners: &BTreeMap<u32, VaultOwner>) -> io::Result<()> {
-    /// Hooks go a moment after their pins.
-    const TRIES: u32 = 100;
-    const STEP: Duration = Duration::from_millis(10);
-    let mounter = Mounter::new()?;
-    let mut done = Ok(());
-    for (_, vault) in find_vaults(&mounter, owners) {
-        let mut wiped = vault.wipe();
-        for _ in 0..TRIES {
-            match &wiped {
-                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                    thread::sleep(STEP);
-                    wiped = vault.wipe();
-                }
-                _ => break,
+/// The files of programs that have ended, taken away where no agent will do it.
+pub(crate) struct TakenAway(Vec<Vault>);
+
+impl TakenAway {
+    /// Takes them away, while they are guarded: from then on no path leads there.
+    pub(crate) fn from_everywhere(owners: &BTreeMap<u32, VaultOwner>) -> io::Result<Self> {
+        let mounter = Mounter::new()?;
+        let vaults = find_vaults(&mounter, owners).into_iter();
+        let vaults: Vec<Vault> = vaults.map(|(_, vault)| vault).collect();
+        for vault in &vaults {
+            // One that cannot be taken away does not keep the others from it.
+            if let Err(e) = mounter.remove(vault) {
+                tracing::warn!("secret files could not be taken away: {e}");
             }
         }
-        // One that cannot be taken away does not keep the others from it.
-        done = done.and(wiped).and(mounter.remove(&vault));
+        Ok(Self(vaults))
     }
-    done
+
+    /// Wipes them. To be called when nothing is guarded any more: an agent alone opens what is.
+    pub(crate) fn wipe(self) -> io::Result<()> {
+        /// Hooks go a moment after their pins.
+        const TRIES: u32 = 100;
+        const STEP: Duration = Duration::from_millis(10);
+        let mut done = Ok(());
+        for vault in self.0 {
+            let mut wiped = vault.wipe();
+            for _ in 0..TRIES {
+                match &wiped {
+                    Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                        thread::sleep(STEP);
+                        wiped = vault.wipe();
+                    }
+                    _ => break,
+                }
+            }
+            done = done.and(wiped);
+        }
+        done
+    }
 }
 
 /// Looks for secret directories wherever a process sees one; each with its seal.

@@ -33,7 +33,7 @@ use nix::{
 use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
 
 pub(crate) use self::{
-    adopt::take_away,
+    adopt::TakenAway,
     watchdog::{GivenUp, Watchdog},
 };
 use self::{

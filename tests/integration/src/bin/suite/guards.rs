@@ -47,6 +47,10 @@ pub fn register(registry: Registry) -> Registry {
             the_files_are_overwritten,
         )
         .test(
+            "guards::a_superblocks_address_used_again",
+            a_superblocks_address_used_again,
+        )
+        .test(
             "guards::through_another_file_system",
             through_another_file_system,
         )
@@ -153,6 +157,38 @@ fn how_the_files_are_mounted() -> Result<()> {
     }
     for option in options {
         ensure!(line.contains(option), "{option} is not in {line}");
+    }
+    Ok(())
+}
+
+/// What is remembered of a file system that had nothing to guard does not hold for the next one at
+/// its address.
+fn a_superblocks_address_used_again() -> Result<()> {
+    /// The kernel gives an address out again soon, not always at once.
+    const TURNS: usize = 200;
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let target = sealed(&mut agent)?;
+    let scratch = Scratch::new()?;
+    let place = scratch.join("place");
+    fs::create_dir(&place)?;
+    let mounted = |kind: &str| {
+        mount(
+            Some(kind),
+            &place,
+            Some(kind),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .with_context(|| format!("mount {kind}"))
+    };
+    for turn in 0..TURNS {
+        mounted("tmpfs")?;
+        fs::write(place.join("ordinary"), "ordinary")?;
+        umount(&place)?;
+        mounted("proc")?;
+        let opened = File::open(place.join(target.pid().to_string()).join("environ"));
+        umount(&place)?;
+        ensure!(is_refused(&opened), "turn {turn}: {opened:?}");
     }
     Ok(())
 }
