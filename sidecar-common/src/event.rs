@@ -74,6 +74,8 @@ pub const WHAT_PTRACE: u32 = 4;
 pub const WHAT_FILE: u32 = 5;
 /// `process_vm_readv`, `process_vm_writev`
 pub const WHAT_PROCESS_VM: u32 = 6;
+/// What [`Access::name`] says
+pub const WHAT_NAMED: u32 = 7;
 
 /// Refused.
 pub const VERDICT_BLOCKED: u32 = 1;

@@ -102,6 +102,12 @@ pub struct Offsets {
     pub sb_magic: u32,
     /// `super_block.s_dev`
     pub sb_dev: u32,
+    /// `path.dentry`
+    pub path_dentry: u32,
+    /// `vfsmount.mnt_sb`
+    pub vfsmount_sb: u32,
+    /// `dentry.d_sb`
+    pub dentry_sb: u32,
     /// `dentry.d_name.name`
     pub dentry_name: u32,
     /// `dentry.d_name.len`
@@ -126,6 +132,12 @@ pub struct Offsets {
     pub pidns_inum: u32,
     /// `pt_regs.orig_ax`, counted back from the structure's end.
     pub regs_syscall_from_end: u32,
+    /// Not an offset: `LOCKDOWN_TRACEFS`, whose number is not the same on every kernel.
+    pub lockdown_tracefs: u32,
+    /// Not an offset: `LOCKDOWN_KCORE`.
+    pub lockdown_kcore: u32,
+    /// Not an offset: `LOCKDOWN_DEV_MEM`.
+    pub lockdown_dev_mem: u32,
     /// Not an offset: 1 where the tracepoint of an exit comes before the memory is given up (6.16).
     pub exit_keeps_memory: u32,
 }

@@ -38,6 +38,10 @@ pub const SCOPE_AUDIT_ALL: u32 = 1 << 6;
 pub const SCOPE_ALL_EXECS: u32 = 1 << 7;
 /// What cannot be delivered starts without its secrets (else: it does not start).
 pub const SCOPE_FAIL_OPEN: u32 = 1 << 8;
+/// The scope is a pod's, and whoever lives in it is no more than the agent's neighbour: who may stop
+/// the agent and look into it started it from outside. On a machine of its own root is not kept from
+/// what is root's.
+pub const SCOPE_POD: u32 = 1 << 9;
 
 /// What the kernel side counts for a scope's agent.
 #[repr(C)]

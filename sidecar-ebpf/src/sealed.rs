@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED, SEALED_FILTER_SLOTS},
-    policy::{Held, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed},
+    policy::{Held, SCOPE_POD, SEALED_AGENT, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed},
 };
 
 use crate::kernel::{self, Number, Ptr, off, read};
@@ -114,6 +114,15 @@ pub(crate) fn current() -> Option<Sealed> {
 pub(crate) fn scope(id: ScopeId) -> Option<Scope> {
     // SAFETY: copied at once; a scope's entry is only rewritten for the same namespace.
     unsafe { SCOPES.get(id) }.copied()
+}
+
+/// Whether the running process is a neighbour of the scope's agent: it lives in the agent's pod, and is
+/// not the agent or its helper.
+#[inline(always)]
+pub(crate) fn is_neighbour(id: ScopeId) -> bool {
+    scope(id).is_some_and(|scope| scope.flags & SCOPE_POD != 0)
+        && number_in(kernel::pid_of(kernel::current()), id) != 0
+        && !current().is_some_and(|actor| actor.flags & SEALED_AGENT != 0 && actor.scope == id)
 }
 
 /// The scope that answers for a process, and the process's number in it: those of the closest PID

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fmt::Display,
+    os::unix::process::parent_id,
     path::Path,
     process::Command,
     sync::{
@@ -17,7 +18,7 @@ use anyhow::{Context as _, bail, ensure};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use sidecar_common::policy::{
     SCOPE_ALL_EXECS, SCOPE_AUDIT_ALL, SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM,
-    SCOPE_BLOCK_PTRACE, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_SELF_READ,
+    SCOPE_BLOCK_PTRACE, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -231,6 +232,12 @@ fn stake(config: &Config) -> anyhow::Result<(Claim, Ring)> {
     Ok(Claim::stake(&pins::lock()?, &wish)?)
 }
 
+/// Whether who started us lives outside of our PID namespace, as a pod's runtime does: then nobody in
+/// it needs to stop us, or to look into us. (A parent that we cannot see has the number 0.)
+pub(crate) fn is_started_from_outside() -> bool {
+    parent_id() == 0
+}
+
 /// The policy in the kernel side's terms.
 fn flags(policy: &Policy) -> u32 {
     [
@@ -243,6 +250,7 @@ fn flags(policy: &Policy) -> u32 {
         (policy.audit_all, SCOPE_AUDIT_ALL),
         (!policy.kernel_binary_filter, SCOPE_ALL_EXECS),
         (policy.on_failure == OnFailure::Allow, SCOPE_FAIL_OPEN),
+        (is_started_from_outside(), SCOPE_POD),
     ]
     .into_iter()
     .filter_map(|(is_set, flag)| is_set.then_some(flag))

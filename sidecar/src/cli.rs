@@ -111,7 +111,11 @@ fn status() -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let maps = kernel::Maps::open()?;
+    let maps = kernel::Maps::open().context(if agent::is_started_from_outside() {
+        "the kernel side does not answer; in a pod it answers its agent alone. Ask on the node, or read the agent's /metrics and /ready"
+    } else {
+        "the kernel side does not answer"
+    })?;
     println!("kernel side at {}", kernel::pins::dir().display());
     println!(
         "{:<14} {:<10} {:<9} {:>6} {:>6} {:>8}",

@@ -1,6 +1,9 @@
 //! Who is refused what: the hooks of the security module, and the one place that decides.
 
+mod agents;
 mod files;
+mod instruments;
+mod mounts;
 mod plain;
 mod procfs;
 pub(crate) mod ptrace;

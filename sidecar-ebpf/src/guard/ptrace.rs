@@ -12,14 +12,16 @@ use sidecar_common::{
     policy::{SCOPE_BLOCK_MEM, SCOPE_BLOCK_PTRACE, SEALED_AGENT, Sealed},
 };
 
-use super::{Own, Reach, decide};
+use super::{Own, Reach, agents, decide};
 use crate::{
     kernel::{self, Ptr, load, off, read},
-    ring, sealed,
+    sealed,
 };
 
 /// `PTRACE_MODE_ATTACH` (include/linux/ptrace.h)
 const MODE_ATTACH: u32 = 0x02;
+/// `PTRACE_MODE_NOAUDIT`: the caller only wants to know how much to show
+const MODE_NOAUDIT: u32 = 0x04;
 /// `PTRACE_MODE_FSCREDS`: the check of a procfs file, not of a system call
 const MODE_FSCREDS: u32 = 0x08;
 /// System calls that read or write memory (x86_64)
@@ -56,6 +58,9 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let Some(sealed) = sealed::get_with_newborn(child, tgid) else {
         return 0;
     };
+    if mode & MODE_ATTACH == 0 && sealed.flags & SEALED_AGENT != 0 {
+        return agents::looked_into(child, tgid, sealed, mode & MODE_NOAUDIT == 0);
+    }
     let (what, guarded_by, own) = if mode & MODE_ATTACH == 0 {
         // Reading leaves `ps`, `readlink exe`, `nsenter` and exporters at work; what shows
         // something in procfs is guarded when it is opened.
@@ -104,34 +109,5 @@ pub fn ptrace_traceme(_ctx: LsmContext) -> i32 {
         guarded_by: SCOPE_BLOCK_PTRACE,
         own: Own::Never,
         name: [0; COMM_LEN],
-    })
-}
-
-/// Performance events, which sample user memory and registers: with `CAP_PERFMON` the kernel asks
-/// nobody about the process they are taken of, and since 6.16 this hook is not told what they
-/// sample. So within a scope that has sealed something, only its agent opens them.
-#[lsm(hook = "perf_event_open")]
-pub fn perf_event_open(_ctx: LsmContext) -> i32 {
-    let current = kernel::current();
-    let Some((number, scope)) = sealed::scope_of(kernel::pid_of(current)) else {
-        return 0;
-    };
-    let actor = kernel::current_tgid();
-    if actor == scope.agent || !ring::has_held(number.namespace) {
-        return 0;
-    }
-    decide(&Reach {
-        sealed: Sealed {
-            seal: 0,
-            start_ns: 0,
-            scope: number.namespace,
-            flags: 0,
-        },
-        task: current,
-        tgid: actor,
-        what: WHAT_MEM,
-        guarded_by: SCOPE_BLOCK_MEM,
-        own: Own::Never,
-        name: *b"perf_event\0\0\0\0\0\0",
     })
 }

@@ -44,6 +44,9 @@ pub(super) fn resolve() -> Result<Offsets, Error> {
         inode_ino: at("inode.i_ino")?,
         sb_magic: at("super_block.s_magic")?,
         sb_dev: at("super_block.s_dev")?,
+        path_dentry: at("path.dentry")?,
+        vfsmount_sb: at("vfsmount.mnt_sb")?,
+        dentry_sb: at("dentry.d_sb")?,
         dentry_name: at("dentry.d_name.name")?,
         dentry_name_len: at("dentry.d_name.len")?,
         dentry_short_name: at("dentry.d_iname").or_else(|_| at("dentry.d_shortname"))?,
@@ -56,6 +59,9 @@ pub(super) fn resolve() -> Result<Offsets, Error> {
         upid_ns: at("upid.ns")?,
         pidns_inum: at("pid_namespace.ns.inum")?,
         regs_syscall_from_end: types.size("pt_regs")? - at("pt_regs.orig_ax")?,
+        lockdown_tracefs: types.lockdown_reason("LOCKDOWN_TRACEFS")?,
+        lockdown_kcore: types.lockdown_reason("LOCKDOWN_KCORE")?,
+        lockdown_dev_mem: types.lockdown_reason("LOCKDOWN_DEV_MEM")?,
         exit_keeps_memory: u32::from(types.exit_keeps_memory()?),
     })
 }
@@ -103,6 +109,25 @@ impl Types {
                 self.parameters(&self.0.resolve_type_by_id(target).ok()?)
             }
         }
+    }
+
+    /// The number of one of `enum lockdown_reason`.
+    fn lockdown_reason(&self, name: &str) -> Result<u32, Error> {
+        const REASONS: &str = "lockdown_reason";
+        self.0
+            .resolve_types_by_name(REASONS)
+            .unwrap_or_default()
+            .into_iter()
+            .find_map(|found| match found {
+                Type::Enum(reasons) => reasons.members.into_iter().find_map(|member| {
+                    (self.0.resolve_name(&member).ok()? == name).then(|| member.val())
+                }),
+                _ => None,
+            })
+            .ok_or_else(|| Error::Btf {
+                what: format!("enum {REASONS}"),
+                cause: format!("this kernel's BTF has no {name} in it"),
+            })
     }
 
     fn find(&self, name: &str) -> Result<Struct, Error> {

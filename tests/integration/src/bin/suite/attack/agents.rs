@@ -4,14 +4,12 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use kernelseal_integration::agent::Agent;
-use kernelseal_integration::namespace::process_one;
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe;
 use kernelseal_integration::registry::Registry;
 use serde_json::Value;
 
-use super::scene::{config, kernelseal, wait_until_ready};
+use super::scene::agent_in;
 use super::{backwards, lines};
 
 const LIMIT: Duration = Duration::from_mins(5);
@@ -50,33 +48,13 @@ pub fn register(registry: Registry) -> Registry {
         .slow_test("attack::agents_core_dump", LIMIT, agents_core_dump)
 }
 
-/// The agent in a place, and the number it has there.
-fn start(place: &Place, policy: &str) -> Result<(Agent, u32)> {
-    let mut agent = Agent::start_as(place.command(kernelseal())?, &config(policy))?;
-    wait_until_ready(&mut agent)?;
-    let Place::Pod { .. } = place else {
-        let number = agent.pid();
-        return Ok((agent, number));
-    };
-    let outside = process_one(agent.pid())?;
-    let status = fs::read_to_string(format!("/proc/{outside}/status"))?;
-    let inside = status.lines().find_map(|line| {
-        line.strip_prefix("NSpid:")?
-            .split_whitespace()
-            .last()?
-            .parse()
-            .ok()
-    });
-    Ok((agent, inside.unwrap_or(outside)))
-}
-
 fn attack(place: &Place, vector: &str, number: u32) -> Result<Vec<Value>> {
     let mut command = place.command(probe::path("attack")?)?;
     lines(command.args([vector, &number.to_string(), &backwards()]))
 }
 
 fn agents_memory(place: &Place, policy: &str) -> Result<()> {
-    let (_agent, number) = start(place, policy)?;
+    let (_agent, number) = agent_in(place, policy)?;
     let found = attack(place, "all", number)?;
     let mut wrong: Vec<String> = found
         .iter()
@@ -97,7 +75,7 @@ fn agents_memory(place: &Place, policy: &str) -> Result<()> {
 fn agents_core_dump() -> Result<()> {
     let path = "/proc/sys/kernel/core_pattern";
     let before = fs::read_to_string(path)?;
-    let (agent, number) = start(&Place::Machine, "mode: enforce")?;
+    let (agent, number) = agent_in(&Place::Machine, "mode: enforce")?;
     let found = attack(&Place::Machine, "core-dump", number);
     fs::write(path, before)?;
     // However it ended: it was told to abort.

@@ -1,6 +1,7 @@
 //! Root next to a sealed process tries everything to read its secret.
 
 mod agents;
+mod neighbours;
 mod races;
 mod scene;
 mod vectors;
@@ -48,7 +49,7 @@ pub fn register(mut registry: Registry) -> Registry {
         }
     }
     registry = registry.slow_test("attack::core_dump", LIMIT, core_dump);
-    agents::register(races::register(registry))
+    neighbours::register(agents::register(races::register(registry)))
 }
 
 /// Nothing leaks; what the policy guards ends with EPERM and an event; what tools need works on.

@@ -1,0 +1,68 @@
+//! An agent's neighbours in its pod neither stop it nor look into it. The node outside of the pod does
+//! as ever: its runtime ends the container.
+
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+use sidecar_common::{
+    event::WHAT_NAMED,
+    layout::COMM_LEN,
+    policy::{SEALED_AGENT, Sealed},
+};
+
+use super::{Own, Reach, decide};
+use crate::{
+    kernel::{self, Ptr, load},
+    sealed,
+};
+
+/// A signal. What the kernel itself sends (the end of a parent, want of memory) is not asked about.
+#[lsm(hook = "task_kill")]
+pub fn task_kill(ctx: LsmContext) -> i32 {
+    let signal: u32 = ctx.arg(2);
+    // 0 asks whether it is there
+    if signal == 0 {
+        0
+    } else {
+        done_to(ctx.arg(0), *b"signal\0\0\0\0\0\0\0\0\0\0")
+    }
+}
+
+/// A resource limit (`prlimit`): one on processor time ends the agent, one on descriptors makes it deaf.
+#[lsm(hook = "task_setrlimit")]
+pub fn task_setrlimit(ctx: LsmContext) -> i32 {
+    done_to(ctx.arg(0), *b"prlimit\0\0\0\0\0\0\0\0\0")
+}
+
+#[inline(always)]
+fn done_to(task: Ptr, name: [u8; COMM_LEN]) -> i32 {
+    let tgid: u32 = load!(task, task_tgid);
+    match sealed::get(tgid, || kernel::start_of(task)) {
+        Some(sealed) if sealed.flags & SEALED_AGENT != 0 => reach(task, tgid, sealed, name, true),
+        _ => 0,
+    }
+}
+
+/// A look into an agent: its root directory, where the files are that secrets come from, its
+/// namespaces, its descriptors.
+#[inline(always)]
+pub(super) fn looked_into(task: Ptr, tgid: u32, sealed: Sealed, is_told: bool) -> i32 {
+    reach(task, tgid, sealed, *b"agent\0\0\0\0\0\0\0\0\0\0\0", is_told)
+}
+
+#[inline(always)]
+fn reach(task: Ptr, tgid: u32, sealed: Sealed, name: [u8; COMM_LEN], is_told: bool) -> i32 {
+    if !sealed::is_neighbour(sealed.scope) {
+        return 0;
+    }
+    if !is_told {
+        return kernel::eperm();
+    }
+    decide(&Reach {
+        sealed,
+        task,
+        tgid,
+        what: WHAT_NAMED,
+        guarded_by: 0,
+        own: Own::Never,
+        name,
+    })
+}

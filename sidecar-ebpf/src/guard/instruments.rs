@@ -1,0 +1,95 @@
+//! The kernel's own instruments, with which one process looks into all: performance events, bpf(2),
+//! tracefs, and memory itself as a file.
+
+use aya_ebpf::{macros::lsm, programs::LsmContext};
+use sidecar_common::{
+    event::WHAT_NAMED,
+    layout::COMM_LEN,
+    policy::{SCOPE_BLOCK_MEM, ScopeId, Sealed},
+};
+
+use super::{Own, Reach, decide};
+use crate::{
+    kernel::{self, off},
+    ring, sealed,
+};
+
+const PERF_EVENT: [u8; COMM_LEN] = *b"perf_event\0\0\0\0\0\0";
+const BPF: [u8; COMM_LEN] = *b"bpf\0\0\0\0\0\0\0\0\0\0\0\0\0";
+const TRACEFS: [u8; COMM_LEN] = *b"tracefs\0\0\0\0\0\0\0\0\0";
+const KCORE: [u8; COMM_LEN] = *b"kcore\0\0\0\0\0\0\0\0\0\0\0";
+const DEV_MEM: [u8; COMM_LEN] = *b"/dev/mem\0\0\0\0\0\0\0\0";
+
+/// Performance events, which sample user memory and registers: with `CAP_PERFMON` the kernel asks
+/// nobody about the process they are taken of, and since 6.16 this hook is not told what they
+/// sample. So in a pod only its agent opens them, and elsewhere nobody else once something was
+/// sealed in the scope.
+#[lsm(hook = "perf_event_open")]
+pub fn perf_event_open(_ctx: LsmContext) -> i32 {
+    let Some((number, scope)) = sealed::scope_of(kernel::pid_of(kernel::current())) else {
+        return 0;
+    };
+    let is_agent = kernel::current_tgid() == scope.agent;
+    if !is_agent && (sealed::is_neighbour(number.namespace) || ring::has_held(number.namespace)) {
+        refuse(number.namespace, PERF_EVENT)
+    } else {
+        0
+    }
+}
+
+/// Programs, maps and links: ours are edited and taken off here, and others that read memory are
+/// loaded.
+#[lsm(hook = "bpf")]
+pub fn bpf(_ctx: LsmContext) -> i32 {
+    used_by_neighbours(BPF)
+}
+
+/// What a locked-down kernel keeps from everybody: tracefs, whose probes print a program's memory,
+/// and the machine's memory. Of the other reasons none reads a program's memory.
+#[lsm(hook = "locked_down")]
+pub fn locked_down(ctx: LsmContext) -> i32 {
+    // Nothing comes before this: to 5.14 the helper that reads memory asks this hook itself.
+    let reason: u32 = ctx.arg(0);
+    if reason == off!(lockdown_tracefs) as u32 {
+        used_by_neighbours(TRACEFS)
+    } else if reason == off!(lockdown_kcore) as u32 {
+        used_by_neighbours(KCORE)
+    } else if reason == off!(lockdown_dev_mem) as u32 {
+        used_by_neighbours(DEV_MEM)
+    } else {
+        0
+    }
+}
+
+/// Refused to an agent's neighbours from its first moment on: what they set up earlier would stay.
+/// Not while no agent is there, for the next one needs bpf(2) to begin.
+#[inline(always)]
+fn used_by_neighbours(name: [u8; COMM_LEN]) -> i32 {
+    let Some((number, scope)) = sealed::scope_of(kernel::pid_of(kernel::current())) else {
+        return 0;
+    };
+    if scope.agent != 0 && sealed::is_neighbour(number.namespace) {
+        refuse(number.namespace, name)
+    } else {
+        0
+    }
+}
+
+/// Nobody is the target of it, so who reached stands there.
+#[inline(always)]
+fn refuse(scope: ScopeId, name: [u8; COMM_LEN]) -> i32 {
+    decide(&Reach {
+        sealed: Sealed {
+            seal: 0,
+            start_ns: 0,
+            scope,
+            flags: 0,
+        },
+        task: kernel::current(),
+        tgid: kernel::current_tgid(),
+        what: WHAT_NAMED,
+        guarded_by: SCOPE_BLOCK_MEM,
+        own: Own::Never,
+        name,
+    })
+}

@@ -1,0 +1,300 @@
+//! Root in the agent's own pod does not stop it, look into it, use the kernel's instruments beside it, or
+//! take secret files away; the node outside of the pod does what it always did.
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::namespace::process_one;
+use kernelseal_integration::pod::Place;
+use kernelseal_integration::probe;
+use kernelseal_integration::process::{Running, run, spawn, state, until};
+use kernelseal_integration::registry::Registry;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::lines;
+use super::scene::{FILE, SECRET, agent_in, kernelseal, number_inside};
+
+const SOON: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_mins(5);
+const POLICY: &str = "mode: enforce";
+/// The ways of `fixtures/neighbour.c`, and what events call them.
+const AGENT: [(&str, &str); 14] = [
+    ("root", "agent"),
+    ("threads_root", "agent"),
+    ("cwd", "agent"),
+    ("exe", "agent"),
+    ("ns", "agent"),
+    ("setns", "agent"),
+    ("kcmp", "agent"),
+    ("queue", "signal"),
+    ("prlimit", "prlimit"),
+    ("kill", "signal"),
+    ("tgkill", "signal"),
+    ("pidfd", "signal"),
+    ("term", "signal"),
+    ("kill_9", "signal"),
+];
+const INSTRUMENTS: [(&str, &str); 6] = [
+    ("bpf_ids", "bpf"),
+    ("bpf_map", "bpf"),
+    ("perf_event", "perf_event"),
+    ("tracefs", "tracefs"),
+    ("kcore", "kcore"),
+    ("dev_mem", "/dev/mem"),
+];
+const MOUNTS: [(&str, &str); 6] = [
+    ("other_flags", "mount"),
+    ("other_options", "mount"),
+    ("over", "mount"),
+    ("bound_over", "mount"),
+    ("moved_newly", "mount"),
+    ("unmounted", "mount"),
+];
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .slow_test("neighbours::leave_the_agent_alone", LIMIT, || {
+            leave_alone(Ok)
+        })
+        .slow_test("neighbours::leave_the_guardian_alone", LIMIT, || {
+            leave_alone(process_one)
+        })
+        .slow_test("neighbours::have_no_instruments", LIMIT, no_instruments)
+        .slow_test("neighbours::leave_the_files_alone", LIMIT, leave_the_files)
+        .slow_test("neighbours::moved_files", LIMIT, moved_files)
+        .slow_test("neighbours::are_not_held_up", LIMIT, are_not_held_up)
+        .slow_test("neighbours::see_who_runs", LIMIT, see_who_runs)
+        .slow_test("neighbours::of_no_agent_may", LIMIT, of_no_agent_may)
+        .slow_test("neighbours::on_a_machine_may", LIMIT, on_a_machine_may)
+        .slow_test("neighbours::the_node_may", LIMIT, the_node_may)
+        .slow_test("neighbours::a_new_agent_begins", LIMIT, a_new_agent_begins)
+}
+
+/// Tries them in a place.
+fn tried(place: &Place, arguments: &[&str]) -> Result<Vec<Value>> {
+    lines(place.command(probe::path("neighbour")?)?.args(arguments))
+}
+
+/// Fails unless each of the ways was tried and ended so.
+fn ensure_ended(found: &[Value], ways: &[(&str, &str)], errno: i32) -> Result<()> {
+    let mut wrong = Vec::new();
+    for (way, _) in ways {
+        // (procfs makes EACCES of every refusal to follow one of its links)
+        let is_link = ["root", "threads_root", "cwd", "exe", "ns"].contains(way);
+        let errno = if errno == libc::EPERM && is_link {
+            libc::EACCES
+        } else {
+            errno
+        };
+        match found.iter().find(|line| line["way"] == *way) {
+            Some(line) if line["errno"] == errno => {}
+            Some(line) => wrong.push(line.to_string()),
+            None => wrong.push(format!("{way} was not tried")),
+        }
+    }
+    ensure!(
+        wrong.is_empty() && found.len() == ways.len(),
+        "errno {errno} was expected:\n{}",
+        wrong.join("\n")
+    );
+    Ok(())
+}
+
+/// Each was told, of whoever tried.
+fn ensure_told(agent: &mut Agent, ways: &[(&str, &str)]) -> Result<()> {
+    for (way, access) in ways {
+        let told = |event: &Value| {
+            event["type"] == "BLOCKED"
+                && event["access"] == *access
+                && event["process"] == "neighbour"
+        };
+        agent
+            .wait_for(told, SOON)
+            .with_context(|| format!("BLOCKED for {way}"))?;
+    }
+    Ok(())
+}
+
+fn target(place: &Place) -> Result<(Running, String)> {
+    let mut command = place.command(probe::path("probe-static")?)?;
+    command.env_clear().env("PATH", "/usr/bin:/bin");
+    let mut target = spawn(command.args(["--env", FILE, "--file", FILE, "--sleep", "600"]))?;
+    let found = target.json(SOON)?;
+    ensure!(found["env"][FILE] == SECRET, "no secret in {found}");
+    let folder = format!("/run/kernelseal/secrets/{}", found["pid"]);
+    Ok((target, folder))
+}
+
+fn leave_alone(whom: fn(u32) -> Result<u32>) -> Result<()> {
+    let place = Place::pod()?;
+    let (mut agent, _) = agent_in(&place, POLICY)?;
+    let outside = whom(process_one(agent.pid())?)?;
+    let number = number_inside(outside)?.to_string();
+    let found = tried(&place, &["agent", &number])?;
+    ensure_ended(&found, &AGENT, libc::EPERM)?;
+    ensure_told(&mut agent, &AGENT)?;
+    ensure!(
+        state(outside).is_some_and(|state| state != 'T' && state != 'Z'),
+        "it was ended or stopped"
+    );
+    target(&place).map(drop)
+}
+
+/// From the agent's first moment on: what is set up before anything is sealed would stay.
+fn no_instruments() -> Result<()> {
+    let place = Place::pod()?;
+    let (mut agent, _) = agent_in(&place, POLICY)?;
+    ensure_ended(&tried(&place, &["instruments"])?, &INSTRUMENTS, libc::EPERM)?;
+    ensure_told(&mut agent, &INSTRUMENTS)?;
+    // Not even our own program, which says why.
+    let status = place.command(kernelseal())?.arg("status").output()?;
+    let said = String::from_utf8(status.stderr)?;
+    ensure!(
+        !status.status.success() && said.contains("Ask on the node"),
+        "{said}"
+    );
+    let below = place.pod_below()?;
+    ensure_ended(&tried(&below, &["instruments"])?, &INSTRUMENTS, libc::EPERM)
+}
+
+fn leave_the_files() -> Result<()> {
+    let place = Place::pod()?;
+    let (mut agent, _) = agent_in(&place, POLICY)?;
+    let (target, folder) = target(&place)?;
+    ensure_ended(&tried(&place, &["mounts", &folder])?, &MOUNTS, libc::EPERM)?;
+    ensure_told(&mut agent, &MOUNTS)?;
+    // And in a mount namespace that it made for itself.
+    let found = tried(&place, &["mounts", &folder, "apart"])?;
+    ensure_ended(&found, &MOUNTS, libc::EPERM)?;
+    drop(target);
+    // What is left of it is taken away by the agent.
+    let inside = process_one(agent.pid())?;
+    until("the files are taken away", SOON, || {
+        std::fs::read_to_string(format!("/proc/{inside}/mountinfo"))
+            .is_ok_and(|mounts| !mounts.contains(&folder))
+    })
+}
+
+/// mount(2) tells the hook no more of what is moved than a text: it succeeds, and shows nothing.
+fn moved_files() -> Result<()> {
+    let place = Place::pod()?;
+    let (mut agent, _) = agent_in(&place, POLICY)?;
+    let (_target, folder) = target(&place)?;
+    ensure_ended(&tried(&place, &["move", &folder])?, &[("moved", "")], 0)?;
+    let script = "cat /tmp/neighbour-moved/* /tmp/neighbour-moved/PGPASSWORD; umount -l /tmp/neighbour-moved; true";
+    let said = run(place
+        .command("sh")?
+        .args(["-c", script])
+        .stderr(Stdio::null()))?;
+    ensure!(said.is_empty(), "{said}");
+    agent.wait_for(|event| event["access"] == "secret file", SOON)?;
+    agent
+        .wait_for(|event| event["access"] == "mount", SOON)
+        .map(drop)
+}
+
+/// What programs ordinarily do with mounts and signals goes on beside an agent.
+fn are_not_held_up() -> Result<()> {
+    let place = Place::pod()?;
+    let (mut agent, _) = agent_in(&place, POLICY)?;
+    let script = "mkdir -p /tmp/m && mount -t tmpfs none /tmp/m && mount -o remount,size=1m /tmp/m && umount /tmp/m
+        sleep 100 & kill -STOP $! && kill $! && kill -CONT $!; wait $!; ulimit -n 100; echo done";
+    let said = run(place.command("sh")?.args(["-c", script]))?;
+    ensure!(said.trim() == "done", "{said}");
+    let blocked = agent
+        .events(Duration::from_millis(400))?
+        .iter()
+        .filter(|event| event["type"] == "BLOCKED")
+        .count();
+    ensure!(blocked == 0, "{blocked} were refused");
+    Ok(())
+}
+
+/// `ps`, `top` and `kill -0` know the agent, and no event tells of them.
+fn see_who_runs() -> Result<()> {
+    let place = Place::pod()?;
+    let (mut agent, number) = agent_in(&place, POLICY)?;
+    let script = format!(
+        "ps -o pid,comm | grep -w {number}; top -b -n 1 >/dev/null && kill -0 {number} && cat /proc/{number}/stat /proc/{number}/status >/dev/null && echo seen"
+    );
+    let said = run(place.command("sh")?.args(["-c", &script]))?;
+    ensure!(
+        said.contains("kernelseal") && said.contains("seen"),
+        "{said}"
+    );
+    let events = agent.events(Duration::from_millis(400))?;
+    ensure!(
+        !events.iter().any(|event| event["type"] == "BLOCKED"),
+        "{events:?}"
+    );
+    Ok(())
+}
+
+/// The ways are ways: where there is no agent, every one is open.
+fn of_no_agent_may() -> Result<()> {
+    let place = Place::pod()?;
+    let script = "trap '' USR1 TERM; echo $$; while :; do sleep 1; done";
+    let mut stand_in = spawn(place.command("sh")?.args(["-c", script]))?;
+    let number = stand_in.line(SOON)?;
+    ensure_ended(&tried(&place, &["agent", &number])?, &AGENT, 0)?;
+    ensure_ended(&tried(&place, &["instruments"])?, &INSTRUMENTS, 0)
+}
+
+/// Where the agent was started on the machine itself, its root is not kept from what is root's.
+fn on_a_machine_may() -> Result<()> {
+    let (agent, _) = agent_in(&Place::Machine, POLICY)?;
+    ensure_ended(&tried(&Place::Machine, &["instruments"])?, &INSTRUMENTS, 0)?;
+    let (_target, folder) = target(&Place::Machine)?;
+    // (what is shared with other mount namespaces is not moved)
+    let found = tried(&Place::Machine, &["mounts", &folder, "apart"])?;
+    ensure_ended(&found, &MOUNTS, 0)?;
+    agent.signal(Signal::SIGSTOP)?;
+    agent.signal(Signal::SIGCONT)?;
+    File::open(format!("/proc/{}/root/etc", agent.pid()))?;
+    Ok(())
+}
+
+/// The container's runtime looks into the agent, and ends it in order.
+fn the_node_may() -> Result<()> {
+    let place = Place::pod()?;
+    let (agent, _) = agent_in(&place, POLICY)?;
+    let outside = process_one(agent.pid())?;
+    ensure_ended(&tried(&Place::Machine, &["instruments"])?, &INSTRUMENTS, 0)?;
+    for name in ["root/etc", "cwd", "exe", "ns/mnt"] {
+        File::open(format!("/proc/{outside}/{name}")).context(name)?;
+    }
+    let (target, folder) = target(&place)?;
+    let inside = process_one(target.pid())?.to_string();
+    run(Command::new("nsenter").args(["-t", &inside, "-m", "umount", "-l", &folder]))?;
+    let signal = |signal| kill(Pid::from_raw(outside.cast_signed()), signal);
+    signal(Signal::SIGSTOP)?;
+    signal(Signal::SIGCONT)?;
+    signal(Signal::SIGTERM)?;
+    until("the agent ends", SOON, || state(outside).is_none())?;
+    ensure!(agent.stop()?.success());
+    Ok(())
+}
+
+/// No agent, nobody to refuse: or the next one could not begin.
+fn a_new_agent_begins() -> Result<()> {
+    let place = Place::pod()?;
+    let (agent, _) = agent_in(&place, POLICY)?;
+    let (first, _) = target(&place)?;
+    kill(
+        Pid::from_raw(process_one(agent.pid())?.cast_signed()),
+        Signal::SIGKILL,
+    )?;
+    let _killed = agent.stop()?;
+    thread::sleep(Duration::from_millis(100));
+    let (_agent, _) = agent_in(&place, POLICY)?;
+    let (second, _) = target(&place)?;
+    drop((first, second));
+    Ok(())
+}
