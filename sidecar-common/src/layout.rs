@@ -5,6 +5,9 @@ use bytemuck::{Pod, Zeroable};
 
 /// Names the directory of pins, `/sys/fs/bpf/kernelseal/v<LAYOUT_VERSION>`. Two agents share a
 /// kernel side only if this number is the same; raise it with every change of a type or map.
+///
+/// A map that changes its shape changes its name, too: a version opens another's maps by name to take
+/// over from it, and must not mistake one for the other.
 pub const LAYOUT_VERSION: u32 = 2;
 
 /// PID namespaces with an agent of their own, on one node.

@@ -26,13 +26,14 @@ use tokio::{
 };
 
 use crate::{
-    config::{self, Config, Mode, OnFailure, Policy, Position},
+    config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position},
     guardian::Guardian,
     kernel::{self, Claim, Maps, Ring, pins},
     not_yet,
     observe::{self, Journal, Metrics},
     seal::{GivenUp, Sealer, Watchdog},
     secrets::{self, Store},
+    takeover::Others,
 };
 
 /// The delivering thread's stack, in bytes.
@@ -111,14 +112,7 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let metrics = Metrics::new()?;
     let ready = Arc::new(AtomicBool::new(false));
-    let monitoring = &config.monitoring;
-    if monitoring.enabled && monitoring.metrics_port != 0 {
-        let port = monitoring.metrics_port;
-        let server = observe::serve(port, metrics.clone(), ready.clone())
-            .await
-            .with_context(|| format!("monitoring.metricsPort {port}"))?;
-        tokio::spawn(server);
-    }
+    listen(&config.monitoring, &metrics, &ready).await?;
     if config.policy.mode == Mode::Disabled {
         tracing::warn!(
             "policy.mode is disabled: nothing is attached, programs start without their secrets"
@@ -130,7 +124,7 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
 
     let (journal, writer) =
         Journal::start(config.monitoring.audit_log.as_deref()).context("monitoring.auditLog")?;
-    let (mut claim, ring) = stake(&config)?;
+    let (mut claim, ring, others) = stake(&config)?;
     let scope = claim.scope();
     let mut guardian = Guardian::start(config.monitoring.audit_log.as_deref())?;
     let mut watchdog = Watchdog {
@@ -142,6 +136,9 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
         hold_timeout: config.policy.hold_timeout,
         given_up: GivenUp::default(),
     };
+    for maps in others {
+        watchdog.succeed_agent_of(maps);
+    }
     let sealer = Sealer {
         config: config.clone(),
         store,
@@ -208,6 +205,22 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
     }
 }
 
+/// Answers over HTTP from here on, if the configuration asks for it.
+async fn listen(
+    monitoring: &Monitoring,
+    metrics: &Metrics,
+    ready: &Arc<AtomicBool>,
+) -> anyhow::Result<()> {
+    if monitoring.enabled && monitoring.metrics_port != 0 {
+        let port = monitoring.metrics_port;
+        let server = observe::serve(port, metrics.clone(), ready.clone())
+            .await
+            .with_context(|| format!("monitoring.metricsPort {port}"))?;
+        tokio::spawn(server);
+    }
+    Ok(())
+}
+
 /// Gives the delivering thread the time a hold may take to come to its end.
 fn wait_for<T>(watchdog: &mut Watchdog, policy: &Policy, thread: &thread::JoinHandle<T>) {
     const STEP: Duration = Duration::from_millis(5);
@@ -219,7 +232,8 @@ fn wait_for<T>(watchdog: &mut Watchdog, policy: &Policy, thread: &thread::JoinHa
     }
 }
 
-fn stake(config: &Config) -> anyhow::Result<(Claim, Ring)> {
+/// Becomes the scope's agent. Also gives the maps of other versions under which programs go on.
+fn stake(config: &Config) -> anyhow::Result<(Claim, Ring, Vec<Maps>)> {
     ensure_loaded()?;
     let wish = kernel::Wish {
         flags: flags(&config.policy),
@@ -229,7 +243,12 @@ fn stake(config: &Config) -> anyhow::Result<(Claim, Ring)> {
             .map(|binding| binding.selector.basename().as_bytes())
             .collect::<BTreeSet<_>>(),
     };
-    Ok(Claim::stake(&pins::lock()?, &wish)?)
+    let lock = pins::lock()?;
+    let scope = kernel::own_scope()?;
+    let others = Others::find(scope, &lock)?;
+    let (claim, ring) = Claim::stake(&lock, &wish)?;
+    others.hand_over(scope, &lock)?;
+    Ok((claim, ring, others.retire(&lock)?))
 }
 
 /// Whether who started us lives outside of our PID namespace, as a pod's runtime does: then nobody in

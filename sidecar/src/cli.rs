@@ -1,6 +1,10 @@
 //! What was asked: the command line, and what its answers look like.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -105,18 +109,29 @@ fn validate(files: &[PathBuf]) -> ExitCode {
 }
 
 fn status() -> anyhow::Result<()> {
-    if !kernel::pins::exist() {
+    let mut versions = kernel::pins::others()?;
+    versions.extend(kernel::pins::exist().then(kernel::pins::dir));
+    if versions.is_empty() {
         println!(
             "not loaded: no agent has run on this node since it booted, or `cleanup` removed it"
         );
-        return Ok(());
     }
-    let maps = kernel::Maps::open().context(if agent::is_started_from_outside() {
-        "the kernel side does not answer; in a pod it answers its agent alone. Ask on the node, or read the agent's /metrics and /ready"
-    } else {
-        "the kernel side does not answer"
+    for dir in versions {
+        status_of(&dir)?;
+    }
+    Ok(())
+}
+
+fn status_of(dir: &Path) -> anyhow::Result<()> {
+    let maps = kernel::Maps::open_at(dir).with_context(|| {
+        let place = dir.display();
+        if agent::is_started_from_outside() {
+            format!("{place} does not answer; in a pod it answers its agent alone. Ask on the node, or read the agent's /metrics and /ready")
+        } else {
+            format!("{place} does not answer")
+        }
     })?;
-    println!("kernel side at {}", kernel::pins::dir().display());
+    println!("kernel side at {}", dir.display());
     println!(
         "{:<14} {:<10} {:<9} {:>6} {:>6} {:>8}",
         "scope", "agent", "mode", "sealed", "held", "dropped"
@@ -141,15 +156,16 @@ fn status() -> anyhow::Result<()> {
 
 fn cleanup(force: bool) -> anyhow::Result<()> {
     let lock = kernel::pins::lock()?;
-    let maps = match kernel::Maps::open() {
-        Ok(maps) => Some(maps),
-        // what is incomplete can only be forced away
-        Err(e) if kernel::pins::exist() && !force => return Err(e.into()),
-        Err(_) => None,
-    };
-    if let Some(maps) = &maps
-        && !force
-    {
+    let mut versions = kernel::pins::others()?;
+    versions.extend(kernel::pins::exist().then(kernel::pins::dir));
+    let mut ended = BTreeMap::new();
+    for dir in versions {
+        let maps = match kernel::Maps::open_at(&dir) {
+            Ok(maps) => maps,
+            // what is incomplete, or not of our shape, can only be forced away
+            Err(_) if force => continue,
+            Err(e) => return Err(e).context(dir.display().to_string()),
+        };
         let running = maps
             .scopes()
             .iter()
@@ -157,12 +173,13 @@ fn cleanup(force: bool) -> anyhow::Result<()> {
             .count();
         let under_seal = maps.sealed();
         anyhow::ensure!(
-            running == 0 && under_seal == 0,
-            "{running} agents run on this node, and {under_seal} processes are sealed; stop them first, or use --force: their secrets are then open"
+            force || (running == 0 && under_seal == 0),
+            "{}: {running} agents run on this node, and {under_seal} processes are sealed; stop them first, or use --force: their secrets are then open",
+            dir.display()
         );
+        // Nobody will know of them once the maps are gone.
+        ended.extend(maps.ended_vaults());
     }
-    // Nobody will know of them once the maps are gone.
-    let ended = maps.map(|maps| maps.ended_vaults()).unwrap_or_default();
     let taken_away = seal::TakenAway::from_everywhere(&ended)?;
     for path in kernel::pins::remove_all(&lock)? {
         println!("removed {}", path.display());

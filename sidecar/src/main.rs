@@ -15,6 +15,7 @@ mod observe;
 mod process;
 mod seal;
 mod secrets;
+mod takeover;
 
 use std::process::ExitCode;
 

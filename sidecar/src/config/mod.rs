@@ -31,7 +31,7 @@ use secrecy::zeroize::Zeroizing;
 pub use self::{
     binding::{Binding, SecretKeyRef, Selector, Source},
     error::{ConfigError, ConfigErrors, Position},
-    model::{Config, LogFormat, LogLevel, Mode, OnFailure, Policy},
+    model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy},
     schema::json_schema,
 };
 use self::{fields::Report, yaml::START};

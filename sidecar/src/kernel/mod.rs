@@ -1,5 +1,6 @@
 //! The only user-space code that knows aya: the shared kernel side, and one agent's share of it.
 
+mod claim;
 mod load;
 mod maps;
 mod offsets;
@@ -9,8 +10,9 @@ mod ring;
 
 use std::{io, path::PathBuf};
 
+pub(crate) use claim::{Claim, Wish, ensure_free, hand_over, own_scope};
 pub(crate) use load::load;
-pub(crate) use maps::{Claim, Maps, Wish, own_scope};
+pub(crate) use maps::Maps;
 pub(crate) use offsets::VMLINUX_BTF;
 pub(crate) use ring::{Record, Ring};
 

@@ -30,14 +30,39 @@ pub(crate) fn dir() -> PathBuf {
     Path::new(ROOT).join(format!("v{LAYOUT_VERSION}"))
 }
 
+/// The directories of other layout versions that are there.
+pub(crate) fn others() -> Result<Vec<PathBuf>, Error> {
+    let fail = |cause: io::Error| Error::Pins {
+        path: ROOT.into(),
+        cause,
+    };
+    let entries = match fs::read_dir(ROOT) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(fail)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(fail)?.path();
+        // (what was not loaded to its end has no number, and is attached nowhere)
+        let version = path.file_name().and_then(|name| {
+            let number = name.to_str()?.strip_prefix('v')?;
+            number.parse::<u32>().ok()
+        });
+        if version.is_some_and(|version| version != LAYOUT_VERSION) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
 /// Where a map of that name is pinned.
-pub(super) fn map(name: &str) -> PathBuf {
-    dir().join(format!("map_{name}"))
+pub(super) fn map(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("map_{name}"))
 }
 
 /// Where a program of that name is pinned.
-pub(super) fn program(name: &str) -> PathBuf {
-    dir().join(format!("prog_{name}"))
+pub(super) fn program(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("prog_{name}"))
 }
 
 /// Whether the kernel side is loaded.
@@ -132,6 +157,14 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
             .map_err(|e| pinned(format!("pin of link {name}"))(&e))?;
     }
     fs::rename(&staging, dir()).map_err(fail)
+}
+
+/// Removes one version's pins. What is attached ends with them.
+pub(crate) fn remove(dir: &Path, _lock: &Lock) -> Result<(), Error> {
+    fs::remove_dir_all(dir).map_err(|cause| Error::Pins {
+        path: dir.into(),
+        cause,
+    })
 }
 
 /// Removes every version's pins. What is attached ends with them.

@@ -60,6 +60,15 @@ impl Watchdog {
         });
     }
 
+    /// Deals with what an agent that died left held under another version's kernel side.
+    pub(crate) fn succeed_agent_of(&mut self, other: Maps) {
+        let ours = std::mem::replace(&mut self.maps, other);
+        self.give_up(Duration::ZERO, |_| {
+            "its agent, of another version, was killed while it was held".into()
+        });
+        self.maps = ours;
+    }
+
     /// Deals with what an agent that died left held, and has been for our own deadline.
     pub(crate) fn succeed_agent(&mut self) {
         self.give_up(self.hold_timeout, |_| {

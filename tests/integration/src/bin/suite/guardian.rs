@@ -48,7 +48,8 @@ fn target() -> Result<Command> {
     Ok(asked_for_token(probe::path("probe-static")?))
 }
 
-fn of(agent: &Agent) -> Result<Pid> {
+/// An agent's guardian.
+pub fn guardian_of(agent: &Agent) -> Result<Pid> {
     let number = process_one(agent.pid()).context("the agent has no guardian")?;
     Ok(Pid::from_raw(number.cast_signed()))
 }
@@ -142,11 +143,11 @@ fn many_starts_and_a_kill() -> Result<()> {
 
 fn is_replaced() -> Result<()> {
     let mut agent = agent()?;
-    let first = of(&agent)?;
+    let first = guardian_of(&agent)?;
     kill(first, Signal::SIGKILL)?;
     agent.wait_for_log("starting another", SOON)?;
     until("there is another", SOON, || {
-        of(&agent).is_ok_and(|found| found != first)
+        guardian_of(&agent).is_ok_and(|found| found != first)
     })?;
     let mut all = held(&agent, 3)?;
     ensure_ended(agent, &mut all)?;
@@ -155,7 +156,7 @@ fn is_replaced() -> Result<()> {
 
 fn is_guarded() -> Result<()> {
     let mut agent = agent()?;
-    let guardian = of(&agent)?;
+    let guardian = guardian_of(&agent)?;
     for file in ["environ", "mem", "maps", "fd"] {
         let Err(error) = File::open(format!("/proc/{guardian}/{file}")) else {
             bail!("its {file} is open");
@@ -173,12 +174,12 @@ fn is_guarded() -> Result<()> {
 fn goes_with_its_agent() -> Result<()> {
     let is_there = |pid: Pid| Path::new(&format!("/proc/{pid}")).exists();
     let agent = agent()?;
-    let guardian = of(&agent)?;
+    let guardian = guardian_of(&agent)?;
     ensure!(is_there(guardian));
     ensure!(agent.stop()?.success());
     ensure!(!is_there(guardian), "after an orderly end");
     let agent = self::agent()?;
-    let guardian = of(&agent)?.as_raw().cast_unsigned();
+    let guardian = guardian_of(&agent)?.as_raw().cast_unsigned();
     agent.kill()?;
     until("it ends", SOON, || {
         matches!(state(guardian), None | Some('Z'))
@@ -190,7 +191,7 @@ fn goes_with_its_agent() -> Result<()> {
 fn killed_too() -> Result<()> {
     let first = agent()?;
     let mut all = held(&first, 3)?;
-    kill(of(&first)?, Signal::SIGKILL)?;
+    kill(guardian_of(&first)?, Signal::SIGKILL)?;
     first.kill()?;
     let mut second = agent()?;
     for probe in &mut all {
@@ -206,7 +207,7 @@ fn killed_too() -> Result<()> {
 /// Root in the scope opens what it waits on, and keeps it open.
 fn nobody_holds_it_up() -> Result<()> {
     let first = agent()?;
-    let guardian = of(&first)?;
+    let guardian = guardian_of(&first)?;
     let hand = File::options()
         .write(true)
         .open(format!("/proc/{guardian}/fd/0"));

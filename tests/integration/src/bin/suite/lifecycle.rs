@@ -15,7 +15,7 @@ use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
-const PINS: &str = "/sys/fs/bpf/kernelseal";
+pub const PINS: &str = "/sys/fs/bpf/kernelseal";
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
@@ -149,7 +149,8 @@ fn two_agents_for_one_scope() -> Result<()> {
     ensure_both(&report(&mut target()?)?.1, "hunter2")
 }
 
-fn cleanup() -> Result<()> {
+/// Nothing is pinned from here on.
+pub fn cleanup() -> Result<()> {
     if fs::exists(PINS)? {
         run(&mut Agent::command(&["cleanup", "--force"]))?;
     }

@@ -20,6 +20,7 @@ mod races;
 mod scopes;
 mod sources;
 mod starts;
+mod takeover;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         lifecycle::register,
         adoption::register,
         guardian::register,
+        takeover::register,
         observe::register,
         starts::register,
         attack::register,

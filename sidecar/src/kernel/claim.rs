@@ -1,0 +1,293 @@
+//! One agent's claim on the shared kernel side: its scope, its ring, and the books of who asks for
+//! which name.
+
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process};
+
+use aya::{
+    maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, RingBuf},
+    programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use sidecar_common::{
+    layout::RING_BYTES,
+    name,
+    policy::{BindingKey, Counters, SCOPE_ALL_EXECS, Scope, ScopeId},
+};
+
+use super::{
+    Error, Ring, load,
+    maps::{BPF_EXIST, Pinned, failed, present},
+    pins,
+};
+
+/// The kernel's number of the ring buffer's map type (`BPF_MAP_TYPE_RINGBUF`).
+const MAP_TYPE_RINGBUF: u32 = 27;
+
+/// What an agent asks of the kernel side.
+pub(crate) struct Wish<'a> {
+    /// `SCOPE_*` bits.
+    pub(crate) flags: u32,
+    /// Base names of the programs to hold.
+    pub(crate) names: BTreeSet<&'a [u8]>,
+}
+
+/// This process's place as the agent of its PID namespace. Given back with [`Claim::leave`]; when
+/// the process just dies, the kernel side notices.
+pub(crate) struct Claim {
+    scope: ScopeId,
+    flags: u32,
+    names: Vec<BindingKey>,
+    books: Books,
+}
+
+/// The maps that say who asks for which name. Changed under the pins' lock only.
+struct Books {
+    scopes: HashMap<MapData, ScopeId, Scope>,
+    name_filter: Array<MapData, u32>,
+    /// With each name's last bytes, by which it is counted in the filter.
+    bindings: HashMap<MapData, BindingKey, u64>,
+    all_execs: Array<MapData, u32>,
+    counters: HashMap<MapData, ScopeId, Counters>,
+    rings: HashOfMaps<MapData, ScopeId, MapData>,
+}
+
+impl Books {
+    fn open(dir: &Path) -> Result<Self, Error> {
+        let pinned = Pinned(dir);
+        Ok(Self {
+            scopes: pinned.hash("SCOPES")?,
+            name_filter: pinned.array("NAME_FILTER")?,
+            bindings: pinned.hash("BINDINGS")?,
+            all_execs: pinned.array("ALL_EXECS")?,
+            counters: pinned.hash("COUNTERS")?,
+            rings: HashOfMaps::try_from(Map::HashOfMaps(pinned.data("RINGS")?))
+                .map_err(failed("RINGS"))?,
+        })
+    }
+
+    fn want_name(&mut self, key: BindingKey, end: u64) -> Result<(), Error> {
+        // In this order, and the other way round below: the filter must never be behind.
+        self.count_name(end, 1)?;
+        self.bindings
+            .insert(key, end, 0)
+            .map_err(failed("BINDINGS"))
+    }
+
+    fn drop_name(&mut self, key: &BindingKey) -> Result<(), Error> {
+        let Some(end) = present("BINDINGS", self.bindings.get(key, 0))? else {
+            return Ok(());
+        };
+        self.bindings.remove(key).map_err(failed("BINDINGS"))?;
+        self.count_name(end, -1)
+    }
+
+    fn count_name(&mut self, end: u64, by: i32) -> Result<(), Error> {
+        let slot = name::filter_slot(end);
+        let bindings = self
+            .name_filter
+            .get(&slot, 0)
+            .map_err(failed("NAME_FILTER"))?;
+        self.name_filter
+            .set(slot, bindings.saturating_add_signed(by), 0)
+            .map_err(failed("NAME_FILTER"))
+    }
+
+    fn want_all_execs(&mut self, by: i32) -> Result<(), Error> {
+        let wanted = self.all_execs.get(&0, 0).map_err(failed("ALL_EXECS"))?;
+        self.all_execs
+            .set(0, wanted.saturating_add_signed(by), 0)
+            .map_err(failed("ALL_EXECS"))
+    }
+
+    /// The scope's entry, unless it has an agent.
+    fn left_in(&self, scope: ScopeId) -> Result<Option<Scope>, Error> {
+        let left = present("SCOPES", self.scopes.get(&scope, 0))?;
+        match left {
+            Some(left) if left.agent != 0 => Err(Error::ScopeTaken {
+                scope,
+                pid: left.agent_pid,
+            }),
+            left => Ok(left),
+        }
+    }
+
+    /// What an agent that died left in the books under this scope.
+    fn clear(&mut self, scope: ScopeId) -> Result<(), Error> {
+        let left = self.left_in(scope)?;
+        let stale: Vec<BindingKey> = self
+            .bindings
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| key.scope == scope)
+            .collect();
+        for key in stale {
+            self.drop_name(&key)?;
+        }
+        // Names of scopes that ended with their PID namespace.
+        let orphans: Vec<BindingKey> = self
+            .bindings
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| matches!(self.scopes.get(&key.scope, 0), Err(MapError::KeyNotFound)))
+            .collect();
+        for key in orphans {
+            self.drop_name(&key)?;
+        }
+        if let Some(mut left) = left
+            && left.flags & SCOPE_ALL_EXECS != 0
+        {
+            self.want_all_execs(-1)?;
+            left.flags &= !SCOPE_ALL_EXECS;
+            let scopes = self.scopes.insert(scope, left, BPF_EXIST);
+            scopes.map_err(failed("SCOPES"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes sure that the scope has no agent under another version's kernel side.
+pub(crate) fn ensure_free(dir: &Path, scope: ScopeId, _lock: &pins::Lock) -> Result<(), Error> {
+    Books::open(dir)?.left_in(scope).map(drop)
+}
+
+/// Takes the scope out of another version's books: from here on that one holds no program of it.
+/// What it sealed it guards on.
+pub(crate) fn hand_over(dir: &Path, scope: ScopeId, _lock: &pins::Lock) -> Result<(), Error> {
+    Books::open(dir)?.clear(scope)
+}
+
+impl Claim {
+    /// Becomes the agent of this process's PID namespace.
+    pub(crate) fn stake(lock: &pins::Lock, wish: &Wish<'_>) -> Result<(Self, Ring), Error> {
+        // The ring counts against this limit before 5.11.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        pins::verify(lock)?;
+        let scope = own_scope()?;
+        let mut books = Books::open(&pins::dir())?;
+        books.clear(scope)?;
+
+        let ring = MapData::create(
+            aya_obj::Map::new_from_params(MAP_TYPE_RINGBUF, 0, 0, ring_bytes(), 0),
+            "kernelseal",
+            None,
+        )
+        .map_err(failed("ring"))?;
+        books
+            .rings
+            .insert(scope, &ring, 0)
+            .map_err(failed("RINGS"))?;
+        let ring = RingBuf::try_from(Map::RingBuf(ring)).map_err(failed("ring"))?;
+        books
+            .counters
+            .insert(scope, Counters::default(), 0)
+            .map_err(failed("COUNTERS"))?;
+        let mut claim = Self {
+            scope,
+            flags: wish.flags,
+            names: Vec::new(),
+            books,
+        };
+        // Last: from here on programs are held.
+        let staked = enlist(scope, wish).and_then(|()| claim.write(wish));
+        if let Err(e) = staked {
+            let _ = claim.withdraw();
+            return Err(e);
+        }
+        Ok((claim, Ring(ring)))
+    }
+
+    fn write(&mut self, wish: &Wish<'_>) -> Result<(), Error> {
+        for name in &wish.names {
+            let key = BindingKey::new(self.scope, name::hash(name));
+            if !self.names.contains(&key) {
+                self.names.push(key);
+                self.books.want_name(key, name::end(name))?;
+            }
+        }
+        if self.flags & SCOPE_ALL_EXECS != 0 {
+            self.books.want_all_execs(1)?;
+        }
+        Ok(())
+    }
+
+    /// The PID namespace this agent answers for.
+    pub(crate) fn scope(&self) -> ScopeId {
+        self.scope
+    }
+
+    /// No new program is held from here on.
+    pub(crate) fn stop_holding(&mut self, _lock: &pins::Lock) -> Result<(), Error> {
+        for key in std::mem::take(&mut self.names) {
+            self.books.drop_name(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the scope to a later agent. What is sealed stays sealed.
+    pub(crate) fn leave(mut self, lock: &pins::Lock, sealed: usize) -> Result<(), Error> {
+        self.stop_holding(lock)?;
+        if self.flags & SCOPE_ALL_EXECS != 0 {
+            self.books.want_all_execs(-1)?;
+        }
+        let _ = self.books.rings.remove(&self.scope);
+        let _ = self.books.counters.remove(&self.scope);
+        if sealed == 0 {
+            return self
+                .books
+                .scopes
+                .remove(&self.scope)
+                .map_err(failed("SCOPES"));
+        }
+        let scope = Scope {
+            agent: 0,
+            flags: self.flags & !SCOPE_ALL_EXECS,
+            agent_pid: 0,
+        };
+        self.books
+            .scopes
+            .insert(self.scope, scope, 0)
+            .map_err(failed("SCOPES"))
+    }
+
+    /// Undoes a stake that failed half-way.
+    fn withdraw(&mut self) -> Result<(), Error> {
+        for key in std::mem::take(&mut self.names) {
+            self.books.drop_name(&key)?;
+        }
+        let _ = self.books.rings.remove(&self.scope);
+        let _ = self.books.counters.remove(&self.scope);
+        let _ = self.books.scopes.remove(&self.scope);
+        Ok(())
+    }
+}
+
+fn enlist(scope: ScopeId, wish: &Wish<'_>) -> Result<(), Error> {
+    let failed = |e: ProgramError| Error::Load {
+        what: "program enlist".into(),
+        cause: e.to_string(),
+    };
+    let program =
+        RawTracePoint::from_pin(pins::program(&pins::dir(), load::ENLIST)).map_err(failed)?;
+    let mut options = RawTracePointRunOptions::new();
+    let arguments = [scope, wish.flags, process::id()].map(u64::from);
+    options.args[..arguments.len()].copy_from_slice(&arguments);
+    let tgid = program.test_run(options).map_err(failed)?.return_value;
+    if tgid == 0 {
+        Err(Error::NotEnlisted)
+    } else {
+        Ok(())
+    }
+}
+
+/// The PID namespace this process lives in.
+pub(crate) fn own_scope() -> Result<ScopeId, Error> {
+    let inode = fs::metadata("/proc/self/ns/pid")
+        .map_err(Error::Namespace)?
+        .ino();
+    // Namespace inode numbers are 32 bits in the kernel (`ns_common.inum`).
+    ScopeId::try_from(inode).map_err(|e| Error::Namespace(std::io::Error::other(e)))
+}
+
+fn ring_bytes() -> u32 {
+    u32::try_from(RING_BYTES).expect("a constant below 4 GiB")
+}
