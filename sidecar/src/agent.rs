@@ -42,7 +42,7 @@ const SEALER_STACK: usize = 512 * 1024;
 /// `kernelseal run`: until SIGTERM or SIGINT.
 pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     let config = config::load(path).map_err(anyhow::Error::new)?;
-    observe::log::start(config.monitoring.log_level, config.monitoring.log_format);
+    let _log = observe::log::start(config.monitoring.log_level, config.monitoring.log_format);
     // Before the first secret is read.
     if let Some(why) = secrets::protect_process() {
         tracing::warn!("secrets in this process's memory may be swapped out: {why}");
@@ -158,6 +158,10 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
             let stop = stop.clone();
             move || {
                 let result = sealer.run(&stop);
+                // Now: what comes after it may fail for the same reason, and hide it.
+                if let Err(e) = &result {
+                    tracing::error!("the delivering thread failed: {e}");
+                }
                 let _ = ended.send(());
                 result
             }

@@ -133,8 +133,9 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
         // (No dot in the name: the BPF file system refuses it.) We hold the lock: whoever left this died before it was complete.
         fs::remove_dir_all(&staging).map_err(fail)?;
     }
-    fs::create_dir(&staging).map_err(fail)?;
+    // Before the directory: what cannot be attached leaves nothing behind.
     let mut loaded = load::load()?;
+    fs::create_dir(&staging).map_err(fail)?;
     let pinned = |what: String| {
         move |e: &dyn std::error::Error| Error::Load {
             what,

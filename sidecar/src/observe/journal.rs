@@ -8,8 +8,8 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -17,8 +17,10 @@ use std::{
 
 use super::{Clock, Detail, Event, Kind};
 
-/// Hand-overs that may wait for the writer.
+/// Hand-overs that may wait for the writer, and their bytes: what an attacker makes us say must not
+/// take our memory.
 const WAITING: usize = 4096;
+const WAITING_BYTES: usize = 1024 * 1024;
 /// The writer's stack, in bytes.
 const STACK: usize = 128 * 1024;
 
@@ -28,6 +30,7 @@ pub(crate) struct Journal {
     node: Arc<str>,
     lines: SyncSender<Vec<u8>>,
     lost: Arc<AtomicU64>,
+    waiting: Arc<AtomicUsize>,
     collected: Vec<u8>,
     events: u64,
 }
@@ -38,6 +41,7 @@ impl Clone for Journal {
             node: self.node.clone(),
             lines: self.lines.clone(),
             lost: self.lost.clone(),
+            waiting: self.waiting.clone(),
             collected: Vec::new(),
             events: 0,
         }
@@ -64,24 +68,27 @@ impl Journal {
     /// Starts writing.
     pub(crate) fn start(audit_log: Option<&Path>) -> io::Result<(Self, Writer)> {
         let audit_log = audit_log.map(open).transpose()?;
-        let (lines, waiting) = sync_channel(WAITING);
+        let (lines, handed_over) = sync_channel(WAITING);
         let lost = Arc::new(AtomicU64::new(0));
+        let waiting = Arc::new(AtomicUsize::new(0));
         let journal = Self {
             node: node_name().into(),
             lines,
             lost: lost.clone(),
+            waiting: waiting.clone(),
             collected: Vec::new(),
             events: 0,
         };
         let writer = Pen {
             audit_log,
             lost,
+            waiting,
             node: journal.node.clone(),
         };
         let thread = thread::Builder::new()
             .name("journal".into())
             .stack_size(STACK)
-            .spawn(move || writer.write_all(&waiting))?;
+            .spawn(move || writer.write_all(&handed_over))?;
         Ok((journal, Writer(thread)))
     }
 
@@ -107,7 +114,10 @@ impl Journal {
         }
         let lines = std::mem::take(&mut self.collected);
         let events = std::mem::take(&mut self.events);
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(lines) {
+        let bytes = lines.len();
+        let has_room = self.waiting.fetch_add(bytes, Ordering::Relaxed) < WAITING_BYTES;
+        if !has_room || self.lines.try_send(lines).is_err() {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
             self.lost.fetch_add(events, Ordering::Relaxed);
         }
     }
@@ -140,16 +150,18 @@ fn line(
 struct Pen {
     audit_log: Option<File>,
     lost: Arc<AtomicU64>,
+    waiting: Arc<AtomicUsize>,
     node: Arc<str>,
 }
 
 impl Pen {
-    fn write_all(mut self, waiting: &Receiver<Vec<u8>>) {
-        while let Ok(mut lines) = waiting.recv() {
+    fn write_all(mut self, handed_over: &Receiver<Vec<u8>>) {
+        while let Ok(mut lines) = handed_over.recv() {
             // what else is there goes out in the same write
-            while let Ok(more) = waiting.try_recv() {
+            while let Ok(more) = handed_over.try_recv() {
                 lines.extend_from_slice(&more);
             }
+            let bytes = lines.len();
             let count = self.lost.swap(0, Ordering::Relaxed);
             if count > 0 {
                 let detail = Detail::Dropped {
@@ -178,6 +190,8 @@ impl Pen {
             {
                 tracing::error!("events are missing from the audit log: {e}");
             }
+            // Only now: what is being written takes memory, too.
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
 }

@@ -1,11 +1,21 @@
-//! The log on stderr: text for people, JSON for collectors.
+//! The log on stderr: text for people, JSON for collectors. A thread of its own writes, and what it
+//! cannot keep up with is lost: a reader who does not read must hold up nobody's start.
 
+use std::io;
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{fmt, prelude::*};
 
 use crate::config::{LogFormat, LogLevel};
 
+/// Lines that may wait for the writer.
+const WAITING: usize = 1024;
+
+/// Writes out what waits when it is dropped.
+pub(crate) struct Log(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);
+
 /// Starts logging. Events do not come this way: no level silences them.
-pub(crate) fn start(level: LogLevel, format: LogFormat) {
+pub(crate) fn start(level: LogLevel, format: LogFormat) -> Log {
     let level = match level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,
@@ -13,14 +23,19 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
         LogLevel::Debug => tracing::Level::DEBUG,
         LogLevel::Trace => tracing::Level::TRACE,
     };
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING)
+        .thread_name("log")
+        .finish(io::stderr());
     let filter = tracing_subscriber::filter::LevelFilter::from_level(level);
     let base = tracing_subscriber::registry().with(filter);
-    let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let layer = fmt::layer().with_writer(writer).with_target(false);
     // A second start (in tests) keeps the first.
     let _ = match format {
         LogFormat::Text => base
-            .with(layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
+            .with(layer.with_ansi(io::IsTerminal::is_terminal(&io::stderr())))
             .try_init(),
         LogFormat::Json => base.with(layer.json().flatten_event(true)).try_init(),
     };
+    Log(guard)
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nix::poll::PollTimeout;
+use nix::{errno::Errno, poll::PollTimeout};
 use sidecar_common::event::{EXIT_LAST, EXIT_ROOT, Exit};
 
 use super::{Work, deliver_file::Vault, text};
@@ -80,8 +80,17 @@ impl Work<'_> {
                 self.unmounted.push_front((due, vault));
                 return;
             }
-            if let Err(e) = vault.wipe() {
-                tracing::warn!("secret files could not be wiped: {e}");
+            let Err(e) = vault.wipe() else {
+                continue;
+            };
+            tracing::warn!("secret files could not be wiped: {e}");
+            // Guarded while we keep it, and only as long as we lack something.
+            if matches!(
+                e.raw_os_error().map(Errno::from_raw),
+                Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
+            ) {
+                self.unmounted
+                    .push_back((Instant::now() + WIPE_AFTER, vault));
             }
         }
     }

@@ -220,7 +220,7 @@ impl Tracee {
                 is_settled: false,
             }),
             Err(e) => {
-                let _ = kill(pid, Signal::SIGKILL);
+                end(pid);
                 Err(e)
             }
         }
@@ -343,16 +343,19 @@ impl Tracee {
 
 impl Drop for Tracee {
     fn drop(&mut self) {
-        if self.is_settled {
-            return;
+        if !self.is_settled {
+            end(self.pid);
         }
-        // A traced task's end is reported to us first, and only then to its parent.
-        if kill(self.pid, Signal::SIGKILL).is_ok() {
-            while matches!(
-                waitpid(self.pid, Some(WaitPidFlag::__WALL)),
-                Ok(WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..)) | Err(Errno::EINTR)
-            ) {}
-        }
+    }
+}
+
+/// Kills a task that we trace. Its end is reported to us first, and only then to its parent.
+fn end(pid: Pid) {
+    if kill(pid, Signal::SIGKILL).is_ok() {
+        while matches!(
+            waitpid(pid, Some(WaitPidFlag::__WALL)),
+            Ok(WaitStatus::PtraceEvent(..) | WaitStatus::Stopped(..)) | Err(Errno::EINTR)
+        ) {}
     }
 }
 

@@ -5,6 +5,7 @@ mod attack;
 mod bad_input;
 mod delivery;
 mod examples;
+mod faults;
 mod fixtures;
 mod guardian;
 mod guards;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         adoption::register,
         guardian::register,
         takeover::register,
+        faults::register,
         observe::register,
         starts::register,
         attack::register,

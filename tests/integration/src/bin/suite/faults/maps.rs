@@ -1,0 +1,121 @@
+//! The kernel side's maps are full.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{self, ensure_both, report};
+use kernelseal_integration::process::{self, run};
+use kernelseal_integration::registry::Registry;
+use serde_json::Value;
+
+use super::{SOON, agent, nobody_is_stopped, target};
+use crate::lifecycle::PINS;
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test("faults::too_many_sealed", too_many_sealed)
+        .test("faults::too_many_held", too_many_held)
+        .test("faults::too_many_folders", too_many_folders)
+}
+
+/// The pinned map of that name.
+fn pinned(map: &str) -> Result<String> {
+    let versions = fs::read_dir(PINS)?.collect::<Result<Vec<_>, _>>()?;
+    let version = versions.first().context("nothing is pinned")?.path();
+    Ok(format!("{}/map_{map}", version.display()))
+}
+
+/// A map with so many entries that nobody owns, as long as it lives.
+struct Filled {
+    map: String,
+    sizes: [&'static str; 2],
+    added: String,
+}
+
+impl Filled {
+    /// Above every process number there can be (`PID_MAX_LIMIT` is 2^22).
+    const FIRST: &'static str = "8000000";
+    const COUNT: &'static str = "40000";
+
+    /// With the bytes of a key and of a value.
+    fn up(map: &str, sizes: [&'static str; 2]) -> Result<Self> {
+        let mut filled = Self {
+            map: pinned(map)?,
+            sizes,
+            added: String::new(),
+        };
+        filled.added = filled.run("add")?;
+        let added: u32 = filled.added.trim().parse()?;
+        ensure!(added > 1000, "only {added} went into {map}");
+        Ok(filled)
+    }
+
+    fn run(&self, what: &str) -> Result<String> {
+        let [key, value] = self.sizes;
+        run(Command::new(probe::path("fill")?).args([
+            what,
+            &self.map,
+            Self::FIRST,
+            Self::COUNT,
+            key,
+            value,
+        ]))
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        let removed = self.run("remove").expect("a map can be opened again");
+        assert_eq!(removed, self.added, "what was added is removed");
+    }
+}
+
+/// Starts one, which must be refused for that reason; then again when there is room.
+fn refused_while(agent: &mut Agent, filled: Filled, reason: &str) -> Result<()> {
+    let child = target()?.spawn();
+    match child {
+        // Refused at the exec itself.
+        Err(error) => ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}"),
+        Ok(mut child) => {
+            let status = child.wait()?;
+            ensure!(status.signal() == Some(9), "{status}");
+        }
+    }
+    let is_it = |event: &Value| event["type"] == "REFUSED" && event["process"] == "probe-static";
+    let event = agent.wait_for(is_it, SOON)?;
+    let said = event["reason"].as_str().unwrap_or_default();
+    ensure!(said.contains(reason), "{said}");
+    nobody_is_stopped()?;
+    drop(filled);
+    ensure_both(&report(&mut target()?)?.1, "hunter2")
+}
+
+/// Ten thousand programs and more: the one too many does not start, and what is sealed does not fork out of it.
+fn too_many_sealed() -> Result<()> {
+    let config = Config::token_for("probe-static").and_seal("forker");
+    let mut agent = Agent::run(&config.value("TOKEN", "hunter2"))?;
+    let mut forker = process::spawn(Command::new(probe::path("forker")?).arg("TOKEN"))?;
+    ensure!(forker.json(SOON)?["found"] == true);
+    let filled = Filled::up("SEALED", ["4", "24"])?;
+    let reason = agent.refusal(forker.pid())?;
+    ensure!(reason.contains("the child could not be sealed"), "{reason}");
+    ensure!(forker.wait(SOON)?.signal() == Some(9));
+    refused_while(&mut agent, filled, "map of sealed processes is full")
+}
+
+fn too_many_held() -> Result<()> {
+    let mut agent = agent()?;
+    let filled = Filled::up("HELD", ["4", "344"])?;
+    refused_while(&mut agent, filled, "map of held programs is full")
+}
+
+fn too_many_folders() -> Result<()> {
+    let mut agent = agent()?;
+    let filled = Filled::up("VAULTS", ["8", "16"])?;
+    refused_while(&mut agent, filled, "make a tmpfs")
+}
