@@ -76,7 +76,16 @@ impl Scene {
         wait_until_ready(&mut agent)?;
         let mut command = place.command(probe::path("probe-static")?)?;
         command.env_clear().env("PATH", "/usr/bin:/bin");
-        let options = ["--env", FILE, "--file", FILE, "--threads", "3", "--fork", "--clone-vm"];
+        let options = [
+            "--env",
+            FILE,
+            "--file",
+            FILE,
+            "--threads",
+            "3",
+            "--fork",
+            "--clone-vm",
+        ];
         let mut target = spawn(command.args(options))?;
         let report = target.json(SOON)?;
         ensure!(report["env"][FILE] == SECRET, "no secret in {report}");
