@@ -2,11 +2,12 @@
 #
 #   make build         target/release/kernelseal, one self-contained file
 #   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
-#   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1
+#   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, five minutes of soak
 #   make test-quick    only those that need no guest
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
 #   make test-matrix   the kernel tests on every kernel
 #   make host-test     the kernel tests on this machine, as root
+#   make soak S=300    many starts for so many seconds, an hour unless told, in a guest: nothing grows, nothing is left
 #   make bench         what it costs, in instructions
 #   make fuzz T=config S=600             arbitrary bytes for a parser (fuzz/), for so many seconds; T left out: for each
 #   make lint          format, clippy
@@ -15,7 +16,6 @@ KERNELS = 5.10 6.1 6.12 7.2
 K ?= 6.1
 F ?=
 T ?= config stack ring proc names
-S ?= 60
 # Names the tests do not see: more options for the guest, such as --console FILE.
 GUEST_OPTIONS ?= --timeout 900
 
@@ -31,7 +31,7 @@ GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: build demo test test-quick guest-test test-matrix host-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: build demo test test-quick guest-test test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -47,7 +47,7 @@ deps-tests:
 deps-fuzz:
 	@.ci/install fuzz
 
-test: test-quick guest-test
+test: test-quick guest-test soak-test
 
 test-quick: deps
 	cargo test --locked
@@ -69,6 +69,12 @@ test-matrix: guest-build
 host-test: guest-build
 	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite $(F)
 
+soak: S ?= 3600
+soak-test: S ?= 300
+# The guest has ten minutes more than the load.
+soak soak-test: guest-build guest-fetch
+	$(GUEST) --timeout $$(($(S) + 600)) --env KERNELSEAL_SOAK_SECONDS=$(S) -- soak
+
 demo: guest-build
 	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) GUEST_RUNNER=$(abspath $(STATIC)/guest) \
 	    DEMO_PROGRAMS=$(abspath $(STATIC)/demo) demo/run
@@ -78,6 +84,7 @@ bench: guest-build guest-fetch
 
 # The instrumentation is a matter of nightly compilers: this one is told to be one.
 fuzz: export RUSTC_BOOTSTRAP = 1
+fuzz: S ?= 60
 fuzz: export CARGO_TARGET_DIR := $(CARGO_TARGET_DIR)/fuzz
 fuzz: deps-fuzz
 	for target in $(T); do \

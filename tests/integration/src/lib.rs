@@ -1,7 +1,8 @@
 //! The integration tests' own library: the guests they run in, and what the tests themselves need.
 //!
 //! [`guest`] is the host's side. The rest is used inside: [`registry`] collects and runs tests,
-//! [`agent`] starts `kernelseal` with the configurations that [`config`] makes, [`process`] other programs,
+//! [`agent`] starts `kernelseal` with the configurations that [`config`] makes ([`quiet`] one that nobody listens to),
+//! [`process`] other programs,
 //! [`probe`] those of `fixtures/`, [`namespace`] puts them where a pod would, [`scratch`] gives a folder for files.
 
 #![allow(
@@ -17,5 +18,6 @@ pub mod namespace;
 pub mod pod;
 pub mod probe;
 pub mod process;
+pub mod quiet;
 pub mod registry;
 pub mod scratch;

@@ -169,6 +169,22 @@ pub fn stopped() -> Result<Vec<String>> {
     Ok(stopped)
 }
 
+/// A number in a process's `status`, such as `VmRSS` in KiB, or `Threads`.
+pub fn status_number(pid: u32, field: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .and_then(|value| value.split_whitespace().next()?.parse().ok())
+        .with_context(|| format!("{path} tells no {field}"))
+}
+
+/// A process's resident memory.
+pub fn resident_kib(pid: u32) -> Result<u64> {
+    status_number(pid, "VmRSS")
+}
+
 /// Waits until something holds, and says what it was when it does not come.
 pub fn until(what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
     let begin = Instant::now();

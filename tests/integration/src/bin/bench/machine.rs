@@ -6,15 +6,14 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use kernelseal_integration::quiet::Agent;
 use kernelseal_integration::{namespace, probe, process};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 /// An ordinary file on a disk's file system.
@@ -25,10 +24,6 @@ pub const TMPFS_FILE: &CStr = c"/dev/shm/bench-file";
 pub const UNMATCHED: &CStr = c"/tmp/bench-unmatched";
 pub const ENV_ONLY: &CStr = c"/tmp/bench-env";
 pub const ENV_AND_FILE: &CStr = c"/tmp/bench-file";
-/// How long an agent may take to be ready; the first loads the kernel side.
-const READY: Duration = Duration::from_mins(2);
-/// How long it may take to end.
-const END: Duration = Duration::from_mins(1);
 const SOON: Duration = Duration::from_mins(1);
 
 /// Makes the files and programs, and lets the random generator be seeded: before that, a start costs more.
@@ -77,85 +72,20 @@ pub fn config() -> String {
     )
 }
 
-/// An agent whose events and log go to files, so that nobody's reading them is measured.
-pub struct Agent {
-    child: Child,
-    folder: PathBuf,
+/// Starts an agent in this PID namespace whose events and log go to files, so that nobody's reading them is measured.
+pub fn start_agent(config: &str) -> Result<Agent> {
+    start_agent_as(Command::new("/usr/bin/kernelseal"), "host", config)
 }
 
-impl Agent {
-    /// Starts one in this PID namespace, and waits until it watches.
-    pub fn start(config: &str) -> Result<Self> {
-        Self::start_as(Command::new("/usr/bin/kernelseal"), "host", config)
-    }
-
-    fn start_as(mut command: Command, name: &str, config: &str) -> Result<Self> {
-        let folder = env::temp_dir().join(format!("bench-agent-{name}"));
-        fs::create_dir_all(&folder)?;
-        let file = folder.join("config.yaml");
-        fs::write(&file, config)?;
-        let child = command
-            .args([OsStr::new("run"), OsStr::new("--config"), file.as_os_str()])
-            .stdin(Stdio::null())
-            .stdout(File::create(folder.join("events"))?)
-            .stderr(File::create(folder.join("log"))?)
-            .spawn()
-            .context("cannot start the agent")?;
-        let mut agent = Self { child, folder };
-        agent.wait_until_ready()?;
-        Ok(agent)
-    }
-
-    fn wait_until_ready(&mut self) -> Result<()> {
-        let begin = Instant::now();
-        loop {
-            let log = fs::read_to_string(self.folder.join("log"))?;
-            if log.contains("watching") {
-                return Ok(());
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the agent ended ({status}):\n{log}");
-            }
-            ensure!(begin.elapsed() < READY, "the agent is not ready:\n{log}");
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    /// Its resident memory.
-    pub fn resident_kib(&self) -> Result<u64> {
-        thread::sleep(Duration::from_secs(2));
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = fs::read_to_string(&path)?;
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"))
-            .and_then(|number| number.trim().parse().ok())
-            .with_context(|| format!("{path} tells no VmRSS"))
-    }
-
-    /// What it has told.
-    pub fn events(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(self.folder.join("events"))?;
-        text.lines()
-            .map(|line| serde_json::from_str(line).with_context(|| format!("not an event: {line}")))
-            .collect()
-    }
+fn start_agent_as(command: Command, name: &str, config: &str) -> Result<Agent> {
+    let folder = env::temp_dir().join(format!("bench-agent-{name}"));
+    Agent::start_as(command, folder, config)
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-        let begin = Instant::now();
-        while let Ok(None) = self.child.try_wait() {
-            if begin.elapsed() > END {
-                eprintln!("bench: an agent did not end and is killed");
-                let _ = self.child.kill();
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
+/// An agent's resident memory, when it has come to rest.
+pub fn resident_kib(agent: &Agent) -> Result<u64> {
+    thread::sleep(Duration::from_secs(2));
+    process::resident_kib(agent.pid())
 }
 
 /// A process that lives while others are measured: sealed, or for the base as ordinary as any. Its being there makes
@@ -197,7 +127,7 @@ impl Crowd {
         let agents = (0..size)
             .map(|number| {
                 let command = namespace::in_pid_namespace("/usr/bin/kernelseal");
-                Agent::start_as(command, &number.to_string(), &config())
+                start_agent_as(command, &number.to_string(), &config())
                     .with_context(|| format!("agent {number} of {size}"))
             })
             .collect::<Result<_>>()?;

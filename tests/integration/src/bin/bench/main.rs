@@ -12,9 +12,10 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use kernelseal_integration::namespace;
+use kernelseal_integration::quiet::Agent;
 
 use crate::cases::Case;
-use crate::machine::{Agent, Bystander, Crowd, Held};
+use crate::machine::{Bystander, Crowd, Held};
 use crate::table::Table;
 
 /// How often everything is measured without and with kernelseal, in turns: the base itself drifts by some hundred
@@ -51,7 +52,10 @@ fn bench() -> Result<bool> {
     }
     let mut agents = None;
     rounds.push(Round::measure(|agent| {
-        agents = Some((agent.resident_kib()?, Held::from_events(&agent.events()?)?));
+        agents = Some((
+            machine::resident_kib(agent)?,
+            Held::from_events(&agent.events()?)?,
+        ));
         Ok(())
     })?);
     let (memory, held) = agents.context("no agent was measured")?;
@@ -100,7 +104,7 @@ impl Round {
         machine::settle();
         let base = Case::measure_all(&Case::ALL)?;
         drop(ordinary);
-        let agent = Agent::start(&machine::config())?;
+        let agent = machine::start_agent(&machine::config())?;
         let sealed = Bystander::start_sealed()?;
         machine::settle();
         let with = Case::measure_all(&Case::ALL)?;
