@@ -20,6 +20,7 @@ mod policy;
 mod races;
 mod scopes;
 mod sources;
+mod stacks;
 mod starts;
 mod takeover;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         pods::register,
         fixtures::register,
         delivery::register,
+        stacks::register,
         names::register,
         identity::register,
         sources::register,

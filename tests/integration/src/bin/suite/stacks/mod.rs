@@ -1,0 +1,378 @@
+//! The rebuilt stack on the real kernel: whatever a program is executed with, it finds that and its secrets, and nothing else
+//! is different from a start without us.
+
+mod dump;
+mod random;
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
+use nix::sys::personality::{self, Persona};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, pipe2};
+use serde_json::json;
+
+use self::dump::{AT_EXECFN, Dump};
+use self::random::{Case, Random, Secret, limit, secrets};
+
+const LONG: Duration = Duration::from_mins(6);
+/// Cases for each sort of program in a run.
+const CASES: usize = 300;
+/// Bindings with different secrets; cases take them in turns.
+const BINDINGS: usize = 25;
+/// Set to a seed that a failure named, to see it again.
+const SEED: &str = "KERNELSEAL_SEED";
+/// Seeds and cases that failed once.
+const REGRESSIONS: &[(u64, usize)] = &[];
+/// Seeds of every run, beside a new one. The cases are enough for every sort of them.
+const STEADY: (u64, Range<usize>) = (1, 0..2 * BINDINGS);
+/// The kernel counts pointers, too, and its own strings: what is so far below its limit must fit.
+const SLACK: u64 = 4096;
+/// Entries of the auxiliary vector that differ from start to start where addresses are random: `AT_PHDR`, `AT_BASE`,
+/// `AT_ENTRY`, `AT_PLATFORM`, `AT_BASE_PLATFORM`, `AT_RANDOM`, `AT_EXECFN`, `AT_SYSINFO`, `AT_SYSINFO_EHDR`.
+const ADDRESSES: [u64; 9] = [3, 7, 9, 15, 24, 25, 31, 32, 33];
+/// The variable that comes with files.
+const DIRECTORY: &str = "KERNELSEAL_SECRETS_DIR=/run/kernelseal/secrets/";
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .slow_test("stacks::static_programs", LONG, || {
+            every_case("stack-static", 8)
+        })
+        .slow_test("stacks::dynamic_programs", LONG, || {
+            every_case("stack-dynamic", 8)
+        })
+        .slow_test("stacks::programs_of_32_bits", LONG, || {
+            every_case("stack-32", 4)
+        })
+}
+
+fn every_case(program: &str, width: usize) -> Result<()> {
+    for (seed, case) in REGRESSIONS {
+        Bench::new(program, width, *seed)?.run(*case..case + 1)?;
+    }
+    if let Ok(seed) = std::env::var(SEED) {
+        return Bench::new(program, width, seed.parse()?)?.run(0..CASES);
+    }
+    let (seed, cases) = STEADY;
+    let steady = cases.len();
+    Bench::new(program, width, seed)?.run(cases)?;
+    let mut seed = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Bench::new(program, width, u64::from_le_bytes(seed))?.run(0..CASES - steady)
+}
+
+/// A binding's secrets, and whether they come as files, too.
+struct Given {
+    secrets: Vec<Secret>,
+    has_files: bool,
+}
+
+/// An agent with random secrets, and programs for them: of each two, of which a binding means one.
+struct Bench {
+    scratch: Scratch,
+    seed: u64,
+    width: usize,
+    given: Vec<Given>,
+    _agent: Agent,
+}
+
+impl Bench {
+    fn new(program: &str, width: usize, seed: u64) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let mut random = Random::new(seed);
+        let mut given = Vec::new();
+        let mut config: Option<Config> = None;
+        for number in 0..BINDINGS {
+            scratch.probe(program, format!("bound-{number:02}"))?;
+            scratch.probe(program, format!("plain-{number:02}"))?;
+            let name = format!("bound-{number:02}");
+            let mut all = match config {
+                Some(all) => all.and_seal(&name),
+                None => Config::seal(&name).policy("holdTimeout", "1m"),
+            };
+            let secrets = secrets(&mut random);
+            for (index, (secret, value)) in secrets.iter().enumerate() {
+                let path = scratch.file(format!("secret-{number}-{index}"), value)?;
+                all = all.secret(secret, json!({"fileRef": path.to_string_lossy()}));
+            }
+            let has_files = random.below(3) == 0;
+            if !has_files {
+                all = all.delivery(&["env"]);
+            }
+            config = Some(all);
+            given.push(Given { secrets, has_files });
+        }
+        Ok(Self {
+            _agent: Agent::run(&config.context("no bindings")?)?,
+            scratch,
+            seed,
+            width,
+            given,
+        })
+    }
+
+    fn run(&self, cases: Range<usize>) -> Result<()> {
+        let mut refused = 0;
+        let count = cases.len();
+        for number in cases {
+            let is_refused = self.check(number).with_context(|| {
+                format!(
+                    "case {number} of seed {}, width {}; again: {SEED}",
+                    self.seed, self.width
+                )
+            })?;
+            refused += usize::from(is_refused);
+        }
+        println!("{refused} of {count} cases were too much for the kernel, or for it with ours");
+        ensure!(refused < count.max(2), "none of {count} cases was started");
+        Ok(())
+    }
+
+    /// One program with us and without; true if it was too much for the kernel or for us.
+    fn check(&self, number: usize) -> Result<bool> {
+        let mut random = Random::new(self.seed.wrapping_add(number as u64).rotate_left(32));
+        let case = Case::new(&mut random);
+        let given = &self.given[number % BINDINGS];
+        let path = |sort: &str| {
+            self.scratch
+                .join(format!("{sort}-{:02}", number % BINDINGS))
+        };
+        let plain = self.execute(&path("plain"), &case)?;
+        let (pid, bound) = self.execute(&path("bound"), &case)?;
+        let plain = match plain.1 {
+            Found::Said(dump) => dump,
+            Found::TooMuch => {
+                ensure!(
+                    matches!(bound, Found::TooMuch),
+                    "the kernel refuses it, and then does not"
+                );
+                return Ok(true);
+            }
+            Found::Refused => bail!("it was refused without a binding"),
+        };
+        if let Found::Said(bound) = bound {
+            let expected = given.expected(&plain.variables, pid);
+            compare(&plain, &bound, &expected, case.is_fixed)
+                .with_context(|| described(&case, given))?;
+            return Ok(false);
+        }
+        let total = total(&case, &path("bound"), given);
+        ensure!(
+            total + SLACK > limit(case.stack_limit),
+            "it was refused with {total} bytes of {}; {}",
+            limit(case.stack_limit),
+            described(&case, given)
+        );
+        Ok(true)
+    }
+
+    fn execute(&self, path: &Path, case: &Case) -> Result<(Pid, Found)> {
+        let strings = |list: &[Vec<u8>]| -> Result<Vec<CString>> {
+            Ok(list
+                .iter()
+                .map(|text| CString::new(&**text))
+                .collect::<Result<_, _>>()?)
+        };
+        let program = CString::new(path.as_os_str().as_bytes())?;
+        let (arguments, variables) = (strings(&case.arguments)?, strings(&case.variables)?);
+        let (output, input) = pipe2(OFlag::O_CLOEXEC)?;
+        let mut actions = PosixSpawnFileActions::init()?;
+        actions.add_dup2(input.as_raw_fd(), 1)?;
+        let spawned = with_limits(case, || {
+            posix_spawn(
+                &*program,
+                &actions,
+                &PosixSpawnAttr::init()?,
+                &arguments,
+                &variables,
+            )
+        })?;
+        drop(input);
+        let pid = match spawned {
+            Ok(pid) => pid,
+            Err(Errno::E2BIG) => return Ok((Pid::from_raw(0), Found::TooMuch)),
+            Err(error) => return Err(error).context("cannot start it"),
+        };
+        let mut bytes = Vec::new();
+        File::from(output).read_to_end(&mut bytes)?;
+        let found = match waitpid(pid, None)? {
+            WaitStatus::Exited(_, 0) => Found::Said(Dump::parse(&bytes, self.width)?),
+            WaitStatus::Signaled(_, Signal::SIGKILL, _) if bytes.is_empty() => Found::Refused,
+            status => bail!("it ended with {status:?}"),
+        };
+        Ok((pid, found))
+    }
+}
+
+/// What came of a start.
+enum Found {
+    Said(Dump),
+    /// The kernel would not have it.
+    TooMuch,
+    /// We would not.
+    Refused,
+}
+
+/// Does it with the case's limit and addresses, which a child inherits.
+fn with_limits<T>(case: &Case, what: impl FnOnce() -> T) -> Result<T> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_STACK)?;
+    let persona = personality::get()?;
+    setrlimit(Resource::RLIMIT_STACK, case.stack_limit, hard)?;
+    if case.is_fixed {
+        personality::set(persona | Persona::ADDR_NO_RANDOMIZE)?;
+    }
+    let result = what();
+    personality::set(persona)?;
+    setrlimit(Resource::RLIMIT_STACK, soft, hard)?;
+    Ok(result)
+}
+
+impl Given {
+    /// Its variables in their order without those of our names, then ours, then where the files are.
+    fn expected(&self, variables: &[Vec<u8>], pid: Pid) -> Vec<Vec<u8>> {
+        let directory = format!("{DIRECTORY}{pid}").into_bytes();
+        let mut ours: Vec<Vec<u8>> = self
+            .secrets
+            .iter()
+            .map(|(name, value)| [name.as_bytes(), b"=", value].concat())
+            .collect();
+        if self.has_files {
+            ours.push(directory);
+        }
+        let name = |entry: &[u8]| {
+            let end = entry.iter().position(|byte| *byte == b'=')?;
+            Some(entry[..=end].to_vec())
+        };
+        let names: Vec<_> = ours.iter().filter_map(|entry| name(entry)).collect();
+        let kept = variables
+            .iter()
+            .filter(|entry| name(entry).is_none_or(|name| !names.contains(&name)));
+        kept.cloned().chain(ours.iter().cloned()).collect()
+    }
+}
+
+/// Bytes that the kernel would count, had it been executed like this.
+fn total(case: &Case, path: &Path, given: &Given) -> u64 {
+    let strings = case.arguments.iter().chain(&case.variables).map(Vec::len);
+    let ours = given
+        .secrets
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 1);
+    let directory = [DIRECTORY.len() + 16, path.as_os_str().len()];
+    let bytes = strings
+        .chain(ours)
+        .chain(directory)
+        .map(|length| length + 1 + size_of::<u64>());
+    bytes.sum::<usize>() as u64
+}
+
+fn described(case: &Case, given: &Given) -> String {
+    let lengths = |list: &[Vec<u8>]| -> usize { list.iter().map(Vec::len).sum() };
+    format!(
+        "{} arguments of {} bytes, {} variables of {} bytes, {} secrets of {} bytes, stack limit {}, fixed addresses: {}",
+        case.arguments.len(),
+        lengths(&case.arguments),
+        case.variables.len(),
+        lengths(&case.variables),
+        given.secrets.len(),
+        given
+            .secrets
+            .iter()
+            .map(|(_, value)| value.len())
+            .sum::<usize>(),
+        case.stack_limit,
+        case.is_fixed
+    )
+}
+
+fn compare(plain: &Dump, bound: &Dump, expected: &[Vec<u8>], is_fixed: bool) -> Result<()> {
+    ensure!(bound.arguments == plain.arguments, "other arguments");
+    if bound.variables != expected {
+        let (found, wanted) = (bound.variables.len(), expected.len());
+        let differing = bound
+            .variables
+            .iter()
+            .zip(expected)
+            .position(|(a, b)| a != b);
+        bail!(
+            "{found} variables where {wanted} were expected; the first that differs: {differing:?}"
+        );
+    }
+    ensure!(
+        bound.pointer.is_multiple_of(16),
+        "its stack pointer is {:#x}",
+        bound.pointer
+    );
+    let comparable = |dump: &Dump| -> Vec<(u64, u64)> {
+        let mut auxv = dump.auxv.clone();
+        for (kind, value) in &mut auxv {
+            if !is_fixed && ADDRESSES.contains(kind) {
+                *value = 0;
+            }
+        }
+        auxv
+    };
+    ensure!(
+        comparable(bound) == comparable(plain),
+        "auxv {:x?} became {:x?}",
+        plain.auxv,
+        bound.auxv
+    );
+    if is_fixed {
+        ensure!(
+            bound.argument_pointers == plain.argument_pointers,
+            "its arguments have moved"
+        );
+    }
+    texts_stay(plain, bound)?;
+    for dump in [plain, bound] {
+        ensure!(
+            dump.proc_auxv == dump.auxv,
+            "/proc/self/auxv: {:x?}, on the stack: {:x?}",
+            dump.proc_auxv,
+            dump.auxv
+        );
+    }
+    ensure!(bound.proc_cmdline == plain.proc_cmdline, "another cmdline");
+    ensure!(bound.proc_environ == plain.proc_environ, "another environ");
+    Ok(())
+}
+
+/// What the auxiliary vector points to is there.
+fn texts_stay(plain: &Dump, bound: &Dump) -> Result<()> {
+    let (mut before, mut after) = (plain.texts()?, bound.texts()?);
+    let path = |texts: &mut std::collections::BTreeMap<u64, Vec<u8>>| {
+        texts.remove(&AT_EXECFN).context("no AT_EXECFN")
+    };
+    let (plain_path, bound_path) = (path(&mut before)?, path(&mut after)?);
+    let renamed = String::from_utf8(plain_path)?.replace("plain-", "bound-");
+    ensure!(
+        bound_path == renamed.as_bytes(),
+        "AT_EXECFN: {renamed} became {}",
+        String::from_utf8_lossy(&bound_path)
+    );
+    ensure!(before == after, "{before:?} became {after:?}");
+    ensure!(
+        bound.random()?.iter().any(|byte| *byte != 0),
+        "AT_RANDOM leads to zeros"
+    );
+    Ok(())
+}
