@@ -28,6 +28,7 @@ use std::os::fd::AsFd;
 /// How long a program may take to say what it found: the machine is busy, and emulated.
 const SOON: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(5);
+const CLOSELY: Duration = Duration::from_millis(100);
 /// What is given to every program.
 const SECRET: &str = "hunter2";
 /// Seconds that a program stays, to be killed before.
@@ -264,6 +265,8 @@ fn traced(command: &mut Command) -> Result<()> {
                 child.wait()?;
                 bail!("it was not refused, and runs on:\n{status}")
             }
+            // At first it is waited for as closely as a tracer does that only waits.
+            WaitStatus::StillAlive if begin.elapsed() < CLOSELY => thread::yield_now(),
             WaitStatus::StillAlive => thread::sleep(POLL),
             status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => {
                 bail!("it was not refused, and ended with {status:?}")
