@@ -11,12 +11,16 @@ use super::*;
 const TOP: u64 = 0x7fff_0000_0000;
 
 /// A stack as the kernel makes it: strings at the top, the block of pointers below.
-fn kernel_stack(argv: &[&str], envp: &[String], word: Word) -> (Vec<u8>, u64) {
+fn kernel_stack(
+    argv: &[impl AsRef<[u8]>],
+    envp: &[impl AsRef<[u8]>],
+    word: Word,
+) -> (Vec<u8>, u64) {
     let top = if word == Word::Four { 0xffff_d000 } else { TOP };
-    let strings: Vec<&str> = argv
+    let strings: Vec<&[u8]> = argv
         .iter()
-        .copied()
-        .chain(envp.iter().map(String::as_str))
+        .map(AsRef::as_ref)
+        .chain(envp.iter().map(AsRef::as_ref))
         .collect();
     let length: usize = strings.iter().map(|s| s.len() + 1).sum();
     let width = word.bytes();
@@ -43,15 +47,20 @@ fn kernel_stack(argv: &[&str], envp: &[String], word: Word) -> (Vec<u8>, u64) {
         put(&mut memory, value);
     }
     for string in strings {
-        memory.extend_from_slice(string.as_bytes());
+        memory.extend_from_slice(string);
         memory.push(0);
     }
     memory.resize((top - base) as usize, 0);
     (memory, base)
 }
 
-const AUXV: [(u64, u64); 4] = [
+const NONE: [&str; 0] = [];
+/// Among others `AT_PAGESZ`, `AT_RANDOM`, `AT_PLATFORM` and `AT_HWCAP2`, whose values mean nothing to us.
+const AUXV: [(u64, u64); 7] = [
     (6, 4096),
+    (25, 0x7fff_1239),
+    (15, 0x7fff_1249),
+    (26, 2),
     (AT_SYSINFO_EHDR, 0x1000),
     (AT_SECURE, 0),
     (AT_NULL, 0),
@@ -60,8 +69,8 @@ const AUXV: [(u64, u64); 4] = [
 /// What a program finds: argv, envp and auxv, read from the new block and the old memory above it.
 #[derive(Debug, PartialEq)]
 struct Found {
-    argv: Vec<String>,
-    envp: Vec<String>,
+    argv: Vec<Vec<u8>>,
+    envp: Vec<Vec<u8>>,
     auxv: Vec<(u64, u64)>,
 }
 
@@ -72,7 +81,7 @@ fn read(rebuilt: &Rebuilt, memory: &[u8], base: u64, word: Word) -> Found {
         } else {
             &rebuilt.block[(address - rebuilt.pointer) as usize..]
         };
-        String::from_utf8(bytes.split(|b| *b == 0).next().unwrap().to_vec()).unwrap()
+        bytes.split(|b| *b == 0).next().unwrap().to_vec()
     };
     let mut index = 0;
     let mut next = || {
@@ -123,13 +132,13 @@ fn a_variable_of_the_same_name_gives_way_and_is_named() {
     assert_eq!(rebuilt.overrode, ["A"]);
     assert_eq!(
         read(&rebuilt, &memory, base, Word::Eight).envp,
-        ["AB=stays", "A=new"]
+        [b"AB=stays".as_slice(), b"A=new"]
     );
 }
 
 #[test]
 fn a_string_longer_than_the_kernel_allows_is_e2big() {
-    let (memory, base) = kernel_stack(&["prog"], &[], Word::Eight);
+    let (memory, base) = kernel_stack(&["prog"], &NONE, Word::Eight);
     let stack = Stack::parse(&memory, base, Word::Eight).unwrap();
     let fits = "x".repeat(MAX_STRING - "A=\0".len());
     let too_long = fits.clone() + "x";
@@ -144,7 +153,7 @@ fn a_string_longer_than_the_kernel_allows_is_e2big() {
 
 #[test]
 fn the_kernels_limit_for_all_strings_holds() {
-    let (memory, base) = kernel_stack(&["prog"], &["A=1".into()], Word::Eight);
+    let (memory, base) = kernel_stack(&["prog"], &["A=1"], Word::Eight);
     let stack = Stack::parse(&memory, base, Word::Eight).unwrap();
     let half = "x".repeat(100_000);
     let variables = [variable("B", &half), variable("C", &half)];
@@ -158,7 +167,7 @@ fn the_kernels_limit_for_all_strings_holds() {
 #[test]
 fn a_preload_is_found_only_where_a_loader_would_heed_it() {
     let found = |entry: &str| {
-        let (memory, base) = kernel_stack(&["prog"], &["X=1".into(), entry.into()], Word::Eight);
+        let (memory, base) = kernel_stack(&["prog"], &["X=1", entry], Word::Eight);
         Stack::parse(&memory, base, Word::Eight).unwrap().preload()
     };
     assert_eq!(found("LD_PRELOAD=/x.so"), Some("LD_PRELOAD"));
@@ -169,7 +178,7 @@ fn a_preload_is_found_only_where_a_loader_would_heed_it() {
 
 #[test]
 fn a_program_without_arguments_has_a_stack_too() {
-    let (memory, base) = kernel_stack(&[], &[], Word::Eight);
+    let (memory, base) = kernel_stack(&NONE, &NONE, Word::Eight);
     let stack = Stack::parse(&memory, base, Word::Eight).unwrap();
     let found = read(
         &stack.rebuild(&[variable("A", "1")], 0).unwrap(),
@@ -177,28 +186,63 @@ fn a_program_without_arguments_has_a_stack_too() {
         base,
         Word::Eight,
     );
-    assert_eq!((found.argv.len(), found.envp), (0, vec!["A=1".to_owned()]));
+    assert_eq!((found.argv.len(), found.envp), (0, vec![b"A=1".to_vec()]));
+}
+
+/// Any bytes but NUL.
+fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(1..=u8::MAX, 0..most)
+}
+
+/// Variables, and what a careless parent passes as such: without `=`, without a name, empty.
+fn entry() -> impl Strategy<Value = Vec<u8>> {
+    let name = || "[A-Z]{1,3}".prop_map(String::into_bytes);
+    prop_oneof![
+        6 => (name(), bytes(60)).prop_map(|(name, value)| [&*name, b"=", &value].concat()),
+        1 => name(),
+        1 => (name(), bytes(9)).prop_map(|(name, value)| [&*name, b"==", &value].concat()),
+        1 => bytes(9).prop_map(|value| [b"=", &*value].concat()),
+        1 => bytes(60),
+        1 => Just(Vec::new()),
+    ]
+}
+
+/// Few, or now and then many.
+fn some<T: Strategy + Clone>(
+    of: T,
+    few: usize,
+    many: usize,
+) -> impl Strategy<Value = Vec<T::Value>> {
+    prop_oneof![
+        9 => prop::collection::vec(of.clone(), 0..few),
+        1 => prop::collection::vec(of, 0..many),
+    ]
 }
 
 proptest! {
     #[test]
     fn a_program_finds_what_it_had_and_what_we_added(
-        argv in prop::collection::vec("[ -~]{0,40}", 0..20),
-        envp in prop::collection::vec("[A-Z]{1,3}=[ -~]{0,60}", 0..40),
-        ours in prop::collection::btree_map("[A-Z]{1,3}", "[ -~]{0,200}", 1..10),
+        argv in some(bytes(40).boxed(), 20, 400),
+        envp in some(entry().boxed(), 40, 400),
+        ours in prop::collection::btree_map("[A-Z]{1,3}", bytes(200), 1..10),
+        limit in prop_oneof![Just(0), Just(8 << 20), Just(u64::MAX)],
         narrow in any::<bool>(),
     ) {
         let word = if narrow { Word::Four } else { Word::Eight };
-        let arguments: Vec<&str> = argv.iter().map(String::as_str).collect();
-        let (memory, base) = kernel_stack(&arguments, &envp, word);
-        let variables: Vec<Variable<'_>> = ours.iter().map(|(n, v)| variable(n, v)).collect();
+        let (memory, base) = kernel_stack(&argv, &envp, word);
+        let variables: Vec<Variable<'_>> =
+            ours.iter().map(|(name, value)| Variable { name, value }).collect();
         let stack = Stack::parse(&memory, base, word).unwrap();
-        let rebuilt = stack.rebuild(&variables, 0).unwrap();
+        let rebuilt = stack.rebuild(&variables, limit).unwrap();
         prop_assert_eq!(rebuilt.pointer % ALIGN, 0);
         prop_assert!(rebuilt.pointer + rebuilt.block.len() as u64 <= base);
-        let name = |entry: &String| entry.split('=').next().unwrap().to_owned();
-        let expected: Vec<String> = envp.iter().filter(|e| !ours.contains_key(&name(e))).cloned()
-            .chain(ours.iter().map(|(n, v)| format!("{n}={v}"))).collect();
+        let is_ours = |entry: &[u8]| {
+            let mut parts = entry.splitn(2, |byte| *byte == b'=');
+            let name = parts.next().and_then(|name| std::str::from_utf8(name).ok());
+            parts.next().is_some() && name.is_some_and(|name| ours.contains_key(name))
+        };
+        let expected: Vec<Vec<u8>> = envp.iter().filter(|entry| !is_ours(entry)).cloned()
+            .chain(ours.iter().map(|(n, v)| [n.as_bytes(), b"=", v].concat())).collect();
         let found = read(&rebuilt, &memory, base, word);
         prop_assert_eq!(&found.argv, &argv);
         prop_assert_eq!(found.envp, expected);
