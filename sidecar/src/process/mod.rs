@@ -1,6 +1,6 @@
 //! Who a process is: the file it executes, where it lives, who it runs for.
 
-mod text;
+pub(crate) mod text;
 
 use std::{
     fs,

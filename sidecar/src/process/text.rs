@@ -1,10 +1,13 @@
 //! What the text files of `/proc/<pid>` say. Names and paths in them are bytes, not always UTF-8: the
 //! kernel cuts a program's name at 15 bytes, be that amid a letter.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{ffi::OsStr, ops::Range, os::unix::ffi::OsStrExt as _, path::Path};
 
 /// `startstack` in `stat`, counted from the state after the name (`proc_pid_stat(5)`).
 const START_STACK_AFTER_NAME: usize = 25;
+
+/// `env_start`, counted likewise; `env_end` follows.
+const ENV_START_AFTER_NAME: usize = 47;
 
 /// The path in the unified hierarchy, of `cgroup`.
 pub(crate) fn unified_cgroup(cgroup: &[u8]) -> Option<&Path> {
@@ -22,9 +25,21 @@ pub(crate) fn stack_limit(limits: &[u8]) -> Option<u64> {
 
 /// Where the stack began, of `stat`.
 pub(crate) fn start_stack(stat: &[u8]) -> Option<u64> {
+    parse(after_name(stat)?.nth(START_STACK_AFTER_NAME)?)
+}
+
+/// Where the environment is in memory, of `stat`.
+pub(crate) fn environment(stat: &[u8]) -> Option<Range<u64>> {
+    let mut fields = after_name(stat)?.skip(ENV_START_AFTER_NAME);
+    let range = parse(fields.next()?)?..parse(fields.next()?)?;
+    (range.start <= range.end).then_some(range)
+}
+
+/// The fields of `stat` from the state on.
+fn after_name(stat: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     // The name is in brackets, and may have some of its own.
     let end = stat.iter().rposition(|byte| *byte == b')')?;
-    parse(words(&stat[end + 1..]).nth(START_STACK_AFTER_NAME)?)
+    Some(words(&stat[end + 1..]))
 }
 
 /// Number of the process that traces it, of `status`.
@@ -107,6 +122,11 @@ mod tests {
             start_stack(format!("7 (a) (b) S {fields}").as_bytes()),
             Some(25)
         );
+        assert_eq!(
+            environment(format!("7 (a) (b) S {fields}").as_bytes()),
+            Some(47..48)
+        );
+        assert_eq!(environment(b"7 (a) S 1 2 3"), None);
         assert_eq!(start_stack(b"7 (a) S 1 2 3"), None);
         assert_eq!(start_stack(b""), None);
     }

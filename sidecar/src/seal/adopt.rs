@@ -8,7 +8,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
-    path::Path,
     thread,
     time::Duration,
 };
@@ -18,18 +17,8 @@ use sidecar_common::policy::Vault as VaultOwner;
 use super::{
     Tree, Work,
     deliver_file::{Mounter, PLACE_PATH, Vault},
+    mountinfo::SecretMount,
 };
-
-/// A line of `/proc/<pid>/mountinfo` that is about a secret directory.
-#[derive(Debug, PartialEq, Eq)]
-struct SecretMount {
-    /// Tells mounts apart, in all namespaces.
-    id: u64,
-    /// Device number, in the kernel's encoding.
-    dev: u32,
-    /// As the process sees it from its root.
-    path: String,
-}
 
 impl Work<'_> {
     /// Takes over what lives, and takes away the files of what ended while no agent was there.
@@ -128,7 +117,10 @@ fn find_vaults(mounter: &Mounter, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u6
         // (a mount's path need not be UTF-8; ours is)
         let seen = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
         let seen = String::from_utf8_lossy(&seen);
-        for mount in seen.lines().filter_map(SecretMount::parse) {
+        for mount in seen
+            .lines()
+            .filter_map(|line| SecretMount::parse(line, PLACE_PATH))
+        {
             let Some(owner) = owners.get(&mount.dev) else {
                 continue;
             };
@@ -160,53 +152,4 @@ fn view(pid: u32) -> io::Result<(u64, u64, u64)> {
     let namespace = fs::metadata(format!("/proc/{pid}/ns/mnt"))?.ino();
     let root = fs::metadata(format!("/proc/{pid}/root"))?;
     Ok((namespace, root.dev(), root.ino()))
-}
-
-impl SecretMount {
-    /// `id parent major:minor root path …` (`proc_pid_mountinfo(5)`); `None` for any other mount.
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split(' ');
-        let id = fields.next()?.parse().ok()?;
-        let (major, minor) = fields.nth(1)?.split_once(':')?;
-        let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
-        let is_whole = fields.next()? == "/";
-        let path = fields.next()?;
-        // (a program with a root of its own has them below that)
-        let place = PLACE_PATH.trim_start_matches('/');
-        (is_whole && Path::new(path).parent()?.ends_with(place)).then(|| Self {
-            id,
-            dev: (major << 20) | minor,
-            path: path.to_owned(),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secret_directories_are_told_from_other_mounts() {
-        let parse = SecretMount::parse;
-        let line = "73 28 0:45 / /srv/run/kernelseal/secrets/9-2 rw,nosuid - tmpfs tmpfs rw";
-        assert_eq!(
-            parse(line),
-            Some(SecretMount {
-                id: 73,
-                dev: 45,
-                path: "/srv/run/kernelseal/secrets/9-2".into()
-            })
-        );
-        for other in [
-            "73 28 0:45 / /run/kernelseal rw - tmpfs tmpfs rw",
-            "73 28 0:45 / /run/kernelseal/secrets rw - tmpfs tmpfs rw",
-            "73 28 0:45 / /run/kernelseal/secrets/9/below rw - tmpfs tmpfs rw",
-            "73 28 0:45 /part /run/kernelseal/secrets/9 rw - tmpfs tmpfs rw",
-            "73 28 0:45 / /myrun/kernelseal/secrets/9 rw - tmpfs tmpfs rw",
-            "73 28",
-            "",
-        ] {
-            assert_eq!(parse(other), None, "{other}");
-        }
-    }
 }

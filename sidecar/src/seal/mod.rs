@@ -6,6 +6,7 @@ mod deliver_file;
 mod ending;
 mod failure;
 mod held;
+mod mountinfo;
 mod report;
 mod stack;
 mod verify;

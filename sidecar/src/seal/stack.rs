@@ -292,5 +292,7 @@ fn word_at(memory: &[u8], word: Word, index: usize) -> Option<u64> {
     Some(u64::from_le_bytes(whole))
 }
 
+// (with its path: tests/parsers includes this file from elsewhere)
 #[cfg(test)]
+#[path = "stack/tests.rs"]
 mod tests;

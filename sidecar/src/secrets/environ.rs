@@ -6,12 +6,10 @@ use std::{collections::HashMap, fs::OpenOptions, io, ops::Range, os::unix::fs::F
 use secrecy::zeroize::Zeroizing;
 
 use super::Value;
+use crate::process::text;
 
 /// Where the environment is read and wiped.
 pub(super) const MEMORY: &str = "/proc/self/mem";
-/// `env_start` in `/proc/<pid>/stat`, counted from the state after the name (`proc_pid_stat(5)`);
-/// `env_end` follows.
-const ENV_START_AFTER_NAME: usize = 47;
 
 /// Takes the named variables: their values, and their bytes in our initial stack become zeros.
 pub(super) fn take(names: &[&str]) -> io::Result<HashMap<String, Value>> {
@@ -49,15 +47,9 @@ pub(super) fn take(names: &[&str]) -> io::Result<HashMap<String, Value>> {
 
 /// Where our environment is in our memory.
 fn environment() -> io::Result<Range<u64>> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    range(&stat).ok_or_else(|| io::Error::other("/proc/self/stat has no env_start, env_end"))
-}
-
-fn range(stat: &str) -> Option<Range<u64>> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(ENV_START_AFTER_NAME);
-    let range = fields.next()?.parse().ok()?..fields.next()?.parse().ok()?;
-    (range.start <= range.end).then_some(range)
+    let stat = std::fs::read("/proc/self/stat")?;
+    text::environment(&stat)
+        .ok_or_else(|| io::Error::other("/proc/self/stat has no env_start, env_end"))
 }
 
 #[cfg(test)]
@@ -69,16 +61,5 @@ mod tests {
         let shown = std::fs::read("/proc/self/environ").unwrap();
         let range = environment().unwrap();
         assert_eq!(range.end - range.start, shown.len() as u64);
-    }
-
-    #[test]
-    fn a_name_with_brackets_and_spaces_moves_no_field() {
-        let fields = |count: u32| {
-            let fields: Vec<_> = (0..count).map(|n| n.to_string()).collect();
-            fields.join(" ")
-        };
-        assert_eq!(range(&format!("7 (a) b) S {}", fields(60))), Some(46..47));
-        assert_eq!(range(&format!("7 (a) S {}", fields(47))), None);
-        assert_eq!(range(""), None);
     }
 }
