@@ -15,7 +15,7 @@
 KERNELS = 5.10 6.1 6.12 7.2
 K ?= 6.1
 F ?=
-T ?= config stack ring proc names
+T ?= config stack ring proc mountinfo names
 # Names the tests do not see: more options for the guest, such as --console FILE.
 GUEST_OPTIONS ?= --timeout 900
 

@@ -1,4 +1,4 @@
 //! Paths and names, as the kernel side looks at them.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kernelseal_fuzz::names::feed(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kernelseal_parsers::names::feed(bytes));

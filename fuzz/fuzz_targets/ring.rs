@@ -1,4 +1,4 @@
 //! A record of the kernel side's.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kernelseal_fuzz::ring::feed(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| kernelseal_parsers::ring::feed(bytes));

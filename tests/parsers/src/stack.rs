@@ -1,38 +1,33 @@
 //! A program's initial stack, which the program that executed it has filled, and variables to add.
 
-use libfuzzer_sys::arbitrary::{Result, Unstructured};
-
 use crate::parsers::stack::{Rebuilt, Stack, Variable, Word};
 
 /// Highest address of a program, by its width.
 const TOP: [(Word, u64, usize); 2] = [(Word::Four, 1 << 32, 4), (Word::Eight, 1 << 47, 8)];
 
-/// What is read is read without harm; what is rebuilt reads as what it was, with ours added.
+/// What is read is read without harm; what is rebuilt reads as what it was, with ours added. The bytes are: the width (even:
+/// 4), the stack's address and limit, the length of a value of ours, that value, and what is on the stack.
 pub fn feed(bytes: &[u8]) {
-    let _ = try_feed(&mut Unstructured::new(bytes));
+    let _ = try_feed(bytes);
 }
 
-fn try_feed(input: &mut Unstructured<'_>) -> Result<()> {
-    let (word, top, width) = *input.choose(&TOP)?;
-    let base = input.int_in_range(0..=top - 1)?;
-    let limit = input.arbitrary()?;
-    let values: [&[u8]; 2] = [input.arbitrary()?, input.arbitrary()?];
-    let values = values.map(|value| value.split(|byte| *byte == 0).next().unwrap_or_default());
-    let memory = input.bytes(input.len())?;
+fn try_feed(mut bytes: &[u8]) -> Option<()> {
+    let (word, top, width) = TOP[usize::from(take(&mut bytes, 1)?[0] % 2)];
+    let base = number(take(&mut bytes, 8)?) % top;
+    let limit = number(take(&mut bytes, 8)?);
+    let length = take(&mut bytes, 1)?[0];
+    let value = take(&mut bytes, usize::from(length))?;
+    let value = value.split(|byte| *byte == 0).next().unwrap_or_default();
     // It ends where addresses do.
-    let memory = &memory[..memory
+    let memory = &bytes[..bytes
         .len()
         .min(usize::try_from(top - base).unwrap_or(usize::MAX))];
 
-    let Ok(stack) = Stack::parse(memory, base, word) else {
-        return Ok(());
-    };
+    let stack = Stack::parse(memory, base, word).ok()?;
     let _ = (stack.preload(), stack.execfn_path(), stack.vdso());
     let variables =
-        [("TOKEN", values[0]), ("B", values[1])].map(|(name, value)| Variable { name, value });
-    let Ok(rebuilt) = stack.rebuild(&variables, limit) else {
-        return Ok(());
-    };
+        [("TOKEN", value), ("B", b"".as_slice())].map(|(name, value)| Variable { name, value });
+    let rebuilt = stack.rebuild(&variables, limit).ok()?;
     assert_eq!(rebuilt.pointer % 16, 0);
     let room = base - rebuilt.pointer;
     assert!(
@@ -40,7 +35,20 @@ fn try_feed(input: &mut Unstructured<'_>) -> Result<()> {
         "it would overwrite what is there"
     );
     reads_as_it_was(memory, base, &rebuilt, &variables, word, width);
-    Ok(())
+    Some(())
+}
+
+fn take<'b>(bytes: &mut &'b [u8], length: usize) -> Option<&'b [u8]> {
+    let (taken, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+/// A little-endian number of up to eight bytes.
+fn number(bytes: &[u8]) -> u64 {
+    let mut whole = [0; 8];
+    whole[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(whole)
 }
 
 fn reads_as_it_was(
@@ -84,11 +92,7 @@ fn reads_as_it_was(
 
 /// The pointers of envp, read in another way than kernelseal does.
 fn words_of_env(memory: &[u8], width: usize) -> Vec<u64> {
-    let mut words = memory.chunks_exact(width).map(|bytes| {
-        let mut whole = [0; 8];
-        whole[..width].copy_from_slice(bytes);
-        u64::from_le_bytes(whole)
-    });
+    let mut words = memory.chunks_exact(width).map(number);
     let count = words
         .next()
         .and_then(|count| usize::try_from(count).ok())

@@ -1,0 +1,12 @@
+//! kernelseal's own modules, as they are.
+
+#[path = "../../../sidecar/src/config/mod.rs"]
+pub(crate) mod config;
+#[path = "../../../sidecar/src/seal/mountinfo.rs"]
+pub(crate) mod mountinfo;
+#[path = "../../../sidecar/src/kernel/ring.rs"]
+pub(crate) mod ring;
+#[path = "../../../sidecar/src/seal/stack.rs"]
+pub(crate) mod stack;
+#[path = "../../../sidecar/src/process/text.rs"]
+pub(crate) mod text;
