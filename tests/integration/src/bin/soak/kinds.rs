@@ -1,6 +1,6 @@
 //! The programs that a binding is about, in all the ways that a start can go: each says whether it went as it should.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -13,26 +13,25 @@ use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, ensure_none, report};
 use kernelseal_integration::process::{self, run, state};
 use kernelseal_integration::scratch::Scratch;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MsFlags, mount};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::openpty;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::json;
-use std::os::fd::AsFd;
+
+use crate::terminal;
 
 /// How long a program may take to say what it found: the machine is busy, and emulated.
-const SOON: Duration = Duration::from_mins(1);
+pub const SOON: Duration = Duration::from_mins(1);
+/// How often to look after a traced program, and how long to look all the time before.
 const POLL: Duration = Duration::from_millis(5);
 const CLOSELY: Duration = Duration::from_millis(100);
 /// What is given to every program.
-const SECRET: &str = "hunter2";
+pub const SECRET: &str = "hunter2";
 /// Seconds that a program stays, to be killed before.
-const STAY: &str = "600";
+pub const STAY: &str = "600";
 /// An ordinary user.
 const USER: u32 = 1000;
 /// Starts that are to be killed while they are held are killed by and by, so long apart.
@@ -183,7 +182,7 @@ impl Programs {
                 served(&mut command)
             }
             Kind::Children => leaves_a_child(&mut self.command("soak-app.sh")),
-            Kind::Terminal => under_a_terminal(&mut self.command("soak-static")),
+            Kind::Terminal => terminal::start(&mut self.command("soak-static")),
             Kind::KilledWhileHeld => killed(&mut self.command("soak-slow"), number),
             Kind::Traced => traced(&mut self.command("soak-static")),
             Kind::Forged => refused(&mut self.command("soak-forged")),
@@ -282,62 +281,5 @@ fn traced(command: &mut Command) -> Result<()> {
         .context("no pipe")?
         .read_to_string(&mut said)?;
     ensure!(!said.contains(SECRET), "it said {said}");
-    Ok(())
-}
-
-/// It stays until it is killed: one that began before the agent was there has said so, and starts over.
-fn under_a_terminal(command: &mut Command) -> Result<()> {
-    let pair = openpty(None, None).context("openpty")?;
-    for end in [&pair.master, &pair.slave] {
-        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    }
-    let terminal = File::from(pair.slave);
-    command
-        .args(["--sleep", STAY])
-        .stdin(terminal.try_clone()?)
-        .stdout(terminal.try_clone()?)
-        .stderr(terminal);
-    // SAFETY: two system calls, which need nothing of the program that was forked.
-    unsafe {
-        command.pre_exec(|| {
-            nix::unistd::setsid()?;
-            nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
-            Ok(())
-        });
-    }
-    let mut child = command.spawn().context("cannot start it")?;
-    // (the command has the terminal open)
-    command.stdin(Stdio::null());
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut screen = File::from(pair.master);
-    let said = listen(&mut screen);
-    let asked = fs::read(format!("/proc/{}/environ", child.id()));
-    let _ = child.kill();
-    child.wait()?;
-    // (with it the terminal would hang up)
-    drop(screen);
-    said?;
-    ensure!(asked.is_err(), "its environment could be read");
-    Ok(())
-}
-
-/// Reads from a terminal until the secret came in both ways.
-fn listen(screen: &mut File) -> Result<()> {
-    let begin = Instant::now();
-    let mut text = String::new();
-    let variable = format!(r#""env":{{"TOKEN":"{SECRET}"}}"#);
-    let file = format!(r#""files":{{"TOKEN":{{"content":"{SECRET}"}}}}"#);
-    while !(text.contains(&variable) && text.contains(&file)) {
-        let left = SOON.saturating_sub(begin.elapsed());
-        let mut ready = [PollFd::new(screen.as_fd(), PollFlags::POLLIN)];
-        let count = poll(&mut ready, PollTimeout::try_from(left)?)?;
-        ensure!(count > 0, "it said nothing more than {text:?}");
-        let mut bytes = [0; 4096];
-        match screen.read(&mut bytes) {
-            Ok(count @ 1..) => text.push_str(&String::from_utf8_lossy(&bytes[..count])),
-            // an error: everybody else has closed it
-            _ => bail!("it ended, and said no more than {text:?}"),
-        }
-    }
     Ok(())
 }

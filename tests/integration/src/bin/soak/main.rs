@@ -8,6 +8,7 @@ mod load;
 mod machine;
 mod maps;
 mod run;
+mod terminal;
 
 use std::env;
 use std::process::ExitCode;
