@@ -17,7 +17,7 @@ K ?= 6.1
 F ?=
 T ?= config stack ring proc mountinfo names
 # Names the tests do not see: more options for the guest, such as --console FILE.
-GUEST_OPTIONS ?= --timeout 900
+GUEST_OPTIONS ?= --timeout 1500
 
 export KERNELSEAL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kernelseal
 export CARGO_TARGET_DIR ?= target
