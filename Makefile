@@ -5,6 +5,7 @@
 #   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, five minutes of soak
 #   make test-quick    only those that need no guest
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
+#   make guest-programs K=6.12 F=redis   ordinary programs beside sealed ones, and sealed: the tests ordinary::
 #   make test-matrix   the kernel tests on every kernel
 #   make host-test     the kernel tests on this machine, as root
 #   make soak S=300    many starts for so many seconds, an hour unless told, in a guest: nothing grows, nothing is left
@@ -25,13 +26,15 @@ export CARGO_TARGET_DIR ?= target
 TRIPLE = x86_64-unknown-linux-gnu
 STATIC = $(CARGO_TARGET_DIR)/$(TRIPLE)/release
 STATIC_BUILD = RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(TRIPLE)
+# How the names of the tests begin that need the disk of ordinary programs.
+ORDINARY = ordinary::
 FIXTURES = $(STATIC)/fixtures
 GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add $(STATIC)/kernelseal:/usr/bin/kernelseal \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: build demo test test-quick guest-test test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: build demo test test-quick guest-test guest-programs test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -47,7 +50,7 @@ deps-tests:
 deps-fuzz:
 	@.ci/install fuzz
 
-test: test-quick guest-test soak-test
+test: test-quick guest-test guest-programs soak-test
 
 test-quick: deps
 	cargo test --locked
@@ -60,14 +63,19 @@ guest-build: deps-tests
 	tests/integration/fixtures/build $(FIXTURES)
 
 guest-test: guest-build guest-fetch
-	$(GUEST) -- suite $(F)
+	$(GUEST) -- suite --skip $(ORDINARY) $(F)
+
+# Apart from the others for its disk, 240 MB of Debian's packages.
+guest-programs: guest-build
+	tests/integration/guest/fetch $(K) programs
+	$(GUEST) --disk $(KERNELSEAL_CACHE)/programs/image:/programs -- suite $(ORDINARY)$(F)
 
 test-matrix: guest-build
 	tests/integration/guest/fetch $(KERNELS)
-	for kernel in $(KERNELS); do $(MAKE) --no-print-directory guest-test K=$$kernel || exit 1; done
+	for kernel in $(KERNELS); do $(MAKE) --no-print-directory guest-test guest-programs K=$$kernel || exit 1; done
 
 host-test: guest-build
-	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite $(F)
+	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite --skip $(ORDINARY) $(F)
 
 soak: S ?= 3600
 soak-test: S ?= 300

@@ -22,8 +22,8 @@ use nix::sys::termios::{self, SetArg};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// The disk with the empty ext4 file system.
-const DISK: &str = "/dev/vda";
+/// The devices of the disks, in their order.
+const DISKS: [&str; 4] = ["/dev/vda", "/dev/vdb", "/dev/vdc", "/dev/vdd"];
 
 /// File system type, place, options. In this order: some places lie within others.
 const MOUNTS: [(&str, &str, &str); 12] = [
@@ -77,7 +77,9 @@ fn run(ports: &mut Ports, warnings: &mut Vec<String>) -> Result<Report> {
         );
     }
     attempt("cannot bring up the loopback", loopback_up());
-    attempt("cannot mount /ext4", mount_disk());
+    for (place, device) in job.disks.iter().zip(DISKS) {
+        attempt(&format!("cannot mount {place}"), mount_disk(device, place));
+    }
     attempt("cannot prepare cgroups", prepare_cgroups());
     attempt("cannot raise limits", raise_limits());
     attempt(
@@ -134,17 +136,17 @@ fn loopback_up() -> Result<()> {
     Ok(())
 }
 
-fn mount_disk() -> Result<()> {
+fn mount_disk(device: &str, place: &str) -> Result<()> {
     let begin = Instant::now();
-    while !Path::new(DISK).exists() {
+    while !Path::new(device).exists() {
         if begin.elapsed() > Duration::from_secs(3) {
-            bail!("{DISK} did not appear; was virtio_blk loaded?");
+            bail!("{device} did not appear; was virtio_blk loaded?");
         }
         thread::sleep(Duration::from_millis(5));
     }
     mount(
-        Some(DISK),
-        "/ext4",
+        Some(device),
+        place,
         Some("ext4"),
         MsFlags::MS_NOATIME,
         None::<&str>,

@@ -14,6 +14,7 @@ usage: guest run --kernel LINE [OPTION]... -- PROGRAM [ARG]...
   --kernel LINE          5.10, 6.1, 6.12 or 7.2, as fetched by guest/fetch
   --add HOST[:GUEST]     copy a file or folder into the guest, with the libraries its programs need
                          (GUEST defaults to HOST's own absolute path; may be repeated)
+  --disk IMAGE:GUEST     mount an ext4 image there; what is written to it is thrown away (may be repeated)
   --env NAME=VALUE       set a variable for the program (may be repeated)
   --module NAME          also load a kernel module (may be repeated)
   --cpus N               processors, 2 unless told
@@ -32,6 +33,8 @@ pub struct Run {
     pub kernel: String,
     /// What to copy into the guest.
     pub add: Vec<Add>,
+    /// Disks beyond the empty one.
+    pub disks: Vec<Disk>,
     /// Variables for the program.
     pub env: Vec<(String, String)>,
     /// Kernel modules beyond the usual ones.
@@ -59,6 +62,15 @@ pub struct Add {
     pub guest: Option<String>,
 }
 
+/// A disk to mount in the guest.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Disk {
+    /// A file on this machine that holds an ext4 file system.
+    pub image: PathBuf,
+    /// Where the guest mounts it.
+    pub place: String,
+}
+
 /// Reads the command line; nothing stands for a request of help.
 pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
     let mut args = args.into_iter();
@@ -73,6 +85,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
     let mut run = Run {
         kernel: String::new(),
         add: Vec::new(),
+        disks: Vec::new(),
         env: Vec::new(),
         modules: Vec::new(),
         cpus: 2,
@@ -90,6 +103,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
         match option.as_str() {
             "--kernel" => run.kernel = value()?,
             "--add" => run.add.push(parse_add(&value()?)?),
+            "--disk" => run.disks.push(parse_disk(&value()?)?),
             "--env" => run.env.push(parse_env(&value()?)?),
             "--module" => run.modules.push(value()?),
             "--cpus" => run.cpus = positive(&option, &value()?)?,
@@ -140,6 +154,16 @@ fn parse_add(value: &str) -> Result<Add> {
     })
 }
 
+fn parse_disk(value: &str) -> Result<Disk> {
+    match value.split_once(':') {
+        Some((image, place)) if !image.is_empty() && place.starts_with('/') => Ok(Disk {
+            image: image.into(),
+            place: place.to_owned(),
+        }),
+        _ => bail!("--disk {value}: IMAGE:GUEST is wanted, with GUEST an absolute path"),
+    }
+}
+
 fn parse_env(value: &str) -> Result<(String, String)> {
     match value.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -149,7 +173,7 @@ fn parse_env(value: &str) -> Result<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Add, Run, parse};
+    use super::{Add, Disk, Run, parse};
 
     fn run(line: &str) -> Run {
         parse(line.split(' ').map(str::to_owned)).unwrap().unwrap()
@@ -180,6 +204,17 @@ mod tests {
             (run.cpus, run.memory.as_str(), run.timeout.as_secs()),
             (2, "2048M", 300)
         );
+    }
+
+    #[test]
+    fn a_disk_has_a_place() {
+        let wanted = Disk {
+            image: "i".into(),
+            place: "/p".to_owned(),
+        };
+        assert_eq!(run("run --kernel 6.1 --disk i:/p -- p").disks, [wanted]);
+        assert!(error("run --kernel 6.1 --disk i -- p").contains("IMAGE:GUEST"));
+        assert!(error("run --kernel 6.1 --disk i:p -- p").contains("IMAGE:GUEST"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::io::Write;
+use std::iter;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +19,8 @@ use super::protocol::{JOB_FILE, Job, MODULES_DIR};
 
 /// The modules every guest loads: its disk, its network card, and what containers want.
 const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_net", "overlay", "veth"];
+/// Where the empty file system is mounted, which every guest has.
+const EMPTY_DISK: &str = "/ext4";
 /// Debian's layout: the old places are links into /usr.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 const MOUNT_POINTS: [&str; 12] = [
@@ -36,6 +39,9 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
     }
     for path in MOUNT_POINTS {
         image.archive.directory(path)?;
+    }
+    for disk in &run.disks {
+        image.archive.directory(&archive_path(&disk.place))?;
     }
     image.archive.character_device("dev/console", 5, 1)?;
     image.archive.file(
@@ -78,6 +84,10 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
         command: run.command.clone(),
         env,
         modules,
+        disks: iter::once(EMPTY_DISK)
+            .chain(run.disks.iter().map(|disk| disk.place.as_str()))
+            .map(str::to_owned)
+            .collect(),
     };
     image
         .archive

@@ -23,6 +23,8 @@ pub struct Job {
     pub env: Vec<(String, String)>,
     /// File names under [`MODULES_DIR`], in the order in which to load them.
     pub modules: Vec<String>,
+    /// Where the disks are to be mounted, in the order in which the machine has them.
+    pub disks: Vec<String>,
 }
 
 /// One line on the report port.

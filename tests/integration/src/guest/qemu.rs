@@ -1,11 +1,12 @@
 //! Starts QEMU, and makes sure that it never outlives its runner.
 
 use std::fs::File;
+use std::iter;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
@@ -78,15 +79,23 @@ impl Qemu {
                 "chardev:output",
                 "-serial",
                 "chardev:reports",
-            ])
-            .args([
-                "-drive",
-                &format!(
-                    "if=none,id=disk,format=raw,snapshot=on,file={}",
-                    escape(&cache.ext4()?)
-                ),
-            ])
-            .args(["-device", "virtio-blk-pci,drive=disk"]);
+            ]);
+        let empty = cache.ext4()?;
+        let images = run.disks.iter().map(|disk| &disk.image);
+        for (n, image) in iter::once(&empty).chain(images).enumerate() {
+            if !image.is_file() {
+                bail!("--disk {}: no such file", image.display());
+            }
+            command
+                .args([
+                    "-drive",
+                    &format!(
+                        "if=none,id=disk{n},format=raw,snapshot=on,file={}",
+                        escape(image)
+                    ),
+                ])
+                .args(["-device", &format!("virtio-blk-pci,drive=disk{n}")]);
+        }
         if run.icount {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
