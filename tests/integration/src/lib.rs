@@ -2,8 +2,8 @@
 //!
 //! [`guest`] is the host's side. The rest is used inside: [`registry`] collects and runs tests,
 //! [`agent`] starts `kernelseal` with the configurations that [`config`] makes ([`quiet`] one that nobody listens to),
-//! [`process`] other programs,
-//! [`probe`] those of `fixtures/`, [`namespace`] puts them where a pod would, [`scratch`] gives a folder for files.
+//! [`process`] other programs, [`probe`] those of `fixtures/`, [`programs`] ordinary ones, [`namespace`] puts them where a
+//! pod would, [`terminal`] before somebody who types, [`scratch`] gives a folder for files.
 
 #![allow(
     clippy::missing_errors_doc,
@@ -18,6 +18,8 @@ pub mod namespace;
 pub mod pod;
 pub mod probe;
 pub mod process;
+pub mod programs;
 pub mod quiet;
 pub mod registry;
 pub mod scratch;
+pub mod terminal;

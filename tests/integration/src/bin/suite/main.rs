@@ -15,6 +15,7 @@ mod lifecycle;
 mod machine;
 mod names;
 mod observe;
+mod ordinary;
 mod pods;
 mod policy;
 mod races;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         attack::register,
         leftovers::register,
         scopes::register,
+        ordinary::register,
     ];
     rooms
         .into_iter()

@@ -1,11 +1,7 @@
 //! Many starts: one after another, all at once, by hand in a shell.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -13,10 +9,10 @@ use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
-use kernelseal_integration::process::{self, Running, run, stopped, until};
+use kernelseal_integration::process::{self, Running, run, stopped};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
-use nix::pty::openpty;
+use kernelseal_integration::terminal::Terminal;
 
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(4);
@@ -107,80 +103,16 @@ fn children_of_many() -> Result<()> {
     Ok(())
 }
 
-/// An interactive shell on a terminal of its own.
-struct Terminal {
-    shell: std::process::Child,
-    keyboard: File,
-    screen: Arc<Mutex<String>>,
-}
-
-impl Terminal {
-    fn open() -> Result<Self> {
-        let pair = openpty(None, None).context("openpty")?;
-        let terminal = File::from(pair.slave);
-        let mut command = Command::new("sh");
-        command
-            .arg("-i")
-            .env("PS1", "$ ")
-            .env("PATH", "/usr/bin:/bin");
-        command
-            .stdin(Stdio::from(terminal.try_clone()?))
-            .stdout(Stdio::from(terminal.try_clone()?))
-            .stderr(Stdio::from(terminal));
-        // SAFETY: two system calls, which need nothing of the program that was forked.
-        unsafe {
-            command.pre_exec(|| {
-                nix::unistd::setsid()?;
-                nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
-                Ok(())
-            });
-        }
-        let shell = command.spawn().context("cannot start a shell")?;
-        drop(command);
-        let keyboard = File::from(pair.master);
-        let mut display = keyboard.try_clone()?;
-        let screen = Arc::new(Mutex::new(String::new()));
-        let shown = screen.clone();
-        thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            // An error when the shell is gone.
-            while let Ok(count @ 1..) = display.read(&mut bytes) {
-                let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
-                shown.lock().expect("nobody panics here").push_str(&text);
-            }
-        });
-        Ok(Self {
-            shell,
-            keyboard,
-            screen,
-        })
-    }
-
-    fn screen(&self) -> String {
-        self.screen.lock().expect("nobody panics here").clone()
-    }
-
-    /// Types a line and waits until `mark` is on the screen so often.
-    fn type_line(&mut self, line: &str, mark: &str, times: usize) -> Result<()> {
-        writeln!(self.keyboard, "{line}")?;
-        until(line, SOON, || self.screen().matches(mark).count() >= times)
-            .with_context(|| self.screen())
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // What it started hangs up with it.
-        let _ = self.shell.kill();
-        let _ = self.shell.wait();
-    }
-}
-
 /// As with `kubectl exec -it`: the shell must not see its job stop, and must not lose the foreground.
 fn by_hand_in_a_shell() -> Result<()> {
     const TIMES: usize = 20;
     let mut agent = Agent::run(&Config::token_for("probe-static"))?;
-    let mut terminal = Terminal::open()?;
+    let mut shell = Command::new("sh");
+    shell
+        .arg("-i")
+        .env("PS1", "$ ")
+        .env("PATH", "/usr/bin:/bin");
+    let mut terminal = Terminal::open(&mut shell)?;
     let program = probe::path("probe-static")?;
     let line = format!(
         "{} --env TOKEN --file TOKEN --sleep 1; echo end $((40+2))",
