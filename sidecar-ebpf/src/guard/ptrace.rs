@@ -61,6 +61,9 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     if mode & MODE_ATTACH == 0 && sealed.flags & SEALED_AGENT != 0 {
         return agents::looked_into(child, tgid, sealed, mode & MODE_NOAUDIT == 0);
     }
+    if shares_memory(child) {
+        return 0;
+    }
     let (what, guarded_by, own) = if mode & MODE_ATTACH == 0 {
         // Reading leaves `ps`, `readlink exe`, `nsenter` and exporters at work; what shows
         // something in procfs is guarded when it is opened.
@@ -93,6 +96,14 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
         own,
         name: [0; COMM_LEN],
     })
+}
+
+/// Whether the running task has the very memory that it reaches for, as a leak checker that a program
+/// starts within itself does (`CLONE_VM`): it is told nothing that it could not read anyway.
+#[inline(always)]
+fn shares_memory(child: Ptr) -> bool {
+    let memory: Ptr = load!(child, task_mm);
+    !memory.is_null() && memory == kernel::follow(kernel::current(), off!(task_mm))
 }
 
 /// A sealed process asks its parent to trace it.
