@@ -34,12 +34,31 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
     done_to(ctx.arg(0), *b"prlimit\0\0\0\0\0\0\0\0\0")
 }
 
+/// A signal that a file sends (`F_SETOWN` with `F_SETSIG`, which may be SIGKILL): its owner set it up
+/// earlier, so who runs now tells nothing. No agent has such files.
+#[lsm(hook = "file_send_sigiotask")]
+pub fn file_send_sigiotask(ctx: LsmContext) -> i32 {
+    if agent(ctx.arg(0)).is_some() {
+        kernel::eperm()
+    } else {
+        0
+    }
+}
+
+/// The task's process number and seal, if it is an agent's.
+#[inline(always)]
+fn agent(task: Ptr) -> Option<(u32, Sealed)> {
+    let tgid: u32 = load!(task, task_tgid);
+    sealed::get(tgid, || kernel::start_of(task))
+        .filter(|sealed| sealed.flags & SEALED_AGENT != 0)
+        .map(|sealed| (tgid, sealed))
+}
+
 #[inline(always)]
 fn done_to(task: Ptr, name: [u8; COMM_LEN]) -> i32 {
-    let tgid: u32 = load!(task, task_tgid);
-    match sealed::get(tgid, || kernel::start_of(task)) {
-        Some(sealed) if sealed.flags & SEALED_AGENT != 0 => reach(task, tgid, sealed, name, true),
-        _ => 0,
+    match agent(task) {
+        Some((tgid, sealed)) => reach(task, tgid, sealed, name, true),
+        None => 0,
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) const HOOKS: &[&str] = &[
     "bpf",
     "locked_down",
     "task_kill",
+    "file_send_sigiotask",
     "task_setrlimit",
     "sb_mount",
     "sb_umount",
