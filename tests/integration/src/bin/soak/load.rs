@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Mutex;
+use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::kinds::{Fate, Kind, Programs};
+use crate::machine;
 
 /// Starts asked for in a second, of programs that a binding is about.
 pub const MATCHED_RATE: u64 = Kind::MIX.len() as u64;
@@ -22,6 +24,8 @@ pub const UNMATCHED_RATE: u64 = 500;
 /// Threads that start them: so many programs live at one time, with a child each.
 const MATCHED_WORKERS: usize = 12;
 const UNMATCHED_WORKERS: usize = 2;
+/// A start that takes longer hangs: what it waits for has shorter limits, of a minute each.
+const LONGEST: Duration = Duration::from_mins(4);
 /// Complaints that are kept; the others are counted.
 const KEPT: usize = 10;
 
@@ -31,6 +35,8 @@ pub struct Tally {
     matched: AtomicU64,
     unmatched: AtomicU64,
     kinds: Mutex<Kinds>,
+    /// What is under way, by its number, and since when.
+    under_way: Mutex<BTreeMap<u64, (Kind, Instant)>>,
 }
 
 #[derive(Default)]
@@ -72,8 +78,29 @@ impl Tally {
         )
     }
 
-    fn kinds(&self) -> std::sync::MutexGuard<'_, Kinds> {
+    fn kinds(&self) -> MutexGuard<'_, Kinds> {
         self.kinds.lock().expect("nobody panics here")
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, BTreeMap<u64, (Kind, Instant)>> {
+        self.under_way.lock().expect("nobody panics here")
+    }
+
+    /// Ends all if a start does not end: its thread cannot be made to.
+    fn ensure_none_hangs(&self) {
+        let under_way = self.under_way();
+        let hang: Vec<_> = under_way
+            .iter()
+            .filter(|(_, (_, begin))| begin.elapsed() > LONGEST)
+            .map(|(number, (kind, begin))| {
+                format!("start {number}, {kind:?}, {:?}", begin.elapsed())
+            })
+            .collect();
+        if !hang.is_empty() {
+            println!("soak: these do not end: {}", hang.join("; "));
+            println!("soak: processes:\n{}", machine::processes().join("\n"));
+            process::exit(1);
+        }
     }
 
     fn note(&self, what: &str, fate: Option<Fate>, result: Result<()>) {
@@ -117,7 +144,10 @@ pub fn run(
                 while let Some(number) = matched.next() {
                     let number = first + number;
                     let kind = Kind::MIX[usize::try_from(number % MATCHED_RATE).unwrap_or(0)];
+                    let begin = Instant::now();
+                    tally.under_way().insert(number, (kind, begin));
                     let result = programs.start(kind, number);
+                    tally.under_way().remove(&number);
                     tally.note(
                         &format!("start {number}, {kind:?}"),
                         Some(kind.fate()),
@@ -135,8 +165,9 @@ pub fn run(
                 }
             });
         }
-        while matched.is_on() {
+        while matched.is_on() || !tally.under_way().is_empty() {
             thread::sleep(Duration::from_secs(1));
+            tally.ensure_none_hangs();
             each_second()?;
         }
         Ok(())
