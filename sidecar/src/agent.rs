@@ -217,7 +217,12 @@ async fn listen(
 ) -> anyhow::Result<()> {
     if monitoring.enabled && monitoring.metrics_port != 0 {
         let port = monitoring.metrics_port;
-        let server = observe::serve(port, metrics.clone(), ready.clone())
+        let mut notes = String::new();
+        for weaker in kernel::version::weaker() {
+            notes.push_str(weaker);
+            notes.push('\n');
+        }
+        let server = observe::serve(port, metrics.clone(), ready.clone(), &notes)
             .await
             .with_context(|| format!("monitoring.metricsPort {port}"))?;
         tokio::spawn(server);

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::ExitCode};
 
-use crate::kernel::{self, VMLINUX_BTF, pins};
+use crate::kernel::{self, VMLINUX_BTF, pins, version};
 
 /// A requirement, looked at.
 struct Finding {
@@ -48,6 +48,9 @@ pub(crate) fn run() -> ExitCode {
     } in &findings
     {
         println!("{} {what}: {detail}", if *is_met { "ok  " } else { "FAIL" });
+    }
+    for weaker in version::weaker() {
+        println!("note {weaker}");
     }
     if findings.iter().all(|finding| finding.is_met) {
         println!("This machine can enforce.");
@@ -97,13 +100,8 @@ fn root() -> Finding {
 }
 
 fn release() -> Finding {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim();
-    let mut numbers = release
-        .split(['.', '-'])
-        .filter_map(|part| part.parse::<u32>().ok());
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version >= (5, 10) {
+    let release = version::release();
+    if version::version() >= (5, 10) {
         Finding::met("kernel", release)
     } else {
         Finding::missing(

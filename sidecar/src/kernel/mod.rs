@@ -7,6 +7,7 @@ mod offsets;
 pub(crate) mod pins;
 mod relocate;
 mod ring;
+pub(crate) mod version;
 
 use std::{io, path::PathBuf};
 

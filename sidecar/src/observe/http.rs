@@ -20,17 +20,21 @@ use super::Metrics;
 /// The text format's media type.
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Binds the port now, so that a port that is taken is a failure to start; the future serves.
+/// Binds the port now, so that a port that is taken is a failure to start; the future serves. The notes,
+/// a line each, follow where all is ready.
 pub(crate) async fn serve(
     port: u16,
     metrics: Metrics,
     ready: Arc<AtomicBool>,
-) -> io::Result<impl Future<Output = io::Result<()>>> {
+    notes: &str,
+) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
     let listener = listen(port).await?;
+    // (as long as it serves, which is to the end)
+    let answer: &'static str = format!("ready\n{notes}").leak();
     let router = Router::new()
         .route("/metrics", get(async move || text(&metrics)))
         .route("/healthz", get(async || "ok\n"))
-        .route("/ready", get(async move || readiness(&ready)));
+        .route("/ready", get(async move || readiness(&ready, answer)));
     Ok(async move { axum::serve(listener, router).await })
 }
 
@@ -55,9 +59,9 @@ fn text(metrics: &Metrics) -> impl IntoResponse + use<> {
     }
 }
 
-fn readiness(ready: &AtomicBool) -> impl IntoResponse + use<> {
+fn readiness(ready: &AtomicBool, answer: &'static str) -> impl IntoResponse + use<> {
     if ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, "ready\n")
+        (StatusCode::OK, answer)
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,

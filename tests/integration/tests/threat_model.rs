@@ -108,3 +108,42 @@ fn every_test_that_is_named_exists() {
         }
     }
 }
+
+/// The numbers of rows that a text names: `1, 2, 11–13`.
+fn numbers(text: &str) -> Vec<usize> {
+    text.split(", ")
+        .flat_map(|part| {
+            let (from, to) = part.split_once('–').unwrap_or((part, part));
+            let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text} of {part}"));
+            number(from)..=number(to)
+        })
+        .collect()
+}
+
+#[test]
+fn the_promises_are_those_of_the_table() {
+    let security = read("SECURITY.md");
+    let promised: BTreeSet<usize> = security
+        .lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let rows = *cells.get(4)?;
+            rows.starts_with(|c: char| c.is_ascii_digit())
+                .then(|| numbers(rows))
+        })
+        .flatten()
+        .collect();
+    let gaps: BTreeSet<usize> = security
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("- [")?.split_once("] ")?.0))
+        .flat_map(numbers)
+        .collect();
+    let of = |verdicts: &[&str]| -> BTreeSet<usize> {
+        let rows = rows().into_iter();
+        rows.filter(|row| verdicts.contains(&row.verdict.as_str()))
+            .map(|row| row.number)
+            .collect()
+    };
+    assert_eq!(promised, of(&["blocked", "refused"]));
+    assert_eq!(gaps, of(&["open"]));
+}

@@ -212,6 +212,12 @@ fn check() -> Result<()> {
         "{text}"
     );
     ensure!(text.lines().filter(|line| line.starts_with("ok")).count() >= 5);
+    // What is weaker on this kernel is said.
+    let is_old = crate::machine::kernel_version()? < (6, 4);
+    ensure!(
+        text.contains("note this kernel's tmpfs") == is_old,
+        "{text}"
+    );
     let mut unprivileged = Agent::command(&["check"]);
     std::os::unix::process::CommandExt::uid(&mut unprivileged, 1000);
     let output = unprivileged.output()?;

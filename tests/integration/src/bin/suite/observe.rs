@@ -16,6 +16,8 @@ use kernelseal_integration::scratch::Scratch;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::machine::kernel_version;
+
 const SOON: Duration = Duration::from_secs(20);
 const PORT: u16 = 19_090;
 
@@ -201,6 +203,10 @@ fn metrics() -> Result<()> {
         let (head, body) = get(path)?;
         ensure!(head.starts_with("HTTP/1.1 200"), "{path}: {head}\n{body}");
     }
+    // What is weaker on this kernel is said.
+    let ready = get("/ready")?.1;
+    let is_weak = kernel_version()? > (6, 12);
+    ensure!(ready.contains("(row 31") == is_weak, "{ready}");
     ensure!(get("/nothing")?.0.starts_with("HTTP/1.1 404"));
     live(&mut agent)?;
     let (head, body) = get("/metrics")?;
