@@ -95,6 +95,8 @@ pub struct Offsets {
     pub bprm_file: u32,
     /// `file.f_inode`
     pub file_inode: u32,
+    /// `file.f_mode`
+    pub file_mode: u32,
     /// `file.f_path.dentry`
     pub file_dentry: u32,
     /// `inode.i_sb`

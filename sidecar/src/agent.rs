@@ -76,6 +76,10 @@ fn ensure_loaded() -> anyhow::Result<()> {
         .env_clear()
         .output()
         .context("start the loader")?;
+    // In a pod that an agent left, only what was started from outside of it uses bpf(2): not a child.
+    if !loader.status.success() && is_started_from_outside() {
+        return load_kernel_side();
+    }
     let said = String::from_utf8_lossy(&loader.stderr);
     let said = said.trim_end();
     ensure!(
@@ -167,7 +171,8 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
             }
         })?;
     ready.store(true, Ordering::Relaxed);
-    tracing::info!(scope, bindings = config.secrets.len(), mode = ?config.policy.mode, "watching");
+    let in_a_pod = is_started_from_outside();
+    tracing::info!(scope, bindings = config.secrets.len(), mode = ?config.policy.mode, in_a_pod, "watching");
 
     let mut tick = tokio::time::interval(Watchdog::interval(&config.policy));
     let ended_early = loop {

@@ -14,6 +14,8 @@ use crate::{
     sealed,
 };
 
+const PRIORITY: [u8; COMM_LEN] = *b"priority\0\0\0\0\0\0\0\0";
+
 /// A signal. What the kernel itself sends (the end of a parent, want of memory) is not asked about.
 #[lsm(hook = "task_kill")]
 pub fn task_kill(ctx: LsmContext) -> i32 {
@@ -32,6 +34,24 @@ pub fn task_kill(ctx: LsmContext) -> i32 {
 #[lsm(hook = "task_setrlimit")]
 pub fn task_setrlimit(ctx: LsmContext) -> i32 {
     done_to(ctx.arg(0), *b"prlimit\0\0\0\0\0\0\0\0\0")
+}
+
+/// Its turn on the processor: its class, its processors.
+#[lsm(hook = "task_setscheduler")]
+pub fn task_setscheduler(ctx: LsmContext) -> i32 {
+    done_to(ctx.arg(0), PRIORITY)
+}
+
+/// The same, by a number.
+#[lsm(hook = "task_setnice")]
+pub fn task_setnice(ctx: LsmContext) -> i32 {
+    done_to(ctx.arg(0), PRIORITY)
+}
+
+/// The same at the disk.
+#[lsm(hook = "task_setioprio")]
+pub fn task_setioprio(ctx: LsmContext) -> i32 {
+    done_to(ctx.arg(0), PRIORITY)
 }
 
 /// A signal that a file sends (`F_SETOWN` with `F_SETSIG`, which may be SIGKILL): its owner set it up

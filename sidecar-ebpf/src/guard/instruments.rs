@@ -70,17 +70,27 @@ pub fn locked_down(ctx: LsmContext) -> i32 {
 }
 
 /// Refused to an agent's neighbours from its first moment on: what they set up earlier would stay.
-/// Not while no agent is there, for the next one needs bpf(2) to begin.
+/// When the agent is dead the next one must begin: what somebody outside of the pod starts in it may,
+/// as a container's runtime does, and nobody that was started inside.
 #[inline(always)]
-fn used_by_neighbours(name: [u8; COMM_LEN]) -> i32 {
+pub(super) fn used_by_neighbours(name: [u8; COMM_LEN]) -> i32 {
     let Some((number, scope)) = sealed::scope_of(kernel::pid_of(kernel::current())) else {
         return 0;
     };
-    if scope.agent != 0 && sealed::is_neighbour(number.namespace) {
-        refuse(number.namespace, name)
-    } else {
-        0
+    if !sealed::is_neighbour(number.namespace)
+        || (scope.agent == 0 && is_from_outside(number.namespace))
+    {
+        return 0;
     }
+    refuse(number.namespace, name)
+}
+
+/// Whether the running process's parent lives outside of the scope.
+#[inline(always)]
+fn is_from_outside(scope: ScopeId) -> bool {
+    let leader = kernel::follow(kernel::current(), off!(task_leader));
+    let parent = kernel::follow(leader, off!(task_parent));
+    sealed::number_in(kernel::pid_of(parent), scope) == 0
 }
 
 /// Nobody is the target of it, so who reached stands there.

@@ -2,12 +2,12 @@
 //! itself says whose it is.
 
 use sidecar_common::{
-    event::{WHAT_ENVIRON, WHAT_MAPS, WHAT_MEM},
+    event::{WHAT_ENVIRON, WHAT_MAPS, WHAT_MEM, WHAT_NAMED},
     layout::COMM_LEN,
     policy::{SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM, SEALED_AGENT},
 };
 
-use super::{Own, Reach, decide};
+use super::{Own, Reach, decide, instruments};
 use crate::{
     kernel::{Ptr, follow, load, load_text, off, read},
     sealed,
@@ -40,6 +40,17 @@ const AUXV: u128 = name(b"auxv");
 const CLEAR_REFS: u128 = name(b"clear_refs");
 const COREDUMP_FILTER: u128 = name(b"coredump_filter");
 
+/// Of an agent only: makes it the first to go when memory is short.
+const OOM_SCORE_ADJ: u128 = name(b"oom_score_adj");
+const OOM_ADJ: u128 = name(b"oom_adj");
+/// Of nobody: what is written there has the kernel kill processes, or start programs as the node's root.
+const SYSRQ_TRIGGER: u128 = name(b"sysrq-trigger");
+const CORE_PATTERN: u128 = name(b"core_pattern");
+const MODPROBE: u128 = name(b"modprobe");
+
+/// `FMODE_WRITE` (include/linux/fs.h)
+const MODE_WRITE: u32 = 2;
+
 /// What a file of a process's directory shows, and which switch guards it.
 #[inline(always)]
 fn guarded(file: u128) -> Option<(u32, u32)> {
@@ -71,18 +82,24 @@ const fn looks_guarded(first: u8, length: u32) -> bool {
     matches!(
         (first, length),
         (b'e' | b'p', 7)
-            | (b'm', 3 | 4 | 9)
-            | (b's', 5 | 7 | 12)
+            | (b'm', 3 | 4 | 8 | 9)
+            | (b's', 5 | 7 | 12 | 13)
             | (b'f', 2 | 6)
             | (b'n', 9)
             | (b'a', 4)
-            | (b'c', 10 | 15)
+            | (b'c', 10 | 12 | 15)
+            | (b'o', 7 | 13)
     )
 }
 
 /// The quick look lets no guarded name pass.
 const _: () = {
-    const NAMES: [u128; 15] = [
+    const NAMES: [u128; 20] = [
+        OOM_SCORE_ADJ,
+        OOM_ADJ,
+        SYSRQ_TRIGGER,
+        CORE_PATTERN,
+        MODPROBE,
         ENVIRON,
         MEM,
         STACK,
@@ -115,21 +132,39 @@ const _: () = {
 #[inline(always)]
 pub(super) fn open(file: Ptr, inode: Ptr) -> i32 {
     let dentry: Ptr = load!(file, file_dentry);
-    if may_be_guarded(dentry) {
-        open_guarded(dentry, inode)
-    } else {
-        0
+    if !may_be_guarded(dentry) {
+        return 0;
     }
-}
-
-/// Apart, so that most opens in procfs do not pay for its registers and its stack.
-#[inline(never)]
-fn open_guarded(dentry: Ptr, inode: Ptr) -> i32 {
     // proc_inode.pid: of the process, or in task/<tid>/ of the thread; none outside of /proc/<pid>
     let pid = follow(inode.wrapping_sub(off!(inode_to_proc_pid)), 0);
     if pid.is_null() {
+        open_nobodys(file, dentry)
+    } else {
+        open_guarded(file, dentry, pid)
+    }
+}
+
+#[inline(always)]
+fn is_written(file: Ptr) -> bool {
+    load!(file, file_mode as u32) & MODE_WRITE != 0
+}
+
+/// A file that is no process's. Apart, like the next one, so that most opens in procfs do not pay for
+/// its registers and its stack.
+#[inline(never)]
+fn open_nobodys(file: Ptr, dentry: Ptr) -> i32 {
+    if !is_written(file) {
         return 0;
     }
+    let name = short_name(dentry);
+    match u128::from_ne_bytes(name) {
+        SYSRQ_TRIGGER | CORE_PATTERN | MODPROBE => instruments::used_by_neighbours(name),
+        _ => 0,
+    }
+}
+
+#[inline(never)]
+fn open_guarded(file: Ptr, dentry: Ptr, pid: Ptr) -> i32 {
     let link = follow(pid, off!(pid_first_task));
     let task = link.wrapping_sub(off!(task_pid_links));
     let tgid: u32 = read(task, off!(task_tgid));
@@ -137,14 +172,19 @@ fn open_guarded(dentry: Ptr, inode: Ptr) -> i32 {
         return 0;
     };
     let name: [u8; COMM_LEN] = short_name(dentry);
-    let Some((what, guarded_by)) = guarded(u128::from_ne_bytes(name)) else {
-        return 0;
-    };
-    // an agent is guarded whatever the policy switches off
-    let guarded_by = if sealed.flags & SEALED_AGENT != 0 {
-        0
+    let file_name = u128::from_ne_bytes(name);
+    let is_agent = sealed.flags & SEALED_AGENT != 0;
+    let (what, guarded_by, own) = if is_agent
+        && matches!(file_name, OOM_SCORE_ADJ | OOM_ADJ)
+        && is_written(file)
+        && sealed::is_neighbour(sealed.scope)
+    {
+        (WHAT_NAMED, 0, Own::Never)
+    } else if let Some((what, guarded_by)) = guarded(file_name) {
+        // an agent is guarded whatever the policy switches off
+        (what, if is_agent { 0 } else { guarded_by }, Own::ByPolicy)
     } else {
-        guarded_by
+        return 0;
     };
     decide(&Reach {
         sealed,
@@ -152,7 +192,7 @@ fn open_guarded(dentry: Ptr, inode: Ptr) -> i32 {
         tgid,
         what,
         guarded_by,
-        own: Own::ByPolicy,
+        own,
         name,
     })
 }

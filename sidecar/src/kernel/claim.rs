@@ -73,6 +73,10 @@ impl Books {
             .map_err(failed("BINDINGS"))
     }
 
+    fn is_wanted(&self, key: &BindingKey) -> Result<bool, Error> {
+        Ok(present("BINDINGS", self.bindings.get(key, 0))?.is_some())
+    }
+
     fn drop_name(&mut self, key: &BindingKey) -> Result<(), Error> {
         let Some(end) = present("BINDINGS", self.bindings.get(key, 0))? else {
             return Ok(());
@@ -111,18 +115,27 @@ impl Books {
         }
     }
 
-    /// What an agent that died left in the books under this scope.
-    fn clear(&mut self, scope: ScopeId) -> Result<(), Error> {
-        let left = self.left_in(scope)?;
-        let stale: Vec<BindingKey> = self
-            .bindings
+    /// The names that are in the books under a scope.
+    fn names_of(&self, scope: ScopeId) -> Vec<BindingKey> {
+        self.bindings
             .keys()
             .filter_map(Result::ok)
             .filter(|key| key.scope == scope)
-            .collect();
-        for key in stale {
+            .collect()
+    }
+
+    /// Everything that an agent that died left in the books under this scope.
+    fn clear(&mut self, scope: ScopeId) -> Result<(), Error> {
+        self.tidy(scope)?;
+        for key in self.names_of(scope) {
             self.drop_name(&key)?;
         }
+        Ok(())
+    }
+
+    /// The same but for its names, whose programs stay refused until the next agent holds them.
+    fn tidy(&mut self, scope: ScopeId) -> Result<Option<Scope>, Error> {
+        let mut left = self.left_in(scope)?;
         // Names of scopes that ended with their PID namespace.
         let orphans: Vec<BindingKey> = self
             .bindings
@@ -133,15 +146,15 @@ impl Books {
         for key in orphans {
             self.drop_name(&key)?;
         }
-        if let Some(mut left) = left
+        if let Some(left) = &mut left
             && left.flags & SCOPE_ALL_EXECS != 0
         {
             self.want_all_execs(-1)?;
             left.flags &= !SCOPE_ALL_EXECS;
-            let scopes = self.scopes.insert(scope, left, BPF_EXIST);
+            let scopes = self.scopes.insert(scope, *left, BPF_EXIST);
             scopes.map_err(failed("SCOPES"))?;
         }
-        Ok(())
+        Ok(left)
     }
 }
 
@@ -164,7 +177,8 @@ impl Claim {
         pins::verify(lock)?;
         let scope = own_scope()?;
         let mut books = Books::open(&pins::dir())?;
-        books.clear(scope)?;
+        let left = books.tidy(scope)?;
+        let stale = books.names_of(scope);
 
         let ring = MapData::create(
             aya_obj::Map::new_from_params(MAP_TYPE_RINGBUF, 0, 0, ring_bytes(), 0),
@@ -188,9 +202,11 @@ impl Claim {
             books,
         };
         // Last: from here on programs are held.
-        let staked = enlist(scope, wish).and_then(|()| claim.write(wish));
+        let staked = enlist(scope, wish)
+            .and_then(|()| claim.write(wish))
+            .and_then(|()| claim.drop_all_but_ours(&stale));
         if let Err(e) = staked {
-            let _ = claim.withdraw();
+            let _ = claim.withdraw(left);
             return Err(e);
         }
         Ok((claim, Ring(ring)))
@@ -200,12 +216,22 @@ impl Claim {
         for name in &wish.names {
             let key = BindingKey::new(self.scope, name::hash(name));
             if !self.names.contains(&key) {
+                if !self.books.is_wanted(&key)? {
+                    self.books.want_name(key, name::end(name))?;
+                }
                 self.names.push(key);
-                self.books.want_name(key, name::end(name))?;
             }
         }
         if self.flags & SCOPE_ALL_EXECS != 0 {
             self.books.want_all_execs(1)?;
+        }
+        Ok(())
+    }
+
+    /// Of the names an agent before us left, those that are not ours.
+    fn drop_all_but_ours(&mut self, stale: &[BindingKey]) -> Result<(), Error> {
+        for key in stale.iter().filter(|key| !self.names.contains(key)) {
+            self.books.drop_name(key)?;
         }
         Ok(())
     }
@@ -249,13 +275,18 @@ impl Claim {
             .map_err(failed("SCOPES"))
     }
 
-    /// Undoes a stake that failed half-way.
-    fn withdraw(&mut self) -> Result<(), Error> {
+    /// Undoes a stake that failed half-way: where an agent before us had left the scope, its names stay
+    /// refused.
+    fn withdraw(&mut self, left: Option<Scope>) -> Result<(), Error> {
+        let _ = self.books.rings.remove(&self.scope);
+        let _ = self.books.counters.remove(&self.scope);
+        if let Some(left) = left {
+            let put_back = self.books.scopes.insert(self.scope, left, 0);
+            return put_back.map_err(failed("SCOPES"));
+        }
         for key in std::mem::take(&mut self.names) {
             self.books.drop_name(&key)?;
         }
-        let _ = self.books.rings.remove(&self.scope);
-        let _ = self.books.counters.remove(&self.scope);
         let _ = self.books.scopes.remove(&self.scope);
         Ok(())
     }

@@ -7,8 +7,8 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError},
 };
 use sidecar_common::policy::{
-    Counters, HELD_REEXEC, HELD_SEIZED, Held, SEALED_AGENT, SEALED_EXECING, SEALED_ROOT,
-    SEALED_VOID, Scope, ScopeId, Sealed, Vault,
+    BindingKey, Counters, HELD_REEXEC, HELD_SEIZED, Held, SEALED_AGENT, SEALED_EXECING,
+    SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
 };
 
 use super::{Error, pins};
@@ -64,6 +64,7 @@ pub(crate) struct Maps {
     vaults: HashMap<MapData, u64, Vault>,
     mounting: HashMap<MapData, ScopeId, u64>,
     counters: HashMap<MapData, ScopeId, Counters>,
+    bindings: HashMap<MapData, BindingKey, u64>,
 }
 
 impl Maps {
@@ -83,6 +84,7 @@ impl Maps {
             vaults: pinned.hash("VAULTS")?,
             mounting: pinned.hash("MOUNTING")?,
             counters: pinned.hash("COUNTERS")?,
+            bindings: pinned.hash("BINDINGS")?,
         })
     }
 
@@ -96,10 +98,16 @@ impl Maps {
         self.scopes.get(&id, 0).ok()
     }
 
-    /// Whether anything goes on under these maps: an agent that lives, a program that is sealed or held.
+    /// Whether anything goes on under these maps: an agent that lives, a program that is sealed or held,
+    /// a name that is watched or, its agent being dead, refused.
     pub(crate) fn are_in_use(&self) -> bool {
         let has_agent = self.scopes().iter().any(|(_, scope)| scope.agent != 0);
-        has_agent || self.sealed() > 0 || self.held.iter().any(|held| held.is_ok())
+        let mut names = self.bindings.keys().filter_map(Result::ok);
+        let has_names = names.any(|key| self.scope(key.scope).is_some());
+        // (processes come and go while they are counted; a tree's entry stays while it has any)
+        let has_trees = self.trees.keys().any(|seal| seal.is_ok());
+        let has_held = self.held.keys().any(|held| held.is_ok());
+        has_agent || has_names || has_trees || has_held || self.sealed() > 0
     }
 
     /// How many processes are under seal, agents not counted.

@@ -39,6 +39,7 @@ pub(super) fn resolve() -> Result<Offsets, Error> {
         bprm_interp: at("linux_binprm.interp")?,
         bprm_file: at("linux_binprm.file")?,
         file_inode: at("file.f_inode")?,
+        file_mode: at("file.f_mode")?,
         file_dentry: at("file.f_path.dentry")?,
         inode_sb: at("inode.i_sb")?,
         inode_ino: at("inode.i_ino")?,

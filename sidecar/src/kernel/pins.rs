@@ -162,10 +162,17 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
 
 /// Removes one version's pins. What is attached ends with them.
 pub(crate) fn remove(dir: &Path, _lock: &Lock) -> Result<(), Error> {
-    fs::remove_dir_all(dir).map_err(|cause| Error::Pins {
+    // First out of the way: what is removed by halves must not be taken for a version.
+    let leaving = Path::new(ROOT).join("leaving");
+    let fail = |cause| Error::Pins {
         path: dir.into(),
         cause,
-    })
+    };
+    if leaving.exists() {
+        fs::remove_dir_all(&leaving).map_err(fail)?;
+    }
+    fs::rename(dir, &leaving).map_err(fail)?;
+    fs::remove_dir_all(&leaving).map_err(fail)
 }
 
 /// Removes every version's pins. What is attached ends with them.

@@ -151,6 +151,10 @@ impl Sealer {
             while let Some(record) = ring.next() {
                 work.take(record);
                 taken += 1;
+                // Whoever floods us must not make us collect without end.
+                if taken % Ring::LEAST_OF_A_FULL == 0 {
+                    work.journal.flush();
+                }
             }
             // A ring that was full gives at least so many; in between, nothing was lost.
             if taken >= Ring::LEAST_OF_A_FULL {

@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
+use kernelseal_integration::namespace::process_one;
+use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report, staying};
 use kernelseal_integration::process::{Running, run, stopped, until};
 use kernelseal_integration::registry::Registry;
@@ -28,6 +30,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("takeover::of_what_is_sealed", of_what_is_sealed)
         .test("takeover::of_what_is_held", of_what_is_held)
         .test("takeover::of_the_names", of_the_names)
+        .test("takeover::of_another_scope", of_another_scope)
         .test(
             "takeover::not_from_an_agent_that_lives",
             not_from_the_living,
@@ -125,6 +128,31 @@ fn of_the_names() -> Result<()> {
     let second = agent()?;
     ensure_both(&report(&mut target()?)?.1, "hunter2")?;
     drop(second);
+    retired()
+}
+
+/// In another pod an agent was killed, and its version refuses its names: that must outlast us.
+fn of_another_scope() -> Result<()> {
+    cleanup()?;
+    let pod = Place::pod()?;
+    let config = Config::token_for("probe-static").to_string();
+    let binary = Agent::command(&[]).get_program().to_owned();
+    let first = Agent::start_as(pod.command(binary)?, &config)?.readied()?;
+    let inside = process_one(first.pid())?;
+    for number in [process_one(inside)?, inside] {
+        kill(Pid::from_raw(number.cast_signed()), Signal::SIGKILL)?;
+    }
+    let _dead = first.stop()?;
+    let is_refused = || -> Result<bool> {
+        let output = pod.command(probe::path("probe-static")?)?.output()?;
+        Ok(!output.status.success() && output.stdout.is_empty())
+    };
+    ensure!(is_refused()?, "no agent, no start");
+    age()?;
+    ensure!(agent()?.stop()?.success());
+    ensure!(fs::exists(OTHER)?, "it refuses what would start unguarded");
+    ensure!(is_refused()?, "no agent, no start, still");
+    drop(pod);
     retired()
 }
 

@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_mins(5);
 const POLICY: &str = "mode: enforce";
 /// The ways of `fixtures/neighbour.c`, and what events call them.
-const AGENT: [(&str, &str); 15] = [
+const AGENT: [(&str, &str); 19] = [
     ("root", "agent"),
     ("threads_root", "agent"),
     ("cwd", "agent"),
@@ -34,6 +34,10 @@ const AGENT: [(&str, &str); 15] = [
     ("kcmp", "agent"),
     ("queue", "signal"),
     ("prlimit", "prlimit"),
+    ("oom_score", "oom_score_adj"),
+    ("nice", "priority"),
+    ("affinity", "priority"),
+    ("ioprio", "priority"),
     ("kill", "signal"),
     ("tgkill", "signal"),
     ("pidfd", "signal"),
@@ -42,13 +46,16 @@ const AGENT: [(&str, &str); 15] = [
     ("file", ""),
     ("kill_9", "signal"),
 ];
-const INSTRUMENTS: [(&str, &str); 6] = [
+const INSTRUMENTS: [(&str, &str); 9] = [
     ("bpf_ids", "bpf"),
     ("bpf_map", "bpf"),
     ("perf_event", "perf_event"),
     ("tracefs", "tracefs"),
     ("kcore", "kcore"),
     ("dev_mem", "/dev/mem"),
+    ("sysrq", "sysrq-trigger"),
+    ("core_pattern", "core_pattern"),
+    ("modprobe", "modprobe"),
 ];
 const MOUNTS: [(&str, &str); 6] = [
     ("other_flags", "mount"),
@@ -284,7 +291,7 @@ fn the_node_may() -> Result<()> {
     Ok(())
 }
 
-/// No agent, nobody to refuse: or the next one could not begin.
+/// In the agent's absence nobody who was started in the pod has instruments; the next agent begins.
 fn a_new_agent_begins() -> Result<()> {
     let place = Place::pod()?;
     let (agent, _) = agent_in(&place, POLICY)?;
@@ -295,6 +302,8 @@ fn a_new_agent_begins() -> Result<()> {
     )?;
     let _killed = agent.stop()?;
     thread::sleep(Duration::from_millis(100));
+    // (each way is a child of a program of the pod)
+    ensure_ended(&tried(&place, &["instruments"])?, &INSTRUMENTS, libc::EPERM)?;
     let (_agent, _) = agent_in(&place, POLICY)?;
     let (second, _) = target(&place)?;
     drop((first, second));
