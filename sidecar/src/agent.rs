@@ -227,7 +227,7 @@ async fn listen(
             notes.push_str(weaker);
             notes.push('\n');
         }
-        let server = observe::serve(port, metrics.clone(), ready.clone(), &notes)
+        let server = observe::serve(port, metrics.clone(), ready.clone(), notes)
             .await
             .with_context(|| format!("monitoring.metricsPort {port}"))?;
         tokio::spawn(server);

@@ -109,8 +109,7 @@ fn validate(files: &[PathBuf]) -> ExitCode {
 }
 
 fn status() -> anyhow::Result<()> {
-    let mut versions = kernel::pins::others()?;
-    versions.extend(kernel::pins::exist().then(kernel::pins::dir));
+    let versions = kernel::pins::all()?;
     if versions.is_empty() {
         println!(
             "not loaded: no agent has run on this node since it booted, or `cleanup` removed it"
@@ -156,8 +155,7 @@ fn status_of(dir: &Path) -> anyhow::Result<()> {
 
 fn cleanup(force: bool) -> anyhow::Result<()> {
     let lock = kernel::pins::lock()?;
-    let mut versions = kernel::pins::others()?;
-    versions.extend(kernel::pins::exist().then(kernel::pins::dir));
+    let versions = kernel::pins::all()?;
     let mut ended = BTreeMap::new();
     for dir in versions {
         let maps = match kernel::Maps::open_at(&dir) {

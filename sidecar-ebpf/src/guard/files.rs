@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     event::WHAT_FILE,
-    layout::{MAX_SCOPES, MAX_VAULTS},
+    layout::{COMM_LEN, MAX_SCOPES, MAX_VAULTS},
     policy::{SEALED_AGENT, ScopeId, Sealed, Vault},
 };
 
@@ -59,6 +59,12 @@ pub(super) fn vault(sb: Ptr) -> Option<Vault> {
 /// An open of a secret file.
 #[inline(always)]
 pub(super) fn open(file: Ptr, vault: Vault) -> i32 {
+    reach(vault, WHAT_FILE, short_name(load!(file, file_dentry)))
+}
+
+/// Somebody reaches for secret files: only their tree may.
+#[inline(always)]
+pub(super) fn reach(vault: Vault, what: u32, name: [u8; COMM_LEN]) -> i32 {
     decide(&Reach {
         sealed: Sealed {
             seal: vault.seal,
@@ -68,10 +74,10 @@ pub(super) fn open(file: Ptr, vault: Vault) -> i32 {
         },
         task: core::ptr::null(),
         tgid: 0,
-        what: WHAT_FILE,
+        what,
         guarded_by: 0,
         own: Own::Always,
-        name: short_name(load!(file, file_dentry)),
+        name,
     })
 }
 

@@ -2,9 +2,9 @@
 //! them away. (Opening them is guarded wherever they are: [`super::files`].)
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use sidecar_common::{event::WHAT_NAMED, policy::Sealed};
+use sidecar_common::event::WHAT_NAMED;
 
-use super::{Own, Reach, decide, files};
+use super::files;
 use crate::{
     kernel::{Ptr, load},
     sealed,
@@ -46,24 +46,10 @@ fn at(path: Ptr) -> i32 {
 
 #[inline(always)]
 fn of(sb: Ptr) -> i32 {
-    let Some(vault) = files::vault(sb) else {
-        return 0;
-    };
-    if !sealed::is_neighbour(vault.scope) {
-        return 0;
+    match files::vault(sb) {
+        Some(vault) if sealed::is_neighbour(vault.scope) => {
+            files::reach(vault, WHAT_NAMED, *b"mount\0\0\0\0\0\0\0\0\0\0\0")
+        }
+        _ => 0,
     }
-    decide(&Reach {
-        sealed: Sealed {
-            seal: vault.seal,
-            start_ns: 0,
-            scope: vault.scope,
-            flags: 0,
-        },
-        task: core::ptr::null(),
-        tgid: 0,
-        what: WHAT_NAMED,
-        guarded_by: 0,
-        own: Own::Always,
-        name: *b"mount\0\0\0\0\0\0\0\0\0\0\0",
-    })
 }

@@ -204,7 +204,8 @@ impl Claim {
         // Last: from here on programs are held.
         let staked = enlist(scope, wish)
             .and_then(|()| claim.write(wish))
-            .and_then(|()| claim.drop_all_but_ours(&stale));
+            .and_then(|()| claim.drop_all_but_ours(&stale))
+            .and_then(|()| claim.want_all_execs());
         if let Err(e) = staked {
             let _ = claim.withdraw(left);
             return Err(e);
@@ -222,6 +223,10 @@ impl Claim {
                 self.names.push(key);
             }
         }
+        Ok(())
+    }
+
+    fn want_all_execs(&mut self) -> Result<(), Error> {
         if self.flags & SCOPE_ALL_EXECS != 0 {
             self.books.want_all_execs(1)?;
         }

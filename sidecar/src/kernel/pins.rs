@@ -55,6 +55,13 @@ pub(crate) fn others() -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
+/// The same, and ours if it is there.
+pub(crate) fn all() -> Result<Vec<PathBuf>, Error> {
+    let mut found = others()?;
+    found.extend(exist().then(dir));
+    Ok(found)
+}
+
 /// Where a map of that name is pinned.
 pub(super) fn map(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("map_{name}"))

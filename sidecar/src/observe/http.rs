@@ -26,15 +26,13 @@ pub(crate) async fn serve(
     port: u16,
     metrics: Metrics,
     ready: Arc<AtomicBool>,
-    notes: &str,
-) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
+    notes: String,
+) -> io::Result<impl Future<Output = io::Result<()>>> {
     let listener = listen(port).await?;
-    // (as long as it serves, which is to the end)
-    let answer: &'static str = format!("ready\n{notes}").leak();
     let router = Router::new()
         .route("/metrics", get(async move || text(&metrics)))
         .route("/healthz", get(async || "ok\n"))
-        .route("/ready", get(async move || readiness(&ready, answer)));
+        .route("/ready", get(async move || readiness(&ready, &notes)));
     Ok(async move { axum::serve(listener, router).await })
 }
 
@@ -59,13 +57,13 @@ fn text(metrics: &Metrics) -> impl IntoResponse + use<> {
     }
 }
 
-fn readiness(ready: &AtomicBool, answer: &'static str) -> impl IntoResponse + use<> {
+fn readiness(ready: &AtomicBool, notes: &str) -> impl IntoResponse + use<> {
     if ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, answer)
+        (StatusCode::OK, format!("ready\n{notes}"))
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,
-            "not everything the policy asks for is attached\n",
+            "not everything the policy asks for is attached\n".into(),
         )
     }
 }

@@ -164,3 +164,18 @@ pub fn process_one(outer: u32) -> Result<u32> {
         .parse()
         .with_context(|| format!("{path} holds {first}"))
 }
+
+/// The number that a process has in its own PID namespace.
+pub fn number_inside(outside: u32) -> Result<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{outside}/status"))?;
+    status
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("NSpid:")?
+                .split_whitespace()
+                .last()?
+                .parse()
+                .ok()
+        })
+        .context("its status tells no NSpid")
+}

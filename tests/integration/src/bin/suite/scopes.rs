@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
+use kernelseal_integration::namespace::{number_inside, process_one};
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe;
 use kernelseal_integration::process::{Running, run, spawn};
@@ -210,18 +211,7 @@ fn sixty_agents() -> Result<()> {
 
 /// The number the target has where it is, from its own `status`.
 fn targets_own_number(target: &Running) -> Result<u32> {
-    let outer = kernelseal_integration::namespace::process_one(target.pid())?;
-    let status = fs::read_to_string(format!("/proc/{outer}/status"))?;
-    status
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("NSpid:")?
-                .split_whitespace()
-                .last()?
-                .parse()
-                .ok()
-        })
-        .context("no NSpid")
+    number_inside(process_one(target.pid())?)
 }
 
 /// The node's agent leaves a pod with an agent of its own to that one, also where both name the program.

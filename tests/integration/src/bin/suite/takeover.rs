@@ -31,6 +31,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("takeover::of_what_is_held", of_what_is_held)
         .test("takeover::of_the_names", of_the_names)
         .test("takeover::of_another_scope", of_another_scope)
+        .test("takeover::in_a_pod", in_a_pod)
         .test(
             "takeover::not_from_an_agent_that_lives",
             not_from_the_living,
@@ -153,6 +154,33 @@ fn of_another_scope() -> Result<()> {
     ensure!(fs::exists(OTHER)?, "it refuses what would start unguarded");
     ensure!(is_refused()?, "no agent, no start, still");
     drop(pod);
+    retired()
+}
+
+/// In a pod a child of the new agent may not use bpf(2) before the agent is one: it loads by itself.
+fn in_a_pod() -> Result<()> {
+    cleanup()?;
+    let pod = Place::pod()?;
+    let config = Config::token_for("probe-static").to_string();
+    let start = || -> Result<Agent> {
+        let binary = Agent::command(&[]).get_program().to_owned();
+        Agent::start_as(pod.command(binary)?, &config)?.readied()
+    };
+    let served = || -> Result<Running> {
+        let mut command = pod.command(probe::path("probe-static")?)?;
+        command.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
+        let (probe, found) = report(&mut command)?;
+        ensure_both(&found, "hunter2")?;
+        Ok(probe)
+    };
+    let first = start()?;
+    let old = served()?;
+    age()?;
+    ensure!(first.stop()?.success());
+    let second = start()?;
+    let new = served()?;
+    ensure!(second.stop()?.success());
+    drop((old, new, pod));
     retired()
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
-use kernelseal_integration::namespace::process_one;
+use kernelseal_integration::namespace::{number_inside, process_one};
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe;
 use kernelseal_integration::process::{Running, run, spawn, state, until};
@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::lines;
-use super::scene::{FILE, SECRET, agent_in, kernelseal, number_inside};
+use super::scene::{FILE, SECRET, agent_in, kernelseal};
 
 const SOON: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_mins(5);

@@ -1,7 +1,6 @@
 //! An agent, a sealed process with threads and a child, and an attacker next to it.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
-use kernelseal_integration::namespace::process_one;
+use kernelseal_integration::namespace::{number_inside, process_one};
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe;
 use kernelseal_integration::process::{Running, run, spawn};
@@ -198,21 +197,6 @@ pub fn agent_in(place: &Place, policy: &str) -> Result<(Agent, u32)> {
     };
     let number = number_inside(process_one(agent.pid())?)?;
     Ok((agent, number))
-}
-
-/// The number that a process has in its own PID namespace.
-pub fn number_inside(outside: u32) -> Result<u32> {
-    let status = fs::read_to_string(format!("/proc/{outside}/status"))?;
-    status
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("NSpid:")?
-                .split_whitespace()
-                .last()?
-                .parse()
-                .ok()
-        })
-        .context("its status tells no NSpid")
 }
 
 /// The agent's program.

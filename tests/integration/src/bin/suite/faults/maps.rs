@@ -19,6 +19,7 @@ use crate::lifecycle::PINS;
 pub fn register(registry: Registry) -> Registry {
     registry
         .test("faults::too_many_sealed", too_many_sealed)
+        .test("faults::a_start_that_fails", a_start_that_fails)
         .test("faults::too_many_held", too_many_held)
         .test("faults::too_many_folders", too_many_folders)
 }
@@ -118,4 +119,17 @@ fn too_many_folders() -> Result<()> {
     let mut agent = agent()?;
     let filled = Filled::up("VAULTS", ["8", "16"])?;
     refused_while(&mut agent, filled, "make a tmpfs")
+}
+
+/// An agent that cannot begin leaves what one before it left: names that are refused.
+fn a_start_that_fails() -> Result<()> {
+    agent()?.kill()?;
+    let filled = Filled::up("SEALED", ["4", "24"])?;
+    let (_, said) = Agent::expect_failure(&Config::token_for("probe-static").to_string())?;
+    ensure!(said.contains("is full"), "{said}");
+    ensure!(target()?.spawn().is_err(), "no agent, no start");
+    drop(filled);
+    ensure!(target()?.spawn().is_err(), "no agent, no start, still");
+    let _agent = agent()?;
+    ensure_both(&report(&mut target()?)?.1, "hunter2")
 }
