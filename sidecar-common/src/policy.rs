@@ -139,16 +139,20 @@ pub struct Held {
     pub name: [u8; NAME_LEN],
 }
 
-/// The task has a controlling terminal: it was not stopped by a signal, which its shell would see.
-pub const HELD_TTY: u32 = 1 << 0;
+/// Its exec is still to come: under a terminal, where a stop would show, it is held before that. It
+/// tries again and again until the agent is attached.
+pub const HELD_COMING: u32 = 1 << 0;
 /// Somebody traces the task.
 pub const HELD_TRACED: u32 = 1 << 1;
-/// The agent itself makes the task exec a second time: do not hold that one.
-pub const HELD_REEXEC: u32 = 1 << 2;
+/// Nobody waits for a program that is coming any more: it starts without secrets.
+pub const HELD_WAIVED: u32 = 1 << 2;
 /// What runs is not the file that was asked for but its interpreter (a script).
 pub const HELD_SCRIPT: u32 = 1 << 3;
-/// The agent is attached, and will have it stop at the event of this exec.
+/// The agent is attached to a program that is coming, and has it stop at the event of its exec.
 pub const HELD_SEIZED: u32 = 1 << 4;
+/// Longest that a program is coming, in nanoseconds, should nobody be there to end it: longer than any
+/// `policy.holdTimeout` (five minutes).
+pub const MAX_COMING_NS: u64 = 360 * 1_000_000_000;
 
 /// A tmpfs of secret files, by the address of its superblock: exact for as long as it lives.
 #[repr(C)]

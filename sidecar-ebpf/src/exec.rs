@@ -28,8 +28,9 @@ use sidecar_common::{
     layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, NAME_LEN},
     name::{self, CHUNK, Chunk},
     policy::{
-        BindingKey, HELD_REEXEC, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_TTY, Held,
-        SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, ScopeId, Sealed,
+        BindingKey, HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, Held,
+        MAX_COMING_NS, SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, ScopeId,
+        Sealed,
     },
 };
 
@@ -38,7 +39,10 @@ use crate::{
     lineage, ring, sealed,
 };
 
+/// The kernel's own (include/linux/errno.h): begin the system call anew, whatever the signal.
+const ERESTARTNOINTR: i64 = 513;
 const SIGKILL: u32 = 9;
+const SIGCONT: u32 = 18;
 const SIGSTOP: u32 = 19;
 
 /// By the names' last bytes: how many bindings there are. All that nearly every unmatched program
@@ -174,15 +178,16 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     } else {
         return 0;
     };
+    let start_ns = kernel::start_of(kernel::current());
     if scope.agent == 0 {
         // nobody would release it: do not hold
+        let_go(tgid, start_ns);
         if scope.flags & SCOPE_FAIL_OPEN != 0 {
             return 0;
         }
         return kernel::eperm();
     }
     // Guarded from here on: in between, the new memory would be open to whoever is quick.
-    let start_ns = kernel::start_of(kernel::current());
     // SAFETY: the helper has no preconditions. Microseconds and the process's number (22 bits,
     // PID_MAX_LIMIT): unique while somebody carries it.
     let seal = (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid);
@@ -215,7 +220,66 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // SAFETY: the helper checks the address.
     pending.name_len = unsafe { bpf_probe_read_kernel_str_bytes(name as Ptr, &mut pending.name) }
         .map_or(0, |name| name.len() as u32);
-    0
+    let task = kernel::current();
+    if follow(follow(task, off!(task_signal)), off!(signal_tty)).is_null() {
+        return 0;
+    }
+    wait_for_agent(task, tgid, pending)
+}
+
+/// Under a terminal a stop by a signal would show: the shell takes its terminal back. There the agent
+/// attaches before the exec, and has the program stop at the exec's event, of which no shell hears.
+/// Until it is attached the system call starts over, again and again: the program before stands still,
+/// this one has not begun, and whatever may end or preempt a process still may.
+#[inline(always)]
+fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held) -> i32 {
+    if let Some(held) = sealed::HELD.get_ptr_mut(tgid) {
+        // SAFETY: a live map value; while the agent is not attached only this task and it touch it.
+        let held = unsafe { &*held };
+        if held.flags & HELD_SEIZED != 0 {
+            return 0;
+        }
+        if held.flags & HELD_WAIVED != 0 {
+            // the agent gave up, and by its policy the program starts without
+            let_go(tgid, pending.start_ns);
+            return 0;
+        }
+        // SAFETY: the helper has no preconditions.
+        if unsafe { bpf_ktime_get_ns() } > held.since_ns + MAX_COMING_NS {
+            let_go(tgid, pending.start_ns);
+            return kernel::eperm();
+        }
+    } else {
+        // What cannot be attached to now, or has another number after its exec, is stopped there.
+        if read::<u32>(task, off!(task_ptrace)) != 0 || !kernel::is_leader() {
+            return 0;
+        }
+        pending.flags = HELD_COMING;
+        // SAFETY: the helper has no preconditions.
+        pending.since_ns = unsafe { bpf_ktime_get_ns() };
+        if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
+            return 0; // and then there is no place for it either
+        }
+        report_held(pending.scope, tgid);
+    }
+    // A system call starts over where a signal is pending that comes to nothing. A stop that is
+    // taken back is one: it leaves the task marked, no handler sees it, and no parent.
+    // SAFETY: the helper has no preconditions; the signals are for the running task.
+    if unsafe { bpf_send_signal(SIGSTOP) != 0 || bpf_send_signal(SIGCONT) != 0 } {
+        let_go(tgid, pending.start_ns);
+        return kernel::eperm();
+    }
+    kernel::error::<ERESTARTNOINTR>()
+}
+
+/// Takes back what was noted of an exec, and the seal that was only for the time of it.
+#[inline(always)]
+fn let_go(tgid: u32, start_ns: u64) {
+    let _ = PENDING.remove(tgid);
+    let _ = sealed::HELD.remove(tgid);
+    if sealed::get(tgid, || start_ns).is_some_and(|now| now.flags & SEALED_EXECING != 0) {
+        sealed::forget(tgid);
+    }
 }
 
 /// Seals and holds what the first hook noted, where tracepoints may be missed: since 7.0 their
@@ -236,9 +300,6 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let is_watched = take_pending(tgid, bprm) || finish_hold(task, tgid);
     if !is_watched && ALL_EXECS.get(0).is_some_and(|wanted| *wanted != 0) {
         report_exec(task, tgid, bprm);
-    }
-    if is_watched && load!(load!(task, task_signal), signal_tty as usize) != 0 {
-        wait_for_agent(tgid);
     }
     0
 }
@@ -279,23 +340,24 @@ fn finish_hold(task: Ptr, tgid: u32) -> bool {
 fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     // (zero in the middle of an exec; then the tracepoint enters it, or the agent looks it up)
     pending.stack = read(follow(task, off!(task_mm)), off!(mm_start_stack));
-    // SAFETY: the helper has no preconditions.
-    pending.since_ns = unsafe { bpf_ktime_get_ns() };
-    if let Some(held) = sealed::HELD.get_ptr_mut(tgid) {
-        // SAFETY: a live map value; until the release only its agent and this task touch it.
-        let held = unsafe { &mut *held };
-        if held.flags & HELD_REEXEC != 0 {
-            held.stack = pending.stack;
-            return;
+    // SAFETY: a live map value; while the agent waits for this exec it does not write.
+    let is_seized = match unsafe { sealed::HELD.get(tgid) } {
+        Some(held) if held.flags & HELD_SEIZED != 0 => {
+            pending.since_ns = held.since_ns;
+            true
         }
-    }
+        _ => {
+            // SAFETY: the helper has no preconditions.
+            pending.since_ns = unsafe { bpf_ktime_get_ns() };
+            false
+        }
+    };
 
     let cred = follow(task, off!(task_cred));
     pending.uid = read(cred, off!(cred_euid));
     pending.gid = read(cred, off!(cred_egid));
     // SAFETY: the helper has no preconditions.
     pending.cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let has_tty = !follow(follow(task, off!(task_signal)), off!(signal_tty)).is_null();
     let is_traced = read::<u32>(task, off!(task_ptrace)) != 0;
     // Its agent may have ended since the first hook, and nobody would release it. Where it ended in
     // order, with nothing sealed, the scope is gone, and programs start as if it had not been there.
@@ -304,22 +366,19 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
         Some(scope) if scope.flags & SCOPE_FAIL_OPEN == 0 => {
             return kill(tgid, pending, REASON_NO_AGENT);
         }
-        _ => {
-            let now = sealed::get(tgid, || pending.start_ns);
-            if now.is_some_and(|now| now.flags & SEALED_EXECING != 0) {
-                sealed::forget(tgid);
-            }
-            return;
-        }
+        _ => return let_go(tgid, pending.start_ns),
     }
     // What runs is another file only if it came by an interpreter.
     let is_script = identity(load!(bprm, bprm_file)) != (pending.file_dev, pending.file_ino);
     if is_script && load_text!(bprm, bprm_interp) == load_text!(bprm, bprm_filename) {
         return kill(tgid, pending, REASON_OTHER_FILE);
     }
-    pending.flags = if has_tty { HELD_TTY } else { 0 }
-        | if is_script { HELD_SCRIPT } else { 0 }
-        | if is_traced { HELD_TRACED } else { 0 };
+    pending.flags = if is_script { HELD_SCRIPT } else { 0 }
+        | match (is_seized, is_traced) {
+            (true, _) => HELD_SEIZED,
+            (false, true) => HELD_TRACED,
+            (false, false) => 0,
+        };
 
     // a sealed process that becomes another sealed program leaves its first tree
     if let Some(earlier) = sealed::get(tgid, || pending.start_ns)
@@ -339,36 +398,23 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
         return kill(tgid, pending, REASON_HELD_FULL);
     }
+    ring::count(pending.scope, |c| &raw mut c.held);
+    if is_seized {
+        return; // its agent waits for this exec's event
+    }
     // SAFETY: the helper has no preconditions; the signal is for the running task.
-    if !has_tty && unsafe { bpf_send_signal(SIGSTOP) } != 0 {
+    if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
         return kill(tgid, pending, REASON_HELD_FULL);
     }
-    ring::count(pending.scope, |c| &raw mut c.held);
-    if let Some(mut entry) = ring::reserve::<Header>(pending.scope) {
-        entry.write(ring::header(KIND_HELD, tgid));
-        entry.submit(0);
-    }
+    report_held(pending.scope, tgid);
 }
 
-/// Gives the agent about a millisecond to attach. Under a terminal the task is not stopped by a
-/// signal; if the agent is there in time, it stops at the event of this exec, which comes next
-/// (`exec_binprm`). If not, the agent makes it start over.
+/// A HELD record: the agent has something to do.
 #[inline(always)]
-fn wait_for_agent(tgid: u32) {
-    const TURNS: u32 = 768;
-    const PAUSE: u32 = 64;
-    for _ in 0..TURNS {
-        let Some(held) = sealed::HELD.get_ptr(tgid) else {
-            return;
-        };
-        // SAFETY: a live map value, written by the agent while we look.
-        if unsafe { core::ptr::read_volatile(&raw const (*held).flags) } & HELD_SEIZED != 0 {
-            return;
-        }
-        for _ in 0..PAUSE {
-            // SAFETY: the helper has no preconditions.
-            let _ = unsafe { bpf_ktime_get_ns() };
-        }
+fn report_held(scope: ScopeId, tgid: u32) {
+    if let Some(mut entry) = ring::reserve::<Header>(scope) {
+        entry.write(ring::header(KIND_HELD, tgid));
+        entry.submit(0);
     }
 }
 

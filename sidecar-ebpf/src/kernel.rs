@@ -142,6 +142,14 @@ pub(crate) fn current() -> Ptr {
     unsafe { bpf_get_current_task() as usize as Ptr }
 }
 
+/// Whether the running task is its process's first thread.
+#[inline(always)]
+pub(crate) fn is_leader() -> bool {
+    // SAFETY: the helper has no preconditions.
+    let ids = unsafe { bpf_get_current_pid_tgid() };
+    (ids >> 32) as u32 == ids as u32
+}
+
 /// The running process, in the kernel's own numbers.
 #[inline(always)]
 pub(crate) fn current_tgid() -> u32 {
@@ -185,13 +193,19 @@ pub(crate) unsafe fn add32(counter: *mut u32, n: u32) {
     unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) counter, in(wreg) n) };
 }
 
-/// `-EPERM` in a form the verifier can bound: compilers turn "condition ? -1 : 0" into a negation,
-/// which 6.12 cannot see to be in [-4095, 0].
+/// What a hook says to refuse.
 #[inline(always)]
 pub(crate) fn eperm() -> i32 {
+    error::<1>()
+}
+
+/// A negative error number in a form the verifier can bound: compilers turn "condition ? -1 : 0" into a
+/// negation, which 6.12 cannot see to be in [-4095, 0].
+#[inline(always)]
+pub(crate) fn error<const ERRNO: i64>() -> i32 {
     let value: i64;
     // SAFETY: sets a register.
-    unsafe { asm!("{0} = -1", out(reg) value) };
+    unsafe { asm!("{0} = -{1}", out(reg) value, const ERRNO) };
     value as i32
 }
 

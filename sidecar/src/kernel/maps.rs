@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError},
 };
 use sidecar_common::policy::{
-    BindingKey, Counters, HELD_REEXEC, HELD_SEIZED, Held, SEALED_AGENT, SEALED_EXECING,
+    BindingKey, Counters, HELD_SEIZED, HELD_WAIVED, Held, SEALED_AGENT, SEALED_EXECING,
     SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
 };
 
@@ -153,12 +153,12 @@ impl Maps {
         }
     }
 
-    /// The next exec of this held program is our own doing.
-    pub(crate) fn expect_reexec(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
-        self.mark_held(tgid, held, HELD_REEXEC)
+    /// A program that is coming is to start without secrets.
+    pub(crate) fn waive(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
+        self.mark_held(tgid, held, HELD_WAIVED)
     }
 
-    /// We are attached to this held program: the kernel side need not wait for us.
+    /// We are attached to a program that is coming: its exec may take place.
     pub(crate) fn tell_seized(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
         self.mark_held(tgid, held, HELD_SEIZED)
     }

@@ -81,8 +81,8 @@ impl TakenAway {
 
     /// Wipes them. To be called when nothing is guarded any more: an agent alone opens what is.
     pub(crate) fn wipe(self) -> io::Result<()> {
-        /// Hooks go a moment after their pins.
-        const TRIES: u32 = 100;
+        /// Hooks go a moment after their pins; on a busy machine it was seen to take more than a second.
+        const TRIES: u32 = 3000;
         const STEP: Duration = Duration::from_millis(10);
         let mut done = Ok(());
         for vault in self.0 {

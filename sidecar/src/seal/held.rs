@@ -16,7 +16,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use sidecar_common::policy::{HELD_TTY, Held};
+use sidecar_common::policy::{HELD_COMING, Held};
 use zeroize::Zeroizing;
 
 use crate::process::Process;
@@ -25,18 +25,12 @@ use super::stack::{Rebuilt, Stack, StackError, Word};
 
 /// `__USER32_CS`: the code segment of a 32-bit program on an `x86_64` kernel.
 const USER32_CS: u64 = 0x23;
-/// `execve` on `x86_64`.
-const SYS_EXECVE: u64 = 59;
 /// First read of a stack, in bytes: enough for most environments, and no more to wipe than needed.
 const STACK_READ: usize = 4 * 1024;
 /// More than arguments, variables and the kernel's own words can take.
 const STACK_MAX: usize = 8 * 1024 * 1024;
-/// Bytes of the vdso that are searched for a system call instruction.
-const VDSO_READ: usize = 8 * 1024;
-/// Stops that may come before a forced exec: a pending interrupt, a signal or two.
-const STOPS_BEFORE_EXEC: u32 = 8;
-/// The instruction `syscall`.
-const SYSCALL_INSTRUCTION: [u8; 2] = [0x0f, 0x05];
+/// Stops that may come before an exec: the system call's begin, signals that came meanwhile.
+const STOPS_BEFORE_EXEC: u32 = 64;
 
 /// Why a program could not be taken hold of.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +41,9 @@ pub(crate) enum HoldError {
     /// It is not where it was when the kernel side stopped it.
     #[error("it is no longer at the start of the exec that was held")]
     MovedOn,
-    /// A forced second exec did not come about.
-    #[error("it could not be made to start over under its terminal: {0}")]
-    NoRestart(&'static str),
+    /// The exec that it was coming to failed, or was given up: it goes on as what it was.
+    #[error("its exec did not take place")]
+    NotExecuted,
     /// The kernel refused.
     #[error("{what}: {cause}")]
     Os {
@@ -77,14 +71,6 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> HoldError {
     }
 }
 
-/// What the kernel side is told on the way.
-pub(crate) trait Announce {
-    /// We are attached.
-    fn seized(&mut self) -> Result<(), HoldError>;
-    /// The next exec is ours.
-    fn reexec(&mut self) -> Result<(), HoldError>;
-}
-
 /// A held program with us attached. It is released or killed; dropped, it is killed.
 pub(crate) struct HeldTask {
     tracee: Tracee,
@@ -94,21 +80,24 @@ pub(crate) struct HeldTask {
 
 impl HeldTask {
     /// Attaches, and makes sure that this is the exec that was held and that nothing of it has run.
+    /// To one that is coming, `announce` says that we are attached, and we see it through its exec.
     /// With `dies_with_us` it does not outlive us: under a terminal it would go on without secrets.
     pub(crate) fn attach(
         held: &Held,
         dies_with_us: bool,
-        announce: &mut impl Announce,
+        announce: impl FnOnce() -> Result<(), HoldError>,
     ) -> Result<Self, HoldError> {
-        let has_tty = held.flags & HELD_TTY != 0;
+        let is_coming = held.flags & HELD_COMING != 0;
         let mut options = ptrace::Options::empty();
-        options.set(ptrace::Options::PTRACE_O_TRACEEXEC, has_tty);
+        options.set(ptrace::Options::PTRACE_O_TRACEEXEC, is_coming);
+        options.set(ptrace::Options::PTRACE_O_TRACESYSGOOD, is_coming);
         options.set(ptrace::Options::PTRACE_O_EXITKILL, dies_with_us);
         let mut tracee = Tracee::seize(Pid::from_raw(held.pid.cast_signed()), options)?;
-        if has_tty {
-            announce.seized()?;
+        tracee.interrupt()?;
+        if is_coming {
+            announce()?;
+            tracee = tracee.see_through_exec()?;
         }
-        let is_at_exec = tracee.interrupt()?;
         // (the kernel side does not know it where a record overtook the end of the exec)
         let stack = match held.stack {
             0 => Process::new(held.pid)
@@ -116,11 +105,8 @@ impl HeldTask {
                 .map_err(io_error("find its stack"))?,
             stack => stack,
         };
-        if has_tty && !is_at_exec {
-            tracee.start_over(stack, announce)?;
-        }
         let registers = tracee.registers()?;
-        if !has_tty && registers.rsp != stack {
+        if registers.rsp != stack {
             return Err(HoldError::MovedOn);
         }
         let stack = tracee.read_stack(registers.rsp)?;
@@ -226,19 +212,20 @@ impl Tracee {
         }
     }
 
-    /// Stops it; true when that was at an exec.
-    fn interrupt(&mut self) -> Result<bool, HoldError> {
+    /// Stops it.
+    fn interrupt(&mut self) -> Result<(), HoldError> {
         ptrace::interrupt(self.pid).map_err(os("interrupt"))?;
-        Ok(self.wait()? == Stop::Exec)
+        self.wait().map(drop)
     }
 
     fn wait(&mut self) -> Result<Stop, HoldError> {
         match waitpid(self.pid, Some(WaitPidFlag::__WALL)).map_err(os("wait"))? {
             WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => Ok(Stop::Exec),
             WaitStatus::PtraceEvent(..) => Ok(Stop::Other),
+            WaitStatus::PtraceSyscall(_) => Ok(Stop::SystemCall),
             WaitStatus::Stopped(_, signal) => {
-                // the stop that holds it is ours; any other signal is the program's
-                if signal != Signal::SIGSTOP {
+                // what holds it is the kernel side's; any other signal is the program's
+                if signal != Signal::SIGSTOP && signal != Signal::SIGCONT {
                     self.owed = Some(signal);
                 }
                 Ok(Stop::Other)
@@ -275,66 +262,50 @@ impl Tracee {
         Ok(copy)
     }
 
-    /// Under a terminal the program was not stopped and may have begun: it executes itself again,
-    /// and stops at that exec's event, which no shell hears of.
-    fn start_over(
-        &mut self,
-        stack_start: u64,
-        announce: &mut impl Announce,
-    ) -> Result<(), HoldError> {
-        let no = HoldError::NoRestart;
-        let mut registers = self.registers()?;
-        if registers.cs == USER32_CS {
-            return Err(no("a 32-bit program cannot be restarted"));
-        }
-        let memory = self.read_stack(stack_start)?;
-        let stack = Stack::parse(memory.bytes(), stack_start, Word::Eight)
-            .map_err(|_| no("its initial stack is gone"))?;
-        let path = stack.execfn().ok_or(no("it has no AT_EXECFN"))?;
-        registers.rip = self.find_syscall(stack.vdso().ok_or(no("it has no vdso"))?)?;
-        registers.rax = SYS_EXECVE;
-        registers.orig_rax = u64::MAX; // not in a system call: the kernel must not restart one
-        registers.rdi = path;
-        registers.rsi = stack.argv();
-        registers.rdx = stack.envp();
-        ptrace::setregs(self.pid, registers).map_err(os("write registers"))?;
-        announce.reexec()?;
+    /// Lets it begin its exec and stops it at the event of that, before its first instruction. Where
+    /// the exec fails we let go of it.
+    fn see_through_exec(mut self) -> Result<Self, HoldError> {
         for _ in 0..STOPS_BEFORE_EXEC {
-            ptrace::cont(self.pid, None).map_err(os("continue"))?;
-            if self.wait()? == Stop::Exec {
-                // the descriptor we have is of the memory before
-                self.memory = open_memory(self.pid)?;
-                return Ok(());
+            ptrace::syscall(self.pid, None).map_err(os("continue"))?;
+            match self.wait()? {
+                Stop::Exec => {
+                    // the descriptor we have is of the memory before
+                    self.memory = open_memory(self.pid)?;
+                    return Ok(self);
+                }
+                Stop::SystemCall if self.has_left_a_system_call()? => break,
+                Stop::SystemCall | Stop::Other => {}
             }
         }
-        Err(no("its second exec did not take place"))
+        self.detach()?;
+        Err(HoldError::NotExecuted)
     }
 
-    /// Address of a system call instruction in the vdso.
-    fn find_syscall(&self, vdso: u64) -> Result<u64, HoldError> {
-        let mut code = vec![0; VDSO_READ];
-        let read = self
-            .memory
-            .read_at(&mut code, vdso)
-            .map_err(io_error("read its vdso"))?;
-        code[..read]
-            .windows(SYSCALL_INSTRUCTION.len())
-            .position(|bytes| bytes == SYSCALL_INSTRUCTION)
-            .map(|at| vdso + at as u64)
-            .ok_or(HoldError::NoRestart(
-                "its vdso has no system call instruction",
-            ))
+    fn has_left_a_system_call(&self) -> Result<bool, HoldError> {
+        let info = ptrace::syscall_info(self.pid).map_err(os("look at its system call"))?;
+        Ok(info.op == libc::PTRACE_SYSCALL_INFO_EXIT)
     }
 
     fn release<E>(mut self, forget: impl FnOnce() -> Result<(), E>) -> Result<(), HoldError> {
-        if let Some(signal) = self.owed {
-            kill(self.pid, signal).map_err(os("hand on a signal"))?;
-        }
+        self.pay()?;
         // In this order: should we die in between and it live on, it runs.
         kill(self.pid, Signal::SIGCONT).map_err(os("continue"))?;
         if forget().is_err() {
             return Err(HoldError::Gone);
         }
+        self.detach()
+    }
+
+    /// Hands on the signal that it is owed.
+    fn pay(&mut self) -> Result<(), HoldError> {
+        match self.owed.take() {
+            Some(signal) => kill(self.pid, signal).map_err(os("hand on a signal")),
+            None => Ok(()),
+        }
+    }
+
+    fn detach(&mut self) -> Result<(), HoldError> {
+        self.pay()?;
         ptrace::detach(self.pid, None).map_err(os("detach"))?;
         self.is_settled = true;
         Ok(())
@@ -371,6 +342,9 @@ fn open_memory(pid: Pid) -> Result<File, HoldError> {
 /// What a tracee stopped for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
+    /// An exec's event: the new program is in place and has not begun.
     Exec,
+    /// The begin or the end of a system call.
+    SystemCall,
     Other,
 }

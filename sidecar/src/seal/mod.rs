@@ -31,7 +31,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
+use sidecar_common::policy::{HELD_COMING, HELD_TRACED, Held, ScopeId};
 
 pub(crate) use self::{
     adopt::TakenAway,
@@ -41,7 +41,7 @@ use self::{
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, Vault},
     failure::Failure,
-    held::{Announce, HeldTask, HoldError},
+    held::{HeldTask, HoldError},
     stack::Variable,
     verify::{Evidence, Refusal, Verdict, verify},
 };
@@ -188,25 +188,26 @@ impl<'c> Work<'c> {
         }
     }
 
-    /// The life of a secret, for one program that stands before its first instruction.
+    /// The life of a secret, for one program that stands before its first instruction, or is coming to.
     fn live(&mut self, tgid: u32, held: &Held) {
-        let name = text(&held.name);
-        self.metrics.exec_events.inc();
-        self.journal.emit(
-            held.since_ns,
-            Kind::Exec,
-            held.pid,
-            &name,
-            Detail::Exec { uid: held.uid },
-        );
         let process = Process::new(held.pid);
-
         if held.flags & HELD_TRACED != 0 {
+            self.report_start(held);
             return self.judge_traced(tgid, held, process);
         }
-        let mut task = match self.attach(tgid, held) {
+        let attached = self.attach(tgid, held);
+        if matches!(attached, Err(HoldError::NotExecuted)) {
+            return drop(self.maps.forget_held(tgid));
+        }
+        // of one that was coming, the kernel side knows more by now
+        let held = &match self.maps.held(tgid) {
+            Ok(Some(now)) => now,
+            _ => *held,
+        };
+        self.report_start(held);
+        let mut task = match attached {
             Ok(task) => task,
-            Err(failure) => return self.refuse(tgid, held, None, &failure),
+            Err(e) => return self.refuse(tgid, held, None, &e.into()),
         };
         let bindings = match self.verify(tgid, held, process, Some(&task)) {
             Verdict::Is(bindings) => bindings,
@@ -265,24 +266,12 @@ impl<'c> Work<'c> {
     }
 
     /// Takes hold of the program.
-    fn attach(&mut self, tgid: u32, held: &Held) -> Result<HeldTask, Failure> {
-        struct ToKernel<'a>(&'a mut Maps, u32, &'a Held);
-        impl Announce for ToKernel<'_> {
-            fn seized(&mut self) -> Result<(), HoldError> {
-                let Self(maps, tgid, held) = self;
-                maps.tell_seized(*tgid, held).map_err(|_| HoldError::Gone)
-            }
-
-            fn reexec(&mut self) -> Result<(), HoldError> {
-                let Self(maps, tgid, held) = self;
-                maps.expect_reexec(*tgid, held).map_err(|_| HoldError::Gone)
-            }
-        }
-        Ok(HeldTask::attach(
-            held,
-            self.config.policy.on_failure == OnFailure::Deny,
-            &mut ToKernel(&mut self.maps, tgid, held),
-        )?)
+    fn attach(&mut self, tgid: u32, held: &Held) -> Result<HeldTask, HoldError> {
+        let dies_with_us = self.config.policy.on_failure == OnFailure::Deny;
+        HeldTask::attach(held, dies_with_us, || {
+            let told = self.maps.tell_seized(tgid, held);
+            told.map_err(|_| HoldError::Gone)
+        })
     }
 
     /// Looks up every secret of the bindings. All of them, or none.
@@ -396,6 +385,10 @@ impl<'c> Work<'c> {
     /// The same where somebody else is attached.
     fn let_go_unattached(&mut self, tgid: u32, held: &Held) {
         self.maps.unseal(tgid, held.seal);
+        if held.flags & HELD_COMING != 0 {
+            let _ = self.maps.waive(tgid, held);
+            return;
+        }
         let _ = self.maps.forget_held(tgid);
         let _ = kill(Pid::from_raw(held.pid.cast_signed()), Signal::SIGCONT);
     }

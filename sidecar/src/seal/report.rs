@@ -15,6 +15,18 @@ use crate::{
 };
 
 impl Work<'_> {
+    /// A program that is held.
+    pub(super) fn report_start(&mut self, held: &Held) {
+        self.metrics.exec_events.inc();
+        self.journal.emit(
+            held.since_ns,
+            Kind::Exec,
+            held.pid,
+            &text(&held.name),
+            Detail::Exec { uid: held.uid },
+        );
+    }
+
     /// A program start that the kernel side reported.
     pub(super) fn report_exec(&mut self, exec: &Exec) {
         let (uid, pid) = (exec.subject.uid, exec.subject.pid);

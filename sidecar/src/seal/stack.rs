@@ -20,8 +20,6 @@ const ALIGN: u64 = 16;
 const AT_NULL: u64 = 0;
 /// `AT_EXECFN`: where the name that was executed is.
 const AT_EXECFN: u64 = 31;
-/// `AT_SYSINFO_EHDR`: where the vdso is.
-const AT_SYSINFO_EHDR: u64 = 33;
 /// `AT_SECURE`: the loader ignores its variables.
 const AT_SECURE: u64 = 23;
 
@@ -152,22 +150,6 @@ impl<'a> Stack<'a> {
     /// The path that was executed.
     pub(crate) fn execfn_path(&self) -> Option<&'a [u8]> {
         self.string(self.execfn()?)
-    }
-
-    /// Address of the vdso.
-    pub(crate) fn vdso(&self) -> Option<u64> {
-        self.aux(AT_SYSINFO_EHDR)
-    }
-
-    /// Address of argv.
-    pub(crate) fn argv(&self) -> u64 {
-        self.base.wrapping_add(self.word.bytes() as u64)
-    }
-
-    /// Address of envp.
-    pub(crate) fn envp(&self) -> u64 {
-        self.base
-            .wrapping_add((self.env.start * self.word.bytes()) as u64)
     }
 
     /// A variable that brings foreign code into the program, if its loader will listen to it.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use sidecar_common::policy::{Held, ScopeId};
+use sidecar_common::policy::{HELD_COMING, Held, ScopeId};
 
 use crate::{
     config::{OnFailure, Policy},
@@ -87,6 +87,10 @@ impl Watchdog {
                 OnFailure::Deny => {
                     kill_held(&self.maps, tgid, &held);
                     Action::Killed
+                }
+                OnFailure::Allow if held.flags & HELD_COMING != 0 => {
+                    let _ = self.maps.waive(tgid, &held);
+                    Action::Started
                 }
                 OnFailure::Allow => {
                     self.maps.unseal(tgid, held.seal);

@@ -55,13 +55,13 @@ fn kernel_stack(
 }
 
 const NONE: [&str; 0] = [];
-/// Among others `AT_PAGESZ`, `AT_RANDOM`, `AT_PLATFORM` and `AT_HWCAP2`, whose values mean nothing to us.
+/// Among others `AT_PAGESZ`, `AT_RANDOM`, `AT_PLATFORM`, `AT_HWCAP2` and `AT_SYSINFO_EHDR`, whose values mean nothing to us.
 const AUXV: [(u64, u64); 7] = [
     (6, 4096),
     (25, 0x7fff_1239),
     (15, 0x7fff_1249),
     (26, 2),
-    (AT_SYSINFO_EHDR, 0x1000),
+    (33, 0x1000),
     (AT_SECURE, 0),
     (AT_NULL, 0),
 ];

@@ -13,6 +13,7 @@ use kernelseal_integration::process::{self, Running, run, stopped};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use kernelseal_integration::terminal::Terminal;
+use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(4);
@@ -24,6 +25,22 @@ pub fn register(registry: Registry) -> Registry {
         .slow_test("starts::all_at_once", LONG, all_at_once)
         .slow_test("starts::five_hundred_at_once", LONG, five_hundred_at_once)
         .slow_test("starts::by_hand_in_a_shell", LONG, by_hand_in_a_shell)
+        .test(
+            "starts::in_a_shell_with_a_slow_agent",
+            in_a_shell_with_a_slow_agent,
+        )
+        .test(
+            "starts::in_a_shell_without_an_agent",
+            in_a_shell_without_an_agent,
+        )
+        .test(
+            "starts::in_a_shell_without_an_interpreter",
+            in_a_shell_without_an_interpreter,
+        )
+        .test(
+            "starts::in_a_shell_that_is_interrupted",
+            in_a_shell_that_is_interrupted,
+        )
         .slow_test("starts::children_of_many", LONG, children_of_many)
 }
 
@@ -105,42 +122,122 @@ fn children_of_many() -> Result<()> {
 
 /// As with `kubectl exec -it`: the shell must not see its job stop, and must not lose the foreground.
 fn by_hand_in_a_shell() -> Result<()> {
-    const TIMES: usize = 20;
+    const TIMES: usize = 40;
     let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut terminal = shell()?;
+    let line = format!("{}; echo end $((40+2))", asks_for_token()?);
+    for n in 1..=TIMES {
+        terminal.type_line(&line, "end 42", n)?;
+    }
+    ensure_told(&terminal, TIMES)?;
+    let events = agent.events(Duration::from_millis(300))?;
+    let execs = |kind| events.iter().filter(|event| event["type"] == kind).count();
+    ensure!(execs("SEALED") == TIMES && execs("EXITED") == TIMES);
+    Ok(())
+}
+
+/// However late the agent is: nothing of the program runs before, and no shell hears of the wait.
+fn in_a_shell_with_a_slow_agent() -> Result<()> {
+    let agent = Agent::run(&Config::token_for("probe-static").policy("holdTimeout", "1m"))?;
+    let mut terminal = shell()?;
+    let line = format!("{}; echo end $((40+2))", asks_for_token()?);
+    for n in 1..=3 {
+        agent.signal(Signal::SIGSTOP)?;
+        terminal.type_keys(&format!("{line}\n"))?;
+        thread::sleep(Duration::from_millis(500));
+        ensure_told(&terminal, n - 1)?;
+        agent.signal(Signal::SIGCONT)?;
+        terminal.shows("end 42", n)?;
+        ensure_told(&terminal, n)?;
+    }
+    Ok(())
+}
+
+/// What a shell then does itself: the agent sees the exec fail, and is out of the way.
+fn in_a_shell_without_an_interpreter() -> Result<()> {
+    let folder = Scratch::new()?;
+    let script = folder.program("scripted", "echo script $((40+2))\n")?;
+    let mut agent = Agent::run(&Config::token_for("scripted"))?;
+    let mut terminal = shell()?;
+    for n in 1..=5 {
+        terminal.type_line(&script.display().to_string(), "script 42", n)?;
+    }
+    ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
+    let events = agent.events(Duration::from_millis(300))?;
+    ensure!(events.is_empty(), "{events:?}");
+    Ok(())
+}
+
+/// Interrupted while it waits for the agent, it is gone, and the shell goes on.
+fn in_a_shell_that_is_interrupted() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static").policy("holdTimeout", "1m"))?;
+    let mut terminal = shell()?;
+    let line = format!("{}; echo end $((40+2))", asks_for_token()?);
+    agent.signal(Signal::SIGSTOP)?;
+    terminal.type_keys(&format!("{line}\n"))?;
+    thread::sleep(Duration::from_millis(200));
+    terminal.type_keys("\x03")?;
+    terminal.type_line("echo alive $((2+3))", "alive 5", 1)?;
+    agent.signal(Signal::SIGCONT)?;
+    ensure_told(&terminal, 0)?;
+    terminal.type_line(&line, "end 42", 1)?;
+    ensure_told(&terminal, 1)?;
+    let events = agent.events(Duration::from_millis(300))?;
+    let sealed = events.iter().filter(|event| event["type"] == "SEALED");
+    ensure!(sealed.count() == 1, "{events:?}");
+    Ok(())
+}
+
+/// An agent that does not come in time, or is killed, has the program refused, or started without.
+fn in_a_shell_without_an_agent() -> Result<()> {
+    for (on_failure, outcome) in [
+        ("deny", "Operation not permitted"),
+        ("allow", r#""env":{"TOKEN":null}"#),
+    ] {
+        let config = Config::token_for("probe-static").policy("onFailure", on_failure);
+        let agent = Agent::run(&config.policy("holdTimeout", "1m"))?;
+        let mut terminal = shell()?;
+        agent.signal(Signal::SIGSTOP)?;
+        let line = format!("{}; echo end $((40+2))", asks_for_token()?);
+        terminal.type_keys(&format!("{line}\n"))?;
+        thread::sleep(Duration::from_millis(200));
+        agent.kill()?;
+        terminal.shows("end 42", 1)?;
+        terminal.shows(outcome, 1)?;
+    }
+    Ok(())
+}
+
+fn shell() -> Result<Terminal> {
     let mut shell = Command::new("sh");
     shell
         .arg("-i")
         .env("PS1", "$ ")
         .env("PATH", "/usr/bin:/bin");
-    let mut terminal = Terminal::open(&mut shell)?;
+    Terminal::open(&mut shell)
+}
+
+/// To be typed.
+fn asks_for_token() -> Result<String> {
     let program = probe::path("probe-static")?;
-    let line = format!(
-        "{} --env TOKEN --file TOKEN --sleep 1; echo end $((40+2))",
-        program.display()
-    );
-    for n in 1..=TIMES {
-        terminal.type_line(&line, "end 42", n)?;
-    }
-    // On a busy machine one may have begun before the agent was there, and started over: it says so
-    // twice, the second time with its secrets. Hence the second that each stays.
+    Ok(format!("{} --env TOKEN --file TOKEN", program.display()))
+}
+
+/// The program has begun so often, each time with its secrets, and was never seen stopped.
+fn ensure_told(terminal: &Terminal, times: usize) -> Result<()> {
     let screen = terminal.screen();
     ensure!(!screen.contains("Stopped"), "{screen}");
-    let variables = screen.matches(r#""env":{"TOKEN":"hunter2"}"#).count();
-    let files = screen
-        .matches(r#""files":{"TOKEN":{"content":"hunter2"}}"#)
-        .count();
-    ensure!(
-        (variables, files) == (TIMES, TIMES),
-        "{variables} {files} {screen}"
-    );
-    ensure!(
-        screen
-            .matches(r#""auxv_ok":true,"rsp_aligned":true,"stack_ok":true"#)
-            .count()
-            >= TIMES
-    );
-    let events = agent.events(Duration::from_millis(300))?;
-    let execs = |kind| events.iter().filter(|event| event["type"] == kind).count();
-    ensure!(execs("SEALED") == TIMES && execs("EXITED") == TIMES);
+    for told in [
+        r#""env":{"TOKEN":"#,
+        r#""env":{"TOKEN":"hunter2"}"#,
+        r#""files":{"TOKEN":{"content":"hunter2"}}"#,
+        r#""auxv_ok":true,"rsp_aligned":true,"stack_ok":true"#,
+    ] {
+        let found = screen.matches(told).count();
+        ensure!(
+            found == times,
+            "{told} {found} times, not {times}: {screen}"
+        );
+    }
     Ok(())
 }
