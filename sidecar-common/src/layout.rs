@@ -36,6 +36,9 @@ pub const RING_BYTES: usize = 256 * 1024;
 pub const NAME_LEN: usize = 256;
 /// Bytes of a task's `comm`, with its NUL (`TASK_COMM_LEN`).
 pub const COMM_LEN: usize = 16;
+/// Levels below the root at which an agent finds its own control group; the kernel's own limit is
+/// none, systemd's and the kubelet's trees have less than ten.
+pub const MAX_CGROUP_LEVELS: u32 = 32;
 /// Levels a PID namespace can nest (`MAX_PID_NS_LEVEL` in the kernel).
 pub const MAX_PID_LEVELS: u32 = 32;
 
@@ -77,6 +80,16 @@ pub struct Offsets {
     pub task_state: u32,
     /// `task_struct.exit_code`
     pub task_exit_code: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `css_set.dfl_cgrp`: in the unified hierarchy
+    pub css_set_cgroup: u32,
+    /// `cgroup.kn`
+    pub cgroup_node: u32,
+    /// `kernfs_node.name`
+    pub node_name: u32,
+    /// `kernfs_node.parent`, since 6.15 `__parent`
+    pub node_parent: u32,
     /// `signal_struct.live`
     pub signal_live: u32,
     /// `signal_struct.tty`

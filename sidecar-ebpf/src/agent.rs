@@ -5,9 +5,12 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::programs::RawTracePointContext;
+use aya_ebpf::{
+    btf_maps::Array, helpers::generated::bpf_probe_read_kernel_str, macros::btf_map,
+    programs::RawTracePointContext,
+};
 use sidecar_common::{
-    layout::{STACK_PADDINGS, THREAD_SIZE},
+    layout::{MAX_CGROUP_LEVELS, NAME_LEN, STACK_PADDINGS, THREAD_SIZE},
     policy::{SEALED_AGENT, Scope, ScopeId, Sealed},
 };
 
@@ -52,6 +55,37 @@ pub fn enlist(ctx: *mut c_void) -> u32 {
         return 0;
     }
     agent
+}
+
+/// The answer of [`own_cgroup`].
+#[btf_map]
+static CGROUP_NAME: Array<[u8; NAME_LEN], 1> = Array::new();
+
+/// Tells the name of the caller's control group, or of the one so many levels above it (the argument):
+/// a namespace hides those from `/proc`. Returns the name's length with its NUL, 0 above the root.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub fn own_cgroup(ctx: *mut c_void) -> u32 {
+    let above: u32 = RawTracePointContext::new(ctx).arg(0);
+    let set = kernel::follow(kernel::current(), off!(task_cgroups));
+    let cgroup = kernel::follow(set, off!(css_set_cgroup));
+    let mut node = kernel::follow(cgroup, off!(cgroup_node));
+    for level in 0..MAX_CGROUP_LEVELS {
+        if level >= above || node.is_null() {
+            break;
+        }
+        node = kernel::follow(node, off!(node_parent));
+    }
+    let Some(answer) = CGROUP_NAME.get_ptr_mut(0) else {
+        return 0;
+    };
+    if node.is_null() {
+        return 0;
+    }
+    let name = kernel::follow(node, off!(node_name));
+    // SAFETY: the helper checks the address; the answer is a live map value of this length.
+    let length = unsafe { bpf_probe_read_kernel_str(answer.cast(), NAME_LEN as u32, name.cast()) };
+    if length > 0 { length as u32 } else { 0 }
 }
 
 /// Finds where this kernel keeps the number of the running system call on the stack: it is

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fmt::Display,
     os::unix::process::parent_id,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
@@ -31,6 +31,8 @@ use crate::{
     kernel::{self, Claim, Maps, Ring, pins},
     not_yet,
     observe::{self, Journal, Metrics},
+    out_of_reach,
+    process::{LABELS, Pod, Whereabouts},
     seal::{GivenUp, Sealer, Watchdog},
     secrets::{self, Store},
     takeover::Others,
@@ -47,7 +49,7 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     if let Some(why) = secrets::protect_process() {
         tracing::warn!("secrets in this process's memory may be swapped out: {why}");
     }
-    refuse_what_is_not_here_yet(path, &config)?;
+    refuse_what_cannot_be_done(path, &config)?;
     let store = open_store(path, &config)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -90,9 +92,11 @@ fn ensure_loaded() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What parses but does not exist yet must not be taken for protection.
-fn refuse_what_is_not_here_yet(path: &Path, config: &Config) -> anyhow::Result<()> {
+/// What parses but does nothing, or nothing here, must not be taken for protection.
+fn refuse_what_cannot_be_done(path: &Path, config: &Config) -> anyhow::Result<()> {
     let found = not_yet::find(config);
+    ensure!(found.is_empty(), in_file(path, found));
+    let found = out_of_reach::find(config, own_pod().as_ref(), Path::new(LABELS).exists());
     ensure!(found.is_empty(), in_file(path, found));
     Ok(())
 }
@@ -128,7 +132,12 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
 
     let (journal, writer) =
         Journal::start(config.monitoring.audit_log.as_deref()).context("monitoring.auditLog")?;
-    let (mut claim, ring, others) = stake(&config)?;
+    let Staked {
+        mut claim,
+        ring,
+        others,
+        own_cgroup,
+    } = stake(&config)?;
     let scope = claim.scope();
     let mut guardian = Guardian::start(config.monitoring.audit_log.as_deref())?;
     let mut watchdog = Watchdog {
@@ -147,6 +156,7 @@ async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
         config: config.clone(),
         store,
         scope,
+        whereabouts: Whereabouts::new(&own_cgroup, own_pod()).context("look up where we live")?,
         maps: Maps::open()?,
         ring,
         journal,
@@ -246,8 +256,17 @@ fn wait_for<T>(watchdog: &mut Watchdog, policy: &Policy, thread: &thread::JoinHa
     }
 }
 
-/// Becomes the scope's agent. Also gives the maps of other versions under which programs go on.
-fn stake(config: &Config) -> anyhow::Result<(Claim, Ring, Vec<Maps>)> {
+/// What it takes to be the scope's agent.
+struct Staked {
+    claim: Claim,
+    ring: Ring,
+    /// The maps of other versions under which programs go on.
+    others: Vec<Maps>,
+    own_cgroup: PathBuf,
+}
+
+/// Becomes the scope's agent.
+fn stake(config: &Config) -> anyhow::Result<Staked> {
     ensure_loaded()?;
     let wish = kernel::Wish {
         flags: flags(&config.policy),
@@ -262,7 +281,17 @@ fn stake(config: &Config) -> anyhow::Result<(Claim, Ring, Vec<Maps>)> {
     let others = Others::find(scope, &lock)?;
     let (claim, ring) = Claim::stake(&lock, &wish)?;
     others.hand_over(scope, &lock)?;
-    Ok((claim, ring, others.retire(&lock)?))
+    Ok(Staked {
+        claim,
+        ring,
+        others: others.retire(&lock)?,
+        own_cgroup: kernel::own_cgroup(&lock)?,
+    })
+}
+
+/// The pod that all we see belongs to: there is one where we live in a pod's PID namespace.
+fn own_pod() -> Option<Pod> {
+    is_started_from_outside().then(Pod::of_agent)
 }
 
 /// Whether who started us lives outside of our PID namespace, as a pod's runtime does: then nobody in

@@ -12,6 +12,7 @@ mod guardian;
 mod kernel;
 mod not_yet;
 mod observe;
+mod out_of_reach;
 mod process;
 mod seal;
 mod secrets;

@@ -10,21 +10,6 @@ use crate::{
 pub(crate) fn find(config: &Config) -> Vec<(Position, String)> {
     let mut found = Vec::new();
     for binding in &config.secrets {
-        let selector = &binding.selector;
-        let keys = [
-            ("container", selector.container.is_some()),
-            ("namespace", selector.namespace.is_some()),
-            ("labels", !selector.labels.is_empty()),
-        ];
-        for (key, _) in keys.into_iter().filter(|(_, is_set)| *is_set) {
-            let name = &binding.name;
-            found.push((
-                selector.at,
-                format!(
-                    "binding {name}: selector.{key} needs to know the container, which this version does not. Select by cgroupPath or uid, or leave it out"
-                ),
-            ));
-        }
         for secret in &binding.secret_refs {
             if let Source::VaultRef(_) = secret.source {
                 found.push((secret.at, SourceError::Vault.to_string()));
@@ -49,7 +34,7 @@ mod tests {
         let text = "version: v1
 secrets:
   - name: a
-    selector: {binary: a, uid: 1, container: app, namespace: shop, labels: {app: a}}
+    selector: {binary: a, uid: 1}
     secretRefs:
       - {name: X, source: {vaultRef: {path: secret/data/app, key: token}}}
   - name: b
@@ -59,13 +44,8 @@ secrets:
 ";
         let found = find(&parse(text, Path::new("config.yaml")).unwrap());
         let lines: Vec<_> = found.iter().map(|(at, _)| at.line).collect();
-        assert_eq!(lines, [4, 4, 4, 6], "{found:?}");
-        for (word, (_, what)) in ["container", "namespace", "labels", "vaultRef"]
-            .iter()
-            .zip(&found)
-        {
-            assert!(what.contains(word), "{what}");
-        }
+        assert_eq!(lines, [6], "{found:?}");
+        assert!(found[0].1.contains("vaultRef"), "{found:?}");
     }
 
     #[test]

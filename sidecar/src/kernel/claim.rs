@@ -3,10 +3,7 @@
 
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path, process};
 
-use aya::{
-    maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, RingBuf},
-    programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
-};
+use aya::maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, RingBuf};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::{
     layout::RING_BYTES,
@@ -15,7 +12,7 @@ use sidecar_common::{
 };
 
 use super::{
-    Error, Ring, load,
+    Error, Ring, ask, load,
     maps::{BPF_EXIST, Pinned, failed, present},
     pins,
 };
@@ -298,20 +295,10 @@ impl Claim {
 }
 
 fn enlist(scope: ScopeId, wish: &Wish<'_>) -> Result<(), Error> {
-    let failed = |e: ProgramError| Error::Load {
-        what: "program enlist".into(),
-        cause: e.to_string(),
-    };
-    let program =
-        RawTracePoint::from_pin(pins::program(&pins::dir(), load::ENLIST)).map_err(failed)?;
-    let mut options = RawTracePointRunOptions::new();
     let arguments = [scope, wish.flags, process::id()].map(u64::from);
-    options.args[..arguments.len()].copy_from_slice(&arguments);
-    let tgid = program.test_run(options).map_err(failed)?.return_value;
-    if tgid == 0 {
-        Err(Error::NotEnlisted)
-    } else {
-        Ok(())
+    match ask::run(load::ENLIST, &arguments)? {
+        0 => Err(Error::NotEnlisted),
+        _ => Ok(()),
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) const TRACEPOINTS: &[&str] = &[
 ];
 /// Makes its caller the agent of a scope.
 pub(super) const ENLIST: &str = "enlist";
+pub(super) const OWN_CGROUP: &str = "own_cgroup";
 const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
 
 /// A loaded and attached kernel side; gone when dropped, unless it is pinned.
@@ -87,7 +88,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
             cause: chain(&e),
         })?;
 
-    for name in [ENLIST, FIND_SYSCALL_SLOT] {
+    for name in [ENLIST, OWN_CGROUP, FIND_SYSCALL_SLOT] {
         program::<RawTracePoint>(&mut ebpf, name)?
             .load()
             .map_err(failed(name))?;

@@ -1,5 +1,6 @@
 //! The only user-space code that knows aya: the shared kernel side, and one agent's share of it.
 
+mod ask;
 mod claim;
 mod load;
 mod maps;
@@ -11,6 +12,7 @@ pub(crate) mod version;
 
 use std::{io, path::PathBuf};
 
+pub(crate) use ask::own_cgroup;
 pub(crate) use claim::{Claim, Wish, ensure_free, hand_over, own_scope};
 pub(crate) use load::load;
 pub(crate) use maps::Maps;

@@ -155,10 +155,12 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
                 .map_err(|e| pinned(format!("pin of map {name}"))(&e))?;
         }
     }
-    if let Some(program) = loaded.ebpf.program_mut(load::ENLIST) {
-        program
-            .pin(staging.join(format!("prog_{}", load::ENLIST)))
-            .map_err(|e| pinned("pin of a program".into())(&e))?;
+    for name in [load::ENLIST, load::OWN_CGROUP] {
+        if let Some(program) = loaded.ebpf.program_mut(name) {
+            program
+                .pin(staging.join(format!("prog_{name}")))
+                .map_err(|e| pinned(format!("pin of program {name}"))(&e))?;
+        }
     }
     for (name, link) in loaded.links {
         link.pin(staging.join(format!("link_{name}")))

@@ -44,13 +44,65 @@ pub(crate) struct Event<'a> {
     /// What happened.
     #[serde(rename = "type")]
     pub(crate) kind: Kind,
-    /// Who did it, in the agent's PID namespace; 0 for a process outside of it.
-    pub(crate) pid: u32,
-    /// Its name.
-    pub(crate) process: &'a str,
+    /// Who did it.
+    #[serde(flatten)]
+    pub(crate) who: Who<'a>,
     /// The rest, by kind.
     #[serde(flatten)]
     pub(crate) detail: Detail<'a>,
+}
+
+/// A process, as an event tells of it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Who<'a> {
+    /// Its number in the agent's PID namespace; 0 for a process outside of it.
+    pub(crate) pid: u32,
+    /// Its name.
+    pub(crate) process: &'a str,
+    /// Whose it is, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) container: Option<&'a Container>,
+}
+
+impl Who<'_> {
+    /// The agent itself.
+    pub(crate) fn agent() -> Self {
+        Self {
+            pid: std::process::id(),
+            process: "kernelseal",
+            container: None,
+        }
+    }
+}
+
+/// The container of a process, as far as it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Container {
+    /// 64 hexadecimal digits.
+    #[serde(rename = "container_id")]
+    pub(crate) id: String,
+    /// Its pod's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pod_name: Option<String>,
+    /// The namespace of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pod_namespace: Option<String>,
+    /// Its name in the pod.
+    #[serde(rename = "container_name", skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+}
+
+/// Digits of a container's id by which people name it, at least.
+const SHORT_ID: usize = 12;
+
+impl Container {
+    /// Whether it is called so, by its name or its id; `None` if that cannot be said.
+    pub(crate) fn is_called(&self, wanted: &str) -> Option<bool> {
+        if wanted.len() >= SHORT_ID && self.id.starts_with(wanted) {
+            return Some(true);
+        }
+        self.name.as_ref().map(|name| name == wanted)
+    }
 }
 
 /// What belongs to an event of a kind.
@@ -125,13 +177,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_container_is_called_by_name_or_id() {
+        let mut container = Container {
+            id: "4f53cda18c2baa0c".repeat(4),
+            pod_name: None,
+            pod_namespace: None,
+            name: Some("app".into()),
+        };
+        assert_eq!(container.is_called("app"), Some(true));
+        assert_eq!(container.is_called("ap"), Some(false));
+        assert_eq!(container.is_called("4f53cda18c2baa0c"), Some(true));
+        assert_eq!(container.is_called("4f53cda18c2"), Some(false));
+        container.name = None;
+        assert_eq!(container.is_called("app"), None);
+        assert_eq!(container.is_called("4f53cda18c2b"), Some(true));
+    }
+
+    #[test]
     fn an_event_is_one_flat_object() {
+        let container = Container {
+            id: "4f".into(),
+            pod_name: Some("shop-1".into()),
+            pod_namespace: None,
+            name: Some("app".into()),
+        };
         let event = Event {
             timestamp: "2026-01-02T03:04:05.000006Z".into(),
             node: "n",
             kind: Kind::Blocked,
-            pid: 7,
-            process: "cat",
+            who: Who {
+                pid: 7,
+                process: "cat",
+                container: Some(&container),
+            },
             detail: Detail::Access {
                 access: "environ",
                 target_pid: Some(5),
@@ -142,7 +220,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
-            r#"{"timestamp":"2026-01-02T03:04:05.000006Z","node":"n","type":"BLOCKED","pid":7,"process":"cat","access":"environ","target_pid":5,"target":"psql","uid":0,"verdict":"blocked"}"#
+            r#"{"timestamp":"2026-01-02T03:04:05.000006Z","node":"n","type":"BLOCKED","pid":7,"process":"cat","container":{"container_id":"4f","pod_name":"shop-1","container_name":"app"},"access":"environ","target_pid":5,"target":"psql","uid":0,"verdict":"blocked"}"#
         );
     }
 }

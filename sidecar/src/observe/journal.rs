@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Clock, Detail, Event, Kind};
+use super::{Clock, Detail, Event, Kind, Who};
 
 /// Hand-overs that may wait for the writer, and their bytes: what an attacker makes us say must not
 /// take our memory.
@@ -93,15 +93,8 @@ impl Journal {
     }
 
     /// Takes an event that happened at a time of the monotonic clock.
-    pub(crate) fn emit(
-        &mut self,
-        time_ns: u64,
-        kind: Kind,
-        pid: u32,
-        process: &str,
-        detail: Detail<'_>,
-    ) {
-        let line = line(&self.node, time_ns, kind, pid, process, detail);
+    pub(crate) fn emit(&mut self, time_ns: u64, kind: Kind, who: Who<'_>, detail: Detail<'_>) {
+        let line = line(&self.node, time_ns, kind, who, detail);
         self.collected.extend_from_slice(&line);
         self.events += 1;
     }
@@ -123,21 +116,13 @@ impl Journal {
     }
 }
 
-fn line(
-    node: &str,
-    time_ns: u64,
-    kind: Kind,
-    pid: u32,
-    process: &str,
-    detail: Detail<'_>,
-) -> Vec<u8> {
+fn line(node: &str, time_ns: u64, kind: Kind, who: Who<'_>, detail: Detail<'_>) -> Vec<u8> {
     let timestamp = Clock::rfc3339(time_ns);
     let event = Event {
         timestamp,
         node,
         kind,
-        pid,
-        process,
+        who,
         detail,
     };
     // Serialising plain fields into memory cannot fail.
@@ -169,14 +154,7 @@ impl Pen {
                     lost_in: "output",
                 };
                 let now = Clock::monotonic_ns();
-                lines.extend(line(
-                    &self.node,
-                    now,
-                    Kind::Dropped,
-                    std::process::id(),
-                    "kernelseal",
-                    detail,
-                ));
+                lines.extend(line(&self.node, now, Kind::Dropped, Who::agent(), detail));
             }
             if let Err(e) = io::stdout()
                 .lock()

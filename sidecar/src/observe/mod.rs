@@ -8,7 +8,7 @@ pub(crate) mod log;
 mod metrics;
 
 pub(crate) use clock::Clock;
-pub(crate) use event::{Action, Detail, Event, Kind};
+pub(crate) use event::{Action, Container, Detail, Event, Kind, Who};
 pub(crate) use http::serve;
 pub(crate) use journal::Journal;
 pub(crate) use metrics::Metrics;

@@ -1,6 +1,9 @@
 //! Who a process is: the file it executes, where it lives, who it runs for.
 
+mod cgroup;
+mod kubelet;
 pub(crate) mod text;
+mod whereabouts;
 
 use std::{
     fs,
@@ -11,6 +14,9 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
 use sha2::{Digest as _, Sha256};
+
+use self::cgroup::Cgroup;
+pub(crate) use self::whereabouts::{LABELS, POD_NAMESPACE, Place, Pod, Whereabouts};
 
 /// A file, by where it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,10 @@ impl Process {
     /// The process of that number in our PID namespace.
     pub(crate) fn new(pid: u32) -> Self {
         Self { pid }
+    }
+
+    fn number(self) -> u32 {
+        self.pid
     }
 
     fn file(self, name: &str) -> PathBuf {
@@ -119,11 +129,10 @@ impl Process {
         )?)
     }
 
-    /// Its cgroup in the unified hierarchy, as our own cgroup namespace shows it.
-    pub(crate) fn cgroup(self) -> io::Result<PathBuf> {
-        text::unified_cgroup(&fs::read(self.file("cgroup"))?)
-            .map(Path::to_owned)
-            .ok_or_else(|| io::Error::other("it has no cgroup in the unified hierarchy (cgroup2)"))
+    /// Its control group, as our own control group namespace shows it.
+    fn cgroup(self) -> io::Result<Cgroup> {
+        Cgroup::parse(&fs::read(self.file("cgroup"))?)
+            .ok_or_else(|| io::Error::other("it has no control group that tells where it lives"))
     }
 
     /// Keeps its memory out of core dumps, to files and to pipes alike.
@@ -149,6 +158,14 @@ impl Process {
         let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         Some((pid, String::from_utf8_lossy(&name).trim_end().to_owned()))
     }
+}
+
+/// The processes of our PID namespace and of those below it.
+pub(crate) fn all() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// What was read of a file, in one go.

@@ -1,19 +1,15 @@
 //! What the text files of `/proc/<pid>` say. Names and paths in them are bytes, not always UTF-8: the
 //! kernel cuts a program's name at 15 bytes, be that amid a letter.
 
-use std::{ffi::OsStr, ops::Range, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{
+    collections::BTreeMap, ffi::OsStr, ops::Range, os::unix::ffi::OsStrExt as _, path::Path,
+};
 
 /// `startstack` in `stat`, counted from the state after the name (`proc_pid_stat(5)`).
 const START_STACK_AFTER_NAME: usize = 25;
 
 /// `env_start`, counted likewise; `env_end` follows.
 const ENV_START_AFTER_NAME: usize = 47;
-
-/// The path in the unified hierarchy, of `cgroup`.
-pub(crate) fn unified_cgroup(cgroup: &[u8]) -> Option<&Path> {
-    let path = value(cgroup, b"0::")?;
-    Some(Path::new(OsStr::from_bytes(path)))
-}
 
 /// Bytes the stack may grow to, of `limits`: the soft limit.
 pub(crate) fn stack_limit(limits: &[u8]) -> Option<u64> {
@@ -46,6 +42,22 @@ fn after_name(stat: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
 pub(crate) fn tracer(status: &[u8]) -> Option<u32> {
     let pid = words(value(status, b"TracerPid:")?).next()?;
     parse(pid).filter(|pid| *pid != 0)
+}
+
+/// Number of its parent, of `status`; 0 for one outside of the PID namespace.
+pub(crate) fn parent(status: &[u8]) -> Option<u32> {
+    parse(words(value(status, b"PPid:")?).next()?)
+}
+
+/// A pod's labels as the kubelet writes them into a file: `key="value"`, a line each. (Neither has a letter that is escaped.)
+pub(crate) fn labels(text: &str) -> BTreeMap<String, String> {
+    text.lines()
+        .filter_map(|line| {
+            let (key, value) = line.split_once('=')?;
+            let value = value.strip_prefix('"')?.strip_suffix('"')?;
+            Some((key.to_owned(), value.to_owned()))
+        })
+        .collect()
 }
 
 /// The interpreter that a script's first bytes name, as the kernel reads them (`binfmt_script`); `None` of
@@ -138,13 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn only_the_unified_hierarchy_counts() {
-        let text = b"4:memory:/old\n1:name=0::/no:/x\n0::/pod/\xff\n";
-        assert_eq!(
-            unified_cgroup(text),
-            Some(Path::new(OsStr::from_bytes(b"/pod/\xff")))
-        );
-        assert_eq!(unified_cgroup(b"4:memory:/old\n"), None);
+    fn a_parent_and_labels() {
+        assert_eq!(parent(b"Name:\ta\nPid:\t7\nPPid:\t0\n"), Some(0));
+        assert_eq!(parent(b"Name:\ta\n"), None);
+        let found = labels("app=\"shop\"\nexample.com/tier=\"\"\nbroken=shop\n\n");
+        let found: Vec<_> = found
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        assert_eq!(found, [("app", "shop"), ("example.com/tier", "")]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -19,6 +20,7 @@ use super::{
     deliver_file::{Mounter, PLACE_PATH, Vault},
     mountinfo::SecretMount,
 };
+use crate::process;
 
 impl Work<'_> {
     /// Takes over what lives, and takes away the files of what ended while no agent was there.
@@ -37,6 +39,7 @@ impl Work<'_> {
                 let tree = Tree {
                     process: None,
                     has_root,
+                    place: Arc::default(),
                     vaults: Vec::new(),
                 };
                 self.trees.insert(seal, tree);
@@ -109,7 +112,7 @@ fn find_vaults(mounter: &Mounter, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u6
         return found;
     }
     let (mut views, mut mounts) = (BTreeSet::new(), BTreeSet::new());
-    for pid in processes() {
+    for pid in process::all() {
         // Most processes see what another has seen already. Those that are gone see nothing.
         if !view(pid).is_ok_and(|view| views.insert(view)) {
             continue;
@@ -137,14 +140,6 @@ fn find_vaults(mounter: &Mounter, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u6
         }
     }
     found
-}
-
-/// The processes of our PID namespace and of those below it.
-fn processes() -> impl Iterator<Item = u32> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
 /// What a process sees: its mount namespace, and its root in it.

@@ -6,7 +6,7 @@ use nix::{errno::Errno, poll::PollTimeout};
 use sidecar_common::event::{EXIT_LAST, EXIT_ROOT, Exit};
 
 use super::{Work, deliver_file::Vault, text};
-use crate::observe::{Detail, Kind};
+use crate::observe::{Detail, Kind, Who};
 
 /// How long after its last process a tree's files are wiped. Not at once: what was sent from them
 /// without copying (`sendfile` into a pipe) is still these very pages until it is read.
@@ -27,13 +27,13 @@ impl Work<'_> {
                 signal => (None, Some(signal)),
             };
             let detail = Detail::Exited { code, signal };
-            self.journal.emit(
-                exit.header.time_ns,
-                Kind::Exited,
-                exit.pid,
-                tree.process.as_deref().unwrap_or(&comm),
-                detail,
-            );
+            let who = Who {
+                pid: exit.pid,
+                process: tree.process.as_deref().unwrap_or(&comm),
+                container: tree.place.container.as_ref(),
+            };
+            self.journal
+                .emit(exit.header.time_ns, Kind::Exited, who, detail);
         }
         if exit.flags & EXIT_LAST != 0 {
             self.forget(exit.seal);

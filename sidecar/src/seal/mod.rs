@@ -48,8 +48,8 @@ use self::{
 use crate::{
     config::{Binding, Config, OnFailure},
     kernel::{Maps, Record, Ring},
-    observe::{Action, Clock, Detail, Journal, Kind, Metrics},
-    process::Process,
+    observe::{Action, Clock, Detail, Journal, Kind, Metrics, Who},
+    process::{Place, Process, Whereabouts},
     secrets::{Store, Value},
 };
 
@@ -67,6 +67,8 @@ struct Tree {
     process: Option<String>,
     /// Whether that process lives; its children may without it.
     has_root: bool,
+    /// Where that process lived.
+    place: Arc<Place>,
     vaults: Vec<Vault>,
 }
 
@@ -83,6 +85,7 @@ pub(crate) struct Sealer {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Store,
     pub(crate) scope: ScopeId,
+    pub(crate) whereabouts: Whereabouts,
     pub(crate) maps: Maps,
     pub(crate) ring: Ring,
     pub(crate) journal: Journal,
@@ -95,6 +98,7 @@ struct Work<'c> {
     config: &'c Config,
     store: &'c Store,
     scope: ScopeId,
+    whereabouts: Whereabouts,
     maps: Maps,
     journal: Journal,
     metrics: Metrics,
@@ -113,6 +117,7 @@ impl Sealer {
             config,
             store,
             scope,
+            whereabouts,
             maps,
             mut ring,
             journal,
@@ -123,6 +128,7 @@ impl Sealer {
             config: &config,
             store: &store,
             scope,
+            whereabouts,
             dropped: maps.counters(scope).dropped,
             maps,
             journal,
@@ -192,8 +198,8 @@ impl<'c> Work<'c> {
     fn live(&mut self, tgid: u32, held: &Held) {
         let process = Process::new(held.pid);
         if held.flags & HELD_TRACED != 0 {
-            self.report_start(held);
-            return self.judge_traced(tgid, held, process);
+            let place = self.place_of(held, process);
+            return self.judge_traced(tgid, held, process, &place);
         }
         let attached = self.attach(tgid, held);
         if matches!(attached, Err(HoldError::NotExecuted)) {
@@ -204,35 +210,47 @@ impl<'c> Work<'c> {
             Ok(Some(now)) => now,
             _ => *held,
         };
-        self.report_start(held);
+        let place = self.place_of(held, process);
         let mut task = match attached {
             Ok(task) => task,
-            Err(e) => return self.refuse(tgid, held, None, &e.into()),
+            Err(e) => return self.refuse(tgid, held, &place, None, &e.into()),
         };
-        let bindings = match self.verify(tgid, held, process, Some(&task)) {
+        let bindings = match self.verify(tgid, held, process, &place, Some(&task)) {
             Verdict::Is(bindings) => bindings,
             Verdict::IsNot => return self.let_go(tgid, held, task),
             Verdict::Refused(refusal) => {
-                return self.refuse(tgid, held, Some(task), &refusal.into());
+                return self.refuse(tgid, held, &place, Some(task), &refusal.into());
             }
         };
         let secrets = match self.resolve(&task, &bindings) {
             Ok(secrets) => secrets,
-            Err(failure) => return self.refuse(tgid, held, Some(task), &failure),
+            Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
         };
         let mut delivered = match self.deliver(held, process, &mut task, &secrets) {
             Ok(delivered) => delivered,
-            Err(failure) => return self.refuse(tgid, held, Some(task), &failure),
+            Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
         };
         let maps = &mut self.maps;
         match task.release(|| maps.forget_held(tgid)) {
             Ok(()) => {}
             Err(e) => {
                 self.clean(delivered.vault.take());
-                return self.refuse(tgid, held, None, &e.into());
+                return self.refuse(tgid, held, &place, None, &e.into());
             }
         }
-        self.sealed(held, &bindings, &secrets, delivered);
+        self.sealed(held, place, &bindings, &secrets, delivered);
+    }
+
+    /// Where does it live? Says that it was started, too. A place that cannot be told is none that a
+    /// selector means.
+    fn place_of(&mut self, held: &Held, process: Process) -> Arc<Place> {
+        let place = self.whereabouts.of(process, held.cgroup);
+        let place = place.unwrap_or_else(|e| {
+            tracing::debug!(pid = held.pid, "where it lives: {e}");
+            Arc::default()
+        });
+        self.report_start(held, &place);
+        place
     }
 
     /// Who is it, really?
@@ -241,6 +259,7 @@ impl<'c> Work<'c> {
         tgid: u32,
         held: &Held,
         process: Process,
+        place: &Place,
         task: Option<&HeldTask>,
     ) -> Verdict<'c> {
         let path = task
@@ -249,6 +268,7 @@ impl<'c> Work<'c> {
         let evidence = Evidence {
             held,
             process,
+            place,
             path: path.as_deref(),
             is_held: &|| matches!(self.maps.held(tgid), Ok(Some(_))),
         };
@@ -258,9 +278,9 @@ impl<'c> Work<'c> {
 
     /// A traced program cannot be attached to; it gets nothing, and if it is one of ours it does
     /// not start.
-    fn judge_traced(&mut self, tgid: u32, held: &Held, process: Process) {
-        match self.verify(tgid, held, process, None) {
-            Verdict::Refused(refusal) => self.refuse(tgid, held, None, &refusal.into()),
+    fn judge_traced(&mut self, tgid: u32, held: &Held, process: Process, place: &Place) {
+        match self.verify(tgid, held, process, place, None) {
+            Verdict::Refused(refusal) => self.refuse(tgid, held, place, None, &refusal.into()),
             Verdict::Is(_) | Verdict::IsNot => self.let_go_unattached(tgid, held),
         }
     }
@@ -394,7 +414,14 @@ impl<'c> Work<'c> {
     }
 
     /// A program that cannot have its secrets: by the policy it does not start, or starts without.
-    fn refuse(&mut self, tgid: u32, held: &Held, task: Option<HeldTask>, failure: &Failure) {
+    fn refuse(
+        &mut self,
+        tgid: u32,
+        held: &Held,
+        place: &Place,
+        task: Option<HeldTask>,
+        failure: &Failure,
+    ) {
         let reason = failure.to_string();
         let is_gone = matches!(failure, Failure::Hold(HoldError::Gone));
         let action = match self.config.policy.on_failure {
@@ -427,13 +454,7 @@ impl<'c> Work<'c> {
             reason: &reason,
             action,
         };
-        self.journal.emit(
-            Clock::monotonic_ns(),
-            Kind::Refused,
-            held.pid,
-            &name,
-            detail,
-        );
+        self.emit(Clock::monotonic_ns(), Kind::Refused, held, place, detail);
     }
 
     /// Deals with everything that is held, whether its record arrived or not.
@@ -459,13 +480,8 @@ impl<'c> Work<'c> {
             count,
             lost_in: "kernel",
         };
-        self.journal.emit(
-            Clock::monotonic_ns(),
-            Kind::Dropped,
-            std::process::id(),
-            "kernelseal",
-            detail,
-        );
+        let now = Clock::monotonic_ns();
+        self.journal.emit(now, Kind::Dropped, Who::agent(), detail);
         self.catch_up();
         self.sweep();
     }

@@ -1,9 +1,11 @@
 //! What is said of a delivery and of those who reach for it.
 
+use std::sync::Arc;
+
 use sidecar_common::{
     event::{
         Exec, REASON_FORK_UNSEALED, REASON_HELD_FULL, REASON_NO_AGENT, REASON_OTHER_FILE,
-        REASON_SEALED_FULL,
+        REASON_SEALED_FULL, Subject,
     },
     policy::Held,
 };
@@ -11,29 +13,65 @@ use sidecar_common::{
 use super::{Delivered, Secret, Tree, Work, deliver_env, text};
 use crate::{
     config::Binding,
-    observe::{Action, Clock, Detail, Kind},
+    observe::{Action, Clock, Detail, Kind, Who},
+    process::Place,
 };
 
 impl Work<'_> {
     /// A program that is held.
-    pub(super) fn report_start(&mut self, held: &Held) {
+    pub(super) fn report_start(&mut self, held: &Held, place: &Place) {
         self.metrics.exec_events.inc();
-        self.journal.emit(
-            held.since_ns,
-            Kind::Exec,
-            held.pid,
-            &text(&held.name),
-            Detail::Exec { uid: held.uid },
-        );
+        let detail = Detail::Exec { uid: held.uid };
+        self.emit(held.since_ns, Kind::Exec, held, place, detail);
+    }
+
+    /// What a held program is told of with.
+    pub(super) fn emit(
+        &mut self,
+        time_ns: u64,
+        kind: Kind,
+        held: &Held,
+        place: &Place,
+        detail: Detail<'_>,
+    ) {
+        let who = Who {
+            pid: held.pid,
+            process: &text(&held.name),
+            container: place.container.as_ref(),
+        };
+        self.journal.emit(time_ns, kind, who, detail);
+    }
+
+    /// A process of which the kernel side told.
+    fn emit_of(
+        &mut self,
+        time_ns: u64,
+        kind: Kind,
+        subject: &Subject,
+        name: &str,
+        detail: Detail<'_>,
+    ) {
+        // Only what is known: it is not held, and may be gone.
+        let place = self.whereabouts.known(subject.cgroup);
+        let who = Who {
+            pid: subject.pid,
+            process: name,
+            container: place.as_ref().and_then(|place| place.container.as_ref()),
+        };
+        self.journal.emit(time_ns, kind, who, detail);
     }
 
     /// A program start that the kernel side reported.
     pub(super) fn report_exec(&mut self, exec: &Exec) {
-        let (uid, pid) = (exec.subject.uid, exec.subject.pid);
-        let name = text(&exec.name);
-        let detail = Detail::Exec { uid };
-        self.journal
-            .emit(exec.header.time_ns, Kind::Exec, pid, &name, detail);
+        let uid = exec.subject.uid;
+        let (name, detail) = (text(&exec.name), Detail::Exec { uid });
+        self.emit_of(
+            exec.header.time_ns,
+            Kind::Exec,
+            &exec.subject,
+            &name,
+            detail,
+        );
     }
 
     /// A program that the kernel side itself refused.
@@ -50,15 +88,15 @@ impl Work<'_> {
         let name = text(&exec.name);
         let action = Action::Killed;
         let detail = Detail::Refused { reason, action };
-        let pid = exec.subject.pid;
-        self.journal
-            .emit(exec.header.time_ns, Kind::Refused, pid, &name, detail);
+        let time_ns = exec.header.time_ns;
+        self.emit_of(time_ns, Kind::Refused, &exec.subject, &name, detail);
     }
 
     /// Says what was done, and remembers what is to be taken away again.
     pub(super) fn sealed(
         &mut self,
         held: &Held,
+        place: Arc<Place>,
         bindings: &[&Binding],
         secrets: &[Secret<'_>],
         delivered: Delivered,
@@ -88,14 +126,14 @@ impl Work<'_> {
             note: delivered.note.as_deref(),
             held_us: held_ns / 1000,
         };
-        self.journal
-            .emit(now, Kind::Sealed, held.pid, &process, detail);
+        self.emit(now, Kind::Sealed, held, &place, detail);
         self.metrics.secrets_injected.inc_by(secrets.len() as u64);
         #[expect(clippy::cast_precision_loss, reason = "a duration in a histogram")]
         self.metrics.release.observe(held_ns as f64 / 1e9);
         let tree = Tree {
             process: Some(process.into_owned()),
             has_root: true,
+            place,
             vaults: delivered.vault.into_iter().collect(),
         };
         // (an adoption that overlooked that it was held has counted it)
@@ -134,12 +172,7 @@ impl Work<'_> {
             uid: access.actor.uid,
             verdict,
         };
-        self.journal.emit(
-            access.header.time_ns,
-            kind,
-            access.actor.pid,
-            &text(&access.actor.comm),
-            detail,
-        );
+        let name = text(&access.actor.comm);
+        self.emit_of(access.header.time_ns, kind, &access.actor, &name, detail);
     }
 }

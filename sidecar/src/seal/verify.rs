@@ -10,7 +10,7 @@ use sidecar_common::policy::{HELD_SCRIPT, HELD_TRACED, Held};
 
 use crate::{
     config::{Binding, Selector},
-    process::{Content, FileId, Process},
+    process::{Content, FileId, LABELS, Place, Pod, Process},
 };
 
 /// What was found out about a held program.
@@ -55,6 +55,21 @@ pub(crate) enum Refusal {
         /// What runs.
         executed: String,
     },
+    /// Its control group tells nothing.
+    #[error(
+        "where it lives is not known: /proc/<pid>/cgroup could not be read, or names two containers"
+    )]
+    NoPlace,
+    /// No mount of the kubelet's tells its container's name.
+    #[error(
+        "the name of its container, {0}, is not known: no file that the kubelet mounts there tells it. Select by the container's id, or leave selector.container out"
+    )]
+    NoContainerName(String),
+    /// The agent was not told.
+    #[error(
+        "its pod's namespace is not known: set POD_NAMESPACE for the agent (fieldRef metadata.namespace)"
+    )]
+    NoPod,
     /// It ended, or its time was up.
     #[error("it was given up while its file was looked at")]
     NoLongerHeld,
@@ -77,6 +92,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) held: &'a Held,
     /// The process.
     pub(crate) process: Process,
+    /// Where it lives.
+    pub(crate) place: &'a Place,
     /// The path that was executed, as the program was given it.
     pub(crate) path: Option<&'a Path>,
     /// Whether it is still held: a long look at a program that is gone is in vain.
@@ -88,12 +105,17 @@ pub(crate) fn verify<'c>(
     evidence: &Evidence<'_>,
     bindings: impl Iterator<Item = &'c Binding>,
 ) -> Verdict<'c> {
-    let Evidence { held, process, .. } = *evidence;
+    let Evidence {
+        held,
+        process,
+        place,
+        ..
+    } = *evidence;
     let name = held.name.get(..held.name_len as usize).unwrap_or_default();
     let mut meant = Vec::new();
     let mut refusal = None;
     for binding in bindings.filter(|b| b.selector.basename().as_bytes() == name) {
-        match describes(&binding.selector, held, process) {
+        match describes(&binding.selector, held, place) {
             Ok(true) => {}
             Ok(false) => continue,
             Err(refused) => {
@@ -118,18 +140,51 @@ pub(crate) fn verify<'c>(
 }
 
 /// Whether the selector is about this process at all.
-fn describes(selector: &Selector, held: &Held, process: Process) -> Result<bool, Refusal> {
+fn describes(selector: &Selector, held: &Held, place: &Place) -> Result<bool, Refusal> {
     if selector.uid.is_some_and(|uid| uid != held.uid) {
         return Ok(false);
     }
-    let Some(wanted) = &selector.cgroup_path else {
+    let is_for_places = selector.cgroup_path.is_some()
+        || selector.container.is_some()
+        || selector.namespace.is_some()
+        || !selector.labels.is_empty();
+    if !is_for_places {
         return Ok(true);
+    }
+    if !place.is_known() {
+        return Err(Refusal::NoPlace);
+    }
+    if let Some(wanted) = &selector.cgroup_path
+        && !place.cgroup.starts_with(wanted)
+    {
+        return Ok(false);
+    }
+    let Some(container) = &place.container else {
+        return Ok(selector.container.is_none()
+            && selector.namespace.is_none()
+            && selector.labels.is_empty());
     };
-    let cgroup = process.cgroup().map_err(|cause| Refusal::Unknown {
-        what: "its cgroup",
+    if let Some(wanted) = &selector.container {
+        let is_called = container.is_called(wanted);
+        if !is_called.ok_or_else(|| Refusal::NoContainerName(container.id.clone()))? {
+            return Ok(false);
+        }
+    }
+    if let Some(wanted) = &selector.namespace {
+        let namespace = container.pod_namespace.as_ref();
+        if namespace.ok_or(Refusal::NoPod)? != wanted {
+            return Ok(false);
+        }
+    }
+    if selector.labels.is_empty() {
+        return Ok(true);
+    }
+    let labels = Pod::labels().map_err(|cause| Refusal::Unknown {
+        what: LABELS,
         cause,
     })?;
-    Ok(cgroup.starts_with(wanted))
+    let mut wanted = selector.labels.iter();
+    Ok(wanted.all(|(key, value)| labels.get(key) == Some(value)))
 }
 
 /// Whether the file is the one the binding means.
@@ -139,6 +194,7 @@ fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal>
         process,
         path,
         is_held,
+        ..
     } = *evidence;
     let script = (held.flags & HELD_SCRIPT != 0).then_some(FileId {
         dev: held.file_dev,

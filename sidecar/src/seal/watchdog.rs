@@ -13,7 +13,7 @@ use sidecar_common::policy::{HELD_COMING, Held, ScopeId};
 use crate::{
     config::{OnFailure, Policy},
     kernel::Maps,
-    observe::{Action, Clock, Detail, Journal, Kind, Metrics},
+    observe::{Action, Clock, Detail, Journal, Kind, Metrics, Who},
 };
 
 /// Looks at what is held, from time to time.
@@ -106,13 +106,12 @@ impl Watchdog {
                 reason: &reason,
                 action,
             };
-            self.journal.emit(
-                now,
-                Kind::Refused,
-                held.pid,
-                &super::text(&held.name),
-                detail,
-            );
+            let who = Who {
+                pid: held.pid,
+                process: &super::text(&held.name),
+                container: None,
+            };
+            self.journal.emit(now, Kind::Refused, who, detail);
         }
         self.journal.flush();
     }

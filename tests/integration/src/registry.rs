@@ -13,7 +13,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::capture::Capture;
-use crate::namespace;
+use crate::{container, namespace};
 
 /// A test that takes longer is taken to hang: the whole run then ends, and says where.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -68,7 +68,7 @@ impl Registry {
     /// Runs the tests that the command line asks for; the arguments are those of `cargo test`.
     #[must_use]
     pub fn main(self) -> ExitCode {
-        if let Some(status) = namespace::intercept() {
+        if let Some(status) = namespace::intercept().or_else(container::intercept) {
             return status;
         }
         let mut arguments = Arguments::from_iter(env::args());

@@ -1,6 +1,6 @@
 //! `mountinfo` of a process. Who mounts chooses the paths in it; the kernel writes a space in one as `\\040`.
 
-use crate::parsers::mountinfo::SecretMount;
+use crate::parsers::{kubelet::Mounted, mountinfo::SecretMount};
 
 /// Where secret directories are.
 const PLACE: &str = "/run/kernelseal/secrets";
@@ -22,6 +22,11 @@ pub fn feed(bytes: &[u8]) {
         let (_, before) = parts.split_last().expect("a path of some parts");
         assert!(before.ends_with(&PARTS), "{line}");
         assert!(line.contains(&mount.path));
+    }
+    for mounted in Mounted::all(bytes) {
+        assert!(mounted.is_beside(&mounted));
+        let place = format!("/{}/containers/{}/", mounted.pod, mounted.name);
+        assert!(text.contains(&place), "{place}");
     }
     // Whatever a path is, it moves no field of the line.
     let path: String = text

@@ -3,6 +3,7 @@
 mod adoption;
 mod attack;
 mod bad_input;
+mod containers;
 mod delivery;
 mod examples;
 mod faults;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         stacks::register,
         names::register,
         identity::register,
+        containers::register,
         sources::register,
         examples::register,
         policy::register,

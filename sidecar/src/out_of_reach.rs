@@ -1,0 +1,86 @@
+//! What a configuration selects by and an agent cannot know where it runs: told at start, not at the first
+//! program that is refused for it.
+
+use crate::{
+    config::{Config, Position},
+    process::{LABELS, POD_NAMESPACE, Pod},
+};
+
+/// Each place where it is said, and what to do. `pod` is the one that all the agent sees belongs to; `has_labels`
+/// whether it was given that pod's labels.
+pub(crate) fn find(
+    config: &Config,
+    pod: Option<&Pod>,
+    has_labels: bool,
+) -> Vec<(Position, String)> {
+    let mut found = Vec::new();
+    for binding in &config.secrets {
+        let selector = &binding.selector;
+        let mut tell = |key: &str, why: String| {
+            let name = &binding.name;
+            found.push((
+                selector.at,
+                format!("binding {name}: selector.{key}: {why}"),
+            ));
+        };
+        let keys = [
+            ("namespace", selector.namespace.is_some()),
+            ("labels", !selector.labels.is_empty()),
+        ];
+        for (key, _) in keys.into_iter().filter(|(_, is_set)| *is_set) {
+            match pod {
+                None => tell(
+                    key,
+                    "an agent that is not in the program's pod does not know it. Run it as a sidecar (shareProcessNamespace: true), or select by container or cgroupPath".into(),
+                ),
+                Some(pod) if key == "namespace" && pod.namespace.is_none() => tell(
+                    key,
+                    format!("set {POD_NAMESPACE} for the agent (fieldRef metadata.namespace), as `kernelseal inject` does"),
+                ),
+                Some(_) if key == "labels" && !has_labels => tell(
+                    key,
+                    format!("give the agent its pod's labels as {LABELS} (a downwardAPI volume), as `kernelseal inject` does"),
+                ),
+                Some(_) => {}
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::parse;
+
+    #[test]
+    fn what_is_lacking_is_told_with_its_place() {
+        let text = "version: v1
+secrets:
+  - name: a
+    selector: {binary: a, container: app, namespace: shop, labels: {app: a}}
+    secretRefs:
+      - {name: X, source: {value: x}}
+";
+        let config = parse(text, Path::new("config.yaml")).unwrap();
+        let told = |pod: Option<&Pod>, has_labels| -> Vec<String> {
+            find(&config, pod, has_labels)
+                .into_iter()
+                .map(|(at, what)| format!("{at}: {what}"))
+                .collect()
+        };
+        let on_a_node = told(None, true);
+        assert_eq!(on_a_node.len(), 2);
+        assert!(on_a_node[0].starts_with("4:15: binding a: selector.namespace: an agent that"));
+        let untold = told(Some(&Pod::default()), false);
+        assert!(untold[0].contains("set POD_NAMESPACE"), "{untold:?}");
+        assert!(untold[1].contains("/etc/podinfo/labels"), "{untold:?}");
+        let pod = Pod {
+            namespace: Some("shop".into()),
+            ..Pod::default()
+        };
+        assert!(told(Some(&pod), true).is_empty());
+    }
+}

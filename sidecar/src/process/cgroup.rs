@@ -1,0 +1,320 @@
+//! `/proc/<pid>/cgroup`: the control group of a process, and the container whose it is.
+//!
+//! Runtimes name a container's control group by its id. Where, is the business of their drivers:
+//!
+//! | | cgroupfs | systemd |
+//! |---|---|---|
+//! | kubelet | `kubepods/burstable/pod<uid>/<id>` | `kubepods-burstable.slice/kubepods-burstable-pod<uid>.slice/cri-containerd-<id>.scope` |
+//! | Docker | `docker/<id>` | `system.slice/docker-<id>.scope` |
+//! | podman | `libpod_parent/libpod-<id>` | `machine.slice/libpod-<id>.scope` |
+//!
+//! From within a control group namespace a neighbour is `/../<id>`.
+
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::{Component, Path, PathBuf},
+};
+
+/// Hexadecimal digits of a container's id.
+const ID_DIGITS: usize = 64;
+/// Of those that are not containers: CRI-O's and podman's monitors, outside of what they watch.
+const MONITORS: [&str; 2] = ["crio-conmon", "libpod-conmon"];
+/// Hierarchies of version 1 by which a path is told, first choice first.
+const VERSION_1: [&[u8]; 3] = [b"name=systemd", b"pids", b"memory"];
+
+/// Where a process is among control groups.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cgroup {
+    /// Its path in the unified hierarchy; on a machine of version 1, in systemd's.
+    pub(crate) path: PathBuf,
+    /// Whether that is the unified hierarchy.
+    pub(crate) is_unified: bool,
+    /// The container, if it is one's.
+    pub(crate) container: Option<Id>,
+}
+
+/// A container, as its control group tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Id {
+    /// 64 hexadecimal digits.
+    pub(crate) container: String,
+    /// Kubernetes' uid of its pod, where the path shows it.
+    pub(crate) pod: Option<String>,
+}
+
+impl Cgroup {
+    /// Of the lines `hierarchy:controllers:path`. `None` where they tell no path, or of two containers.
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        let mut unified = None;
+        let mut version_1: [Option<&Path>; VERSION_1.len()] = [None; VERSION_1.len()];
+        let mut container: Option<Id> = None;
+        for line in text.split(|byte| *byte == b'\n') {
+            let mut fields = line.splitn(3, |byte| *byte == b':');
+            let (Some(hierarchy), Some(controllers), Some(path)) =
+                (fields.next(), fields.next(), fields.next())
+            else {
+                continue;
+            };
+            let path = Path::new(OsStr::from_bytes(path));
+            if hierarchy == b"0" {
+                unified = Some(path);
+            }
+            for (place, name) in version_1.iter_mut().zip(VERSION_1) {
+                if controllers
+                    .split(|byte| *byte == b',')
+                    .any(|one| one == name)
+                {
+                    *place = Some(path);
+                }
+            }
+            match (Id::of(path), &container) {
+                (Some(found), None) => container = Some(found),
+                // whoever may write to one hierarchy must not choose by it
+                (Some(found), Some(known)) if found.container != known.container => return None,
+                _ => {}
+            }
+        }
+        let old = version_1.into_iter().flatten().next();
+        let is_unified = old.is_none();
+        let path = old.or(unified)?.to_owned();
+        Some(Self {
+            path,
+            is_unified,
+            container,
+        })
+    }
+
+    /// The path from the machine's root, when ours is from `root`.
+    pub(crate) fn absolute(mut self, root: &Path) -> Self {
+        if self.is_unified {
+            self.path = join(root, &self.path);
+        }
+        self
+    }
+}
+
+/// A path of `/proc/<pid>/cgroup`, which may begin with `..`, below another.
+pub(crate) fn join(root: &Path, path: &Path) -> PathBuf {
+    let mut whole = root.to_owned();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(whole.pop()),
+            Component::Normal(name) => whole.push(name),
+            _ => {}
+        }
+    }
+    whole
+}
+
+/// The root of our control group namespace, from our own path in it and from the machine's root.
+pub(crate) fn root_of_namespace(from_machine: &Path, in_namespace: &Path) -> Option<PathBuf> {
+    let below = in_namespace.strip_prefix("/").ok()?;
+    let mut root = from_machine.to_owned();
+    for name in below.components().rev() {
+        if root.file_name() != Some(name.as_os_str()) {
+            return None;
+        }
+        root.pop();
+    }
+    Some(root)
+}
+
+impl Id {
+    /// The outermost container of a pod, or of the machine: what runs inside of a container is its.
+    fn of(path: &Path) -> Option<Self> {
+        let names: Vec<&str> = path
+            .components()
+            .filter_map(|component| match component {
+                Component::Normal(name) => name.to_str(),
+                _ => None,
+            })
+            .collect();
+        let pod = names
+            .iter()
+            .enumerate()
+            .find_map(|(at, name)| Some((at, pod(name)?)));
+        let begin = pod.as_ref().map_or(0, |(at, _)| *at);
+        let id = names[begin..]
+            .iter()
+            .enumerate()
+            .filter(|(at, name)| {
+                let is_podmans_pod = name.len() == ID_DIGITS
+                    && begin + at > 0
+                    && names[begin + at - 1] == "libpod_parent";
+                !is_podmans_pod
+            })
+            .find_map(|(_, name)| container(name))?;
+        Some(Self {
+            container: id.to_owned(),
+            pod: pod.map(|(_, uid)| uid),
+        })
+    }
+}
+
+/// `<id>`, `<prefix>-<id>`, `<prefix>-<id>.scope`; `<slice>:<prefix>:<id>`, as runc names what it was
+/// given in systemd's way without systemd.
+fn container(name: &str) -> Option<&str> {
+    let name = name.strip_suffix(".scope").unwrap_or(name);
+    let start = name.len().checked_sub(ID_DIGITS)?;
+    let (prefix, id) = (name.get(..start)?, name.get(start..)?);
+    let is_id = id
+        .bytes()
+        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let prefix = prefix
+        .strip_suffix(['-', ':'])
+        .or(prefix.is_empty().then_some(prefix))?;
+    (is_id && !MONITORS.contains(&prefix)).then_some(id)
+}
+
+/// `pod<uid>`, or `kubepods-…-pod<uid>.slice` with underlines for the uid's dashes, or that before a `:`.
+fn pod(name: &str) -> Option<String> {
+    let uid = if let Some((slice, _)) = name.split_once(".slice") {
+        let (kubepods, uid) = slice.rsplit_once("-pod")?;
+        kubepods.contains("kubepods").then_some(uid)?
+    } else {
+        name.strip_prefix("pod")?
+    };
+    let uid = uid.replace('_', "-");
+    let is_uid =
+        matches!(uid.len(), 32 | 36) && uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    is_uid.then_some(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
+    const OTHER: &str = "7f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
+    const POD: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+    const UNDERLINED: &str = "0a1b2c3d_1111_2222_3333_444455556666";
+
+    fn parse(text: &str) -> Cgroup {
+        Cgroup::parse(text.as_bytes()).expect(text)
+    }
+
+    #[track_caller]
+    fn is(path: &str, pod: Option<&str>) {
+        let found = parse(&format!("0::{path}\n"));
+        assert_eq!(found.path, Path::new(path));
+        assert!(found.is_unified);
+        let expected = Id {
+            container: ID.into(),
+            pod: pod.map(Into::into),
+        };
+        assert_eq!(found.container, Some(expected), "{path}");
+    }
+
+    #[test]
+    fn kubelets_drivers_and_classes() {
+        let pod = Some(POD);
+        is(&format!("/kubepods/besteffort/pod{POD}/{ID}"), pod);
+        is(&format!("/kubepods/burstable/pod{POD}/{ID}"), pod);
+        is(&format!("/kubepods/pod{POD}/{ID}"), pod); // guaranteed
+        is(&format!("/kubepods/pod{POD}/crio-{ID}"), pod);
+        let slice = format!("/kubepods.slice/kubepods-pod{UNDERLINED}.slice");
+        is(&format!("{slice}/cri-containerd-{ID}.scope"), pod);
+        is(&format!("{slice}/crio-{ID}.scope/container"), pod);
+        let slice = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable";
+        is(
+            &format!("{slice}-pod{UNDERLINED}.slice/docker-{ID}.scope"),
+            pod,
+        );
+        is(
+            &format!("/kubepods-besteffort-pod{UNDERLINED}.slice:cri-containerd:{ID}"),
+            pod,
+        );
+        // a static pod's uid is a digest
+        let uid = "3a0d7a3f1f7e4dc5a2d6a3f1f7e4dc5a";
+        is(&format!("/kubepods/burstable/pod{uid}/{ID}"), Some(uid));
+    }
+
+    #[test]
+    fn docker_podman_and_neighbours_in_a_namespace() {
+        is(&format!("/docker/{ID}"), None);
+        is(&format!("/system.slice/docker-{ID}.scope"), None);
+        is(&format!("/machine.slice/libpod-{ID}.scope/container"), None);
+        is(&format!("/libpod_parent/libpod-{ID}"), None);
+        is(&format!("/libpod_parent/{OTHER}/libpod-{ID}"), None);
+        is(&format!("/../{ID}"), None);
+        is(&format!("/../cri-containerd-{ID}.scope/init.scope"), None);
+        is(&format!("/../../pod{POD}/{ID}"), Some(POD));
+    }
+
+    #[test]
+    fn what_is_nested_belongs_to_the_outer_container() {
+        let inner = format!(
+            "docker/{OTHER}/kubelet/kubepods/pod11111111-1111-2222-3333-444455556666/{OTHER}"
+        );
+        is(&format!("/kubepods/pod{POD}/{ID}/{inner}"), Some(POD));
+        // a node that is a container itself (kind): its pods are what counts
+        is(
+            &format!("/docker/{OTHER}/kubelet/kubepods/pod{POD}/{ID}"),
+            Some(POD),
+        );
+    }
+
+    #[test]
+    fn no_container() {
+        for path in [
+            "/",
+            "/user.slice/user-1000.slice/session-3.scope",
+            "/system.slice/containerd.service",
+            &format!("/kubepods/pod{POD}"),
+            &format!("/kubepods/pod{POD}/crio-conmon-{ID}.scope"),
+            &format!("/system.slice/{}.service", &ID[1..]),
+            &format!("/docker/{}", ID.to_uppercase()),
+            &format!("/docker/x{ID}"),
+        ] {
+            assert_eq!(parse(&format!("0::{path}\n")).container, None, "{path}");
+        }
+    }
+
+    #[test]
+    fn version_1_and_both_together() {
+        let path = format!("/kubepods/burstable/pod{POD}/{ID}");
+        let text = format!("12:pids:{path}\n4:cpu,cpuacct:{path}\n1:name=systemd:{path}\n0::/\n");
+        let found = parse(&text);
+        assert_eq!(found.path, Path::new(&path));
+        assert!(!found.is_unified);
+        assert_eq!(found.container.unwrap().container, ID);
+        let text = format!("12:pids:/docker/{ID}\n1:name=systemd:/system.slice\n");
+        assert_eq!(parse(&text).path, Path::new("/system.slice"));
+    }
+
+    #[test]
+    fn two_containers_are_none() {
+        let text = format!("12:pids:/docker/{ID}\n1:name=systemd:/docker/{OTHER}\n");
+        assert_eq!(Cgroup::parse(text.as_bytes()), None);
+        assert_eq!(Cgroup::parse(b""), None);
+        assert_eq!(Cgroup::parse(b"12:cpu\n"), None);
+    }
+
+    #[test]
+    fn a_path_in_a_namespace_is_one_on_the_machine() {
+        let ours = format!("/kubepods/pod{POD}/{OTHER}");
+        let root = root_of_namespace(Path::new(&ours), Path::new("/")).unwrap();
+        assert_eq!(
+            parse(&format!("0::/../{ID}\n")).absolute(&root).path,
+            Path::new(&format!("/kubepods/pod{POD}/{ID}"))
+        );
+        let below = format!("{ours}/a/b");
+        assert_eq!(
+            root_of_namespace(Path::new(&below), Path::new("/a/b")).unwrap(),
+            root
+        );
+        assert_eq!(
+            root_of_namespace(Path::new(&below), Path::new("/x/b")),
+            None
+        );
+        assert_eq!(
+            root_of_namespace(Path::new("/a"), Path::new("/a")).unwrap(),
+            Path::new("/")
+        );
+        assert_eq!(
+            join(Path::new("/a"), Path::new("/../../../b")),
+            Path::new("/b")
+        );
+    }
+}

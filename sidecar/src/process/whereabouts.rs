@@ -1,0 +1,259 @@
+//! Where a process lives: its control group, its container, its pod.
+//!
+//! Asked of the kernel and of the kubelet's mounts, not over the network: a container's first program must not
+//! wait until the API server has heard of the container.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    env, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::{Mode, OFlags, openat};
+
+use super::{
+    Process,
+    cgroup::{self, Cgroup, Id},
+    kubelet::Mounted,
+    text,
+};
+use crate::observe::Container;
+
+/// Places that are remembered; a node has fewer control groups that live.
+const REMEMBERED: usize = 4096;
+/// Where the agent's pod has its labels (a downwardAPI volume).
+pub(crate) const LABELS: &str = "/etc/podinfo/labels";
+/// Variables by which the agent is told of its pod (`fieldRef`).
+const POD_NAME: &str = "POD_NAME";
+pub(crate) const POD_NAMESPACE: &str = "POD_NAMESPACE";
+/// The same, where the pod has a service account.
+const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
+
+/// Where a process lives.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    /// Its control group, from the machine's root.
+    pub(crate) cgroup: PathBuf,
+    /// Its container, if it lives in one.
+    pub(crate) container: Option<Container>,
+}
+
+impl Place {
+    /// Whether it was found.
+    pub(crate) fn is_known(&self) -> bool {
+        !self.cgroup.as_os_str().is_empty()
+    }
+}
+
+/// The pod that the agent lives in, and with it everything it sees.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pod {
+    pub(crate) name: Option<String>,
+    pub(crate) namespace: Option<String>,
+}
+
+impl Pod {
+    /// As the agent was told by who wrote its pod.
+    pub(crate) fn of_agent() -> Self {
+        let told = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        let from_file = || {
+            let text = fs::read_to_string(NAMESPACE_FILE).ok()?;
+            Some(text.trim().to_owned())
+        };
+        Self {
+            name: told(POD_NAME),
+            namespace: told(POD_NAMESPACE).or_else(from_file),
+        }
+    }
+
+    /// Its labels, now.
+    pub(crate) fn labels() -> io::Result<BTreeMap<String, String>> {
+        Ok(text::labels(&fs::read_to_string(LABELS)?))
+    }
+}
+
+/// Looks places up, and remembers them.
+pub(crate) struct Whereabouts {
+    /// The root of our control group namespace, from the machine's.
+    root: PathBuf,
+    /// What the kubelet mounted for the agent.
+    ours: Option<Mounted>,
+    /// `None` for an agent that answers for a node.
+    pod: Option<Pod>,
+    /// By the control group's number, which the kernel gives out once.
+    places: HashMap<u64, Arc<Place>>,
+}
+
+impl Whereabouts {
+    /// `own_cgroup` is the agent's, from the machine's root; `pod` the one that all it sees belongs to.
+    pub(crate) fn new(own_cgroup: &Path, pod: Option<Pod>) -> io::Result<Self> {
+        let own = Cgroup::parse(&fs::read("/proc/self/cgroup")?);
+        let root = own
+            .filter(|own| own.is_unified)
+            .and_then(|own| cgroup::root_of_namespace(own_cgroup, &own.path))
+            .unwrap_or_else(|| "/".into());
+        Ok(Self {
+            root,
+            ours: Mounted::all(&fs::read("/proc/self/mountinfo")?).next(),
+            pod,
+            places: HashMap::new(),
+        })
+    }
+
+    /// Where a process lives that is held, and was in the control group of that number at its exec.
+    pub(crate) fn of(&mut self, process: Process, cgroup: u64) -> io::Result<Arc<Place>> {
+        if let Some(place) = self.known(cgroup) {
+            return Ok(place);
+        }
+        let (place, is_certain) = self.look_up(process)?;
+        let place = Arc::new(place);
+        if is_certain && cgroup != 0 {
+            if self.places.len() >= REMEMBERED {
+                self.places.clear();
+            }
+            self.places.insert(cgroup, place.clone());
+        }
+        Ok(place)
+    }
+
+    /// What is remembered of a control group.
+    pub(crate) fn known(&self, cgroup: u64) -> Option<Arc<Place>> {
+        self.places.get(&cgroup).cloned()
+    }
+
+    /// With whether there is nothing more to find out.
+    fn look_up(&self, process: Process) -> io::Result<(Place, bool)> {
+        let found = process.cgroup()?.absolute(&self.root);
+        let Some(id) = found.container else {
+            let cgroup = found.path;
+            return Ok((
+                Place {
+                    cgroup,
+                    container: None,
+                },
+                true,
+            ));
+        };
+        let is_strange = self.is_strange(&id);
+        let name = if is_strange {
+            None
+        } else {
+            self.name_of(process, &id)
+        };
+        let is_certain = name.is_some() || is_strange || self.ours.is_none();
+        let pod = self.pod.clone().filter(|_| !is_strange).unwrap_or_default();
+        let container = Container {
+            id: id.container,
+            pod_name: pod.name,
+            pod_namespace: pod.namespace,
+            name,
+        };
+        Ok((
+            Place {
+                cgroup: found.path,
+                container: Some(container),
+            },
+            is_certain,
+        ))
+    }
+
+    /// Whether it is of another pod, whatever brought it into our PID namespace.
+    fn is_strange(&self, id: &Id) -> bool {
+        match (&self.pod, &self.ours, &id.pod) {
+            (Some(_), Some(ours), Some(pod)) => ours.pod != *pod,
+            _ => false,
+        }
+    }
+
+    /// A container's name, from a process of it that its runtime started. What such a process begot may have
+    /// entered a mount namespace of another container.
+    fn name_of(&self, process: Process, id: &Id) -> Option<String> {
+        let ours = self.ours.as_ref()?;
+        let told = |seen: &Seen| {
+            let is_first = seen.cgroup()?.container? == *id && seen.is_started_from_outside();
+            let mountinfo = is_first.then(|| seen.read("mountinfo").ok())??;
+            Mounted::all(&mountinfo).find(|mounted| {
+                let is_its = match (&id.pod, &self.pod) {
+                    (Some(pod), None) => *pod == mounted.pod,
+                    (None, None) => true,
+                    (_, Some(_)) => mounted.pod == ours.pod,
+                };
+                mounted.is_beside(ours) && is_its
+            })
+        };
+        let itself = Seen::open(process.number()).ok();
+        itself
+            .as_ref()
+            .and_then(told)
+            .or_else(|| {
+                super::all()
+                    .filter_map(|pid| Seen::open(pid).ok())
+                    .find_map(|seen| told(&seen))
+            })
+            .map(|mounted| mounted.name)
+    }
+}
+
+/// A process that is not held: its folder in `/proc` is its own, and empty once it is gone, whoever has its
+/// number by then.
+struct Seen(rustix::fd::OwnedFd);
+
+impl Seen {
+    fn open(pid: u32) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let path = format!("/proc/{pid}");
+        Ok(Self(openat(rustix::fs::CWD, path, flags, Mode::empty())?))
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        let file = openat(
+            &self.0,
+            name,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let mut text = Vec::new();
+        io::Read::read_to_end(&mut fs::File::from(file), &mut text)?;
+        Ok(text)
+    }
+
+    fn cgroup(&self) -> Option<Cgroup> {
+        Cgroup::parse(&self.read("cgroup").ok()?)
+    }
+
+    fn parent(&self) -> Option<u32> {
+        text::parent(&self.read("status").ok()?)
+    }
+
+    /// Whether its parent is none that we see, or lives in no container: the runtime.
+    fn is_started_from_outside(&self) -> bool {
+        match self.parent() {
+            Some(0) => true,
+            Some(parent) => {
+                let cgroup = Self::open(parent).ok().and_then(|parent| parent.cgroup());
+                // (asked again: the number was the parent's while we looked)
+                cgroup.is_some_and(|cgroup| cgroup.container.is_none())
+                    && self.parent() == Some(parent)
+            }
+            None => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_live_somewhere() {
+        let mut whereabouts = Whereabouts::new(Path::new("/"), None).unwrap();
+        let ourselves = Process::new(std::process::id());
+        let place = whereabouts.of(ourselves, 7).unwrap();
+        assert!(place.cgroup.is_absolute());
+        assert!(Arc::ptr_eq(&whereabouts.known(7).unwrap(), &place));
+        // no number: nothing that could be remembered
+        whereabouts.of(ourselves, 0).unwrap();
+        assert!(whereabouts.known(0).is_none());
+    }
+}
