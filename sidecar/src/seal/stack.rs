@@ -215,7 +215,7 @@ impl<'a> Stack<'a> {
             self.env.start + kept.len() + variables.len() + 1 + (self.end - self.env.end - 1);
         let width = self.word.bytes();
         let size = words * width + strings;
-        self.check_total(strings + variables.len() * width, stack_limit)?;
+        self.check_total(strings, variables.len(), stack_limit)?;
         let pointer = self
             .base
             .checked_sub(size as u64)
@@ -247,9 +247,10 @@ impl<'a> Stack<'a> {
     }
 
     /// Holds us to the limit the kernel would have applied at the exec (`bprm_stack_limits`).
-    fn check_total(&self, added: usize, stack_limit: u64) -> Result<(), StackError> {
+    /// It counts pointers by its own size, a 32-bit program's, too.
+    fn check_total(&self, added: usize, count: usize, stack_limit: u64) -> Result<(), StackError> {
         let limit = (stack_limit / 4).clamp(MIN_TOTAL, MAX_TOTAL);
-        let pointers = (self.env.end * self.word.bytes()) as u64;
+        let pointers = ((self.env.end + count) * size_of::<u64>()) as u64;
         let lowest = (1..self.env.end)
             .map(|index| self.word(index))
             .filter(|pointer| *pointer >= self.base)

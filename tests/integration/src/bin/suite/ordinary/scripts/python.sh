@@ -42,8 +42,12 @@ class Answer(http.server.BaseHTTPRequestHandler):
             lines.append('file: ' + (open(folder + '/TOKEN').read() if folder else ''))
             lines += own()
             child = subprocess.Popen(['sleep', '100'])
-            with open('/proc/%d/environ' % child.pid, 'rb') as f:
-                lines.append('my child: %s' % (b'HOME=/root' in f.read()))
+            # Empty for a moment: its descriptors are closed, which is waited for, before its stack is made.
+            shown = b''
+            while not shown and child.poll() is None:
+                with open('/proc/%d/environ' % child.pid, 'rb') as f:
+                    shown = f.read()
+            lines.append('my child: %s' % (b'HOME=/root' in shown))
             child.kill()
             child.wait()
             for way in ('fork', 'spawn', 'forkserver'):
