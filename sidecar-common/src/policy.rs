@@ -42,6 +42,8 @@ pub const SCOPE_FAIL_OPEN: u32 = 1 << 8;
 /// the agent and look into it started it from outside. On a machine of its own root is not kept from
 /// what is root's.
 pub const SCOPE_POD: u32 = 1 << 9;
+/// What is let through because the scope does not enforce is not reported either (`mode: disabled`).
+pub const SCOPE_DISABLED: u32 = 1 << 10;
 
 /// What the kernel side counts for a scope's agent.
 #[repr(C)]

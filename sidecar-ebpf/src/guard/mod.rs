@@ -16,7 +16,10 @@ use aya_ebpf::{
 use sidecar_common::{
     event::{Access, KIND_ACCESS, Subject, VERDICT_ALLOWED, VERDICT_AUDIT, VERDICT_BLOCKED},
     layout::COMM_LEN,
-    policy::{SCOPE_AUDIT_ALL, SCOPE_ENFORCE, SCOPE_SELF_READ, SEALED_AGENT, Scope, Sealed},
+    policy::{
+        SCOPE_AUDIT_ALL, SCOPE_DISABLED, SCOPE_ENFORCE, SCOPE_SELF_READ, SEALED_AGENT, Scope,
+        Sealed,
+    },
 };
 
 use crate::{
@@ -89,7 +92,7 @@ fn decide(reach: &Reach) -> i32 {
     // Without its scope's entry a seal is absolute.
     let scope = sealed::scope(reach.sealed.scope).unwrap_or(Scope {
         agent: 0,
-        flags: u32::MAX & !SCOPE_SELF_READ & !SCOPE_AUDIT_ALL,
+        flags: u32::MAX & !SCOPE_SELF_READ & !SCOPE_AUDIT_ALL & !SCOPE_DISABLED,
         agent_pid: 0,
     });
     let actor = kernel::current_tgid();
@@ -114,7 +117,9 @@ fn decide(reach: &Reach) -> i32 {
     }
     // an agent is never open, not even in audit mode
     if scope.flags & SCOPE_ENFORCE == 0 && reach.sealed.flags & SEALED_AGENT == 0 {
-        report(reach, VERDICT_AUDIT);
+        if scope.flags & SCOPE_DISABLED == 0 {
+            report(reach, VERDICT_AUDIT);
+        }
         return 0;
     }
     report(reach, VERDICT_BLOCKED);

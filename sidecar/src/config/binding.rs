@@ -21,6 +21,9 @@ pub struct Binding {
     /// How the secrets reach the program.
     #[schemars(default)]
     pub delivery: Delivery,
+    /// What running programs are told when a value changed. Their files are replaced in any case.
+    #[schemars(default)]
+    pub on_rotate: OnRotate,
     /// The secrets. At least one.
     #[schemars(length(min = 1))]
     pub secret_refs: Vec<SecretRef>,
@@ -82,6 +85,50 @@ impl Default for Delivery {
             file: true,
         }
     }
+}
+
+/// What a running program is told when one of its secrets changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRotate {
+    /// Nothing: it reads the file again by itself, or keeps what it has.
+    #[default]
+    None,
+    /// A signal, to the process that was given the secrets.
+    Signal(RotateSignal),
+    /// To end (SIGTERM, and SIGKILL where it does not): whoever started it starts it again.
+    Restart,
+}
+
+/// Signals by which programs are used to be told to read their configuration again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotateSignal {
+    /// SIGHUP
+    Hup,
+    /// SIGINT
+    Int,
+    /// SIGQUIT
+    Quit,
+    /// SIGUSR1
+    Usr1,
+    /// SIGUSR2
+    Usr2,
+    /// SIGTERM
+    Term,
+    /// SIGWINCH
+    Winch,
+}
+
+impl RotateSignal {
+    /// By the names that a configuration has for them.
+    pub(super) const NAMES: [(&str, Self); 7] = [
+        ("HUP", Self::Hup),
+        ("INT", Self::Int),
+        ("QUIT", Self::Quit),
+        ("USR1", Self::Usr1),
+        ("USR2", Self::Usr2),
+        ("TERM", Self::Term),
+        ("WINCH", Self::Winch),
+    ];
 }
 
 /// One secret of a binding.

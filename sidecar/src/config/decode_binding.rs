@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use secrecy::SecretString;
 
 use super::{
-    binding::{Binding, Delivery, FileRef, SecretKeyRef, SecretRef, Selector, Source, VaultRef},
+    binding::{
+        Binding, Delivery, FileRef, OnRotate, RotateSignal, SecretKeyRef, SecretRef, Selector,
+        Source, VaultRef,
+    },
     decode::absolute_path,
     fields::{Fields, Report, quoted},
     keys, validate,
@@ -22,6 +25,9 @@ pub(super) fn binding(report: &mut Report, node: &Node) -> Option<Binding> {
     let delivery = fields
         .get("delivery")
         .map_or(Some(Delivery::default()), |node| delivery(report, node));
+    let on_rotate = fields
+        .get("onRotate")
+        .map_or(Some(OnRotate::None), |node| on_rotate(report, node));
     let secret_refs = fields.require(report, "secretRefs").and_then(|node| {
         // Names are judged by the strictest delivery if that itself is wrong.
         secret_refs(report, node, delivery.unwrap_or_default())
@@ -30,6 +36,7 @@ pub(super) fn binding(report: &mut Report, node: &Node) -> Option<Binding> {
         name: name?,
         selector: selector?,
         delivery: delivery?,
+        on_rotate: on_rotate?,
         secret_refs: secret_refs?,
         at: node.mark.at,
     })
@@ -150,6 +157,17 @@ fn delivery(report: &mut Report, node: &Node) -> Option<Delivery> {
         }
     }
     Some(delivery)
+}
+
+fn on_rotate(report: &mut Report, node: &Node) -> Option<OnRotate> {
+    if !matches!(node.kind, Kind::Map(_)) {
+        let words = [("none", OnRotate::None), ("restart", OnRotate::Restart)];
+        return report.choice(node, "onRotate", &words);
+    }
+    let fields = Fields::open(report, node, &keys::ON_ROTATE)?;
+    let node = fields.require(report, "signal")?;
+    let signal = report.choice(node, "signal", &RotateSignal::NAMES)?;
+    Some(OnRotate::Signal(signal))
 }
 
 fn secret_refs(report: &mut Report, node: &Node, delivery: Delivery) -> Option<Vec<SecretRef>> {

@@ -62,8 +62,8 @@ pub(super) static MONITORING: Level = Level::new(
 pub(super) static BINDING: Level = Level {
     name: "secrets[]",
     key: "secrets",
-    keys: &["name", "selector", "delivery", "secretRefs"],
-    below: &[&SELECTOR, &SECRET_REF],
+    keys: &["name", "selector", "delivery", "onRotate", "secretRefs"],
+    below: &[&SELECTOR, &ON_ROTATE, &SECRET_REF],
     hides_keys: false,
 };
 pub(super) static SELECTOR: Level = Level::new(
@@ -78,6 +78,7 @@ pub(super) static SELECTOR: Level = Level::new(
         "uid",
     ],
 );
+pub(super) static ON_ROTATE: Level = Level::new("onRotate", &["signal"]);
 pub(super) static SECRET_REF: Level = Level {
     name: "secretRefs[]",
     key: "secretRefs",
@@ -106,12 +107,13 @@ pub(super) static VAULT_REF: Level = Level {
 };
 
 /// Every level, from the top down.
-pub(super) static LEVELS: [&Level; 10] = [
+pub(super) static LEVELS: [&Level; 11] = [
     &TOP,
     &POLICY,
     &MONITORING,
     &BINDING,
     &SELECTOR,
+    &ON_ROTATE,
     &SECRET_REF,
     &SOURCE,
     &SECRET_KEY_REF,
@@ -176,8 +178,8 @@ fn fold(word: &str) -> String {
 
 /// Whether a mapping is expected below this key, or a list of them: text there is out of place.
 pub(super) fn holds_more_keys(key: &str) -> bool {
-    // `fileRef` takes a path, too.
-    key != FILE_REF.key && LEVELS.iter().any(|level| level.key == key)
+    // `fileRef` takes a path, too, and `onRotate` a word.
+    key != FILE_REF.key && key != ON_ROTATE.key && LEVELS.iter().any(|level| level.key == key)
 }
 
 /// Whether `key` is a key at any level.

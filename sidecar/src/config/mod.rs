@@ -22,6 +22,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod watch;
 mod yaml;
 
 use std::{fs::File, io::Read, path::Path};
@@ -29,10 +30,11 @@ use std::{fs::File, io::Read, path::Path};
 use secrecy::zeroize::Zeroizing;
 
 pub use self::{
-    binding::{Binding, SecretKeyRef, Selector, Source},
+    binding::{Binding, OnRotate, RotateSignal, SecretKeyRef, SecretRef, Selector, Source},
     error::{ConfigError, ConfigErrors, Position},
     model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy},
     schema::json_schema,
+    watch::Watch,
 };
 use self::{fields::Report, yaml::START};
 

@@ -12,7 +12,7 @@ use schemars::{
 use serde_json::Value;
 
 use super::{
-    binding::{Delivery, FileRef},
+    binding::{Delivery, FileRef, OnRotate, RotateSignal},
     model::Config,
 };
 use serde::{Serialize, Serializer, ser::SerializeSeq};
@@ -78,6 +78,43 @@ impl JsonSchema for Delivery {
             "items": {"type": "string", "enum": ["env", "file"]},
             "minItems": 1,
             "uniqueItems": true,
+        })
+    }
+}
+
+impl Serialize for OnRotate {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::None => to.serialize_str("none"),
+            Self::Restart => to.serialize_str("restart"),
+            Self::Signal(signal) => {
+                let mut names = RotateSignal::NAMES.iter();
+                let name = names
+                    .find(|(_, other)| other == signal)
+                    .map(|(name, _)| name);
+                to.collect_map([("signal", name)])
+            }
+        }
+    }
+}
+
+impl JsonSchema for OnRotate {
+    fn schema_name() -> Cow<'static, str> {
+        "OnRotate".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let signals = RotateSignal::NAMES.map(|(name, _)| name);
+        json_schema!({
+            "oneOf": [
+                {"type": "string", "enum": ["none", "restart"]},
+                {
+                    "type": "object",
+                    "properties": {"signal": {"type": "string", "enum": signals}},
+                    "required": ["signal"],
+                    "additionalProperties": false,
+                },
+            ],
         })
     }
 }

@@ -243,6 +243,38 @@ impl Claim {
         self.scope
     }
 
+    /// From here on by another wish. Nothing that both ask for is let go in between.
+    pub(crate) fn renew(&mut self, _lock: &pins::Lock, wish: &Wish<'_>) -> Result<(), Error> {
+        let before = std::mem::take(&mut self.names);
+        let renewed = self.write(wish).and_then(|()| self.adopt_flags(wish.flags));
+        if renewed.is_err() {
+            // (what is asked for by halves is still known to be)
+            for key in before {
+                if !self.names.contains(&key) {
+                    self.names.push(key);
+                }
+            }
+            return renewed;
+        }
+        self.drop_all_but_ours(&before)
+    }
+
+    fn adopt_flags(&mut self, flags: u32) -> Result<(), Error> {
+        let scope = present("SCOPES", self.books.scopes.get(&self.scope, 0))?;
+        let scope = scope.ok_or(Error::NotEnlisted)?;
+        let wants = |flags: u32| i32::from(flags & SCOPE_ALL_EXECS != 0);
+        match wants(flags) - wants(self.flags) {
+            0 => {}
+            by => self.books.want_all_execs(by)?,
+        }
+        self.flags = flags;
+        let changed = self
+            .books
+            .scopes
+            .insert(self.scope, Scope { flags, ..scope }, BPF_EXIST);
+        changed.map_err(failed("SCOPES"))
+    }
+
     /// No new program is held from here on.
     pub(crate) fn stop_holding(&mut self, _lock: &pins::Lock) -> Result<(), Error> {
         for key in std::mem::take(&mut self.names) {

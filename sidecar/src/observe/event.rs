@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Blocked,
     /// An access was allowed and logged.
     Audit,
+    /// A secret of a running program has another value.
+    Rotated,
     /// A sealed process ended.
     Exited,
     /// Events were lost.
@@ -153,6 +155,15 @@ pub(crate) enum Detail<'a> {
         uid: u32,
         /// `blocked`, `audit` (allowed, but would be blocked), `allowed`
         verdict: &'static str,
+    },
+    /// ROTATED
+    Rotated {
+        /// Names of the secrets.
+        secrets: &'a [&'a str],
+        /// Of these, the names of those whose files were replaced.
+        files: &'a [&'a str],
+        /// What the program was told: `none`, `signal`, `restart`.
+        action: &'static str,
     },
     /// EXITED
     Exited {

@@ -22,6 +22,10 @@ pub(crate) struct Metrics {
     pub(crate) access_blocked: IntCounterVec,
     /// Accesses logged, by `access`.
     pub(crate) access_audit: IntCounterVec,
+    /// Secrets of running programs that have another value.
+    pub(crate) rotated: IntCounter,
+    /// Whether the configuration's file, as it is now, is the one in force.
+    pub(crate) config_is_good: IntGauge,
     /// Programs refused.
     pub(crate) refused: IntCounter,
     /// Events lost, by `lost_in`.
@@ -55,6 +59,14 @@ impl Metrics {
                 "Accesses to sealed processes and files that were allowed and logged.",
                 "access",
             )?,
+            rotated: IntCounter::new(
+                "kernelseal_secrets_rotated_total",
+                "Secrets of running programs that were brought up to another value.",
+            )?,
+            config_is_good: IntGauge::new(
+                "kernelseal_config_last_reload_successful",
+                "1 if the configuration file was last found to be right and is in force, 0 if it was refused and the one before stays in force.",
+            )?,
             refused: IntCounter::new(
                 "kernelseal_programs_refused_total",
                 "Programs that were refused their secrets.",
@@ -81,6 +93,8 @@ impl Metrics {
         registry.register(Box::new(metrics.secrets_injected.clone()))?;
         registry.register(Box::new(metrics.access_blocked.clone()))?;
         registry.register(Box::new(metrics.access_audit.clone()))?;
+        registry.register(Box::new(metrics.rotated.clone()))?;
+        registry.register(Box::new(metrics.config_is_good.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.events_dropped.clone()))?;
         registry.register(Box::new(metrics.sealed_processes.clone()))?;

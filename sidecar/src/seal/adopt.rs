@@ -22,7 +22,7 @@ use super::{
 };
 use crate::process;
 
-impl Work<'_> {
+impl Work {
     /// Takes over what lives, and takes away the files of what ended while no agent was there.
     pub(super) fn adopt(&mut self) {
         let living = self.maps.trees(self.scope);
@@ -40,6 +40,7 @@ impl Work<'_> {
                     process: None,
                     has_root,
                     place: Arc::default(),
+                    memory: None,
                     vaults: Vec::new(),
                 };
                 self.trees.insert(seal, tree);

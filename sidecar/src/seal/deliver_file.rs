@@ -7,19 +7,23 @@ use std::{
     io::{self, Write as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{FileExt as _, MetadataExt as _},
+        },
     },
 };
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fchown, mkdirat, openat, openat2,
-        statat, unlinkat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchown, fstatvfs, mkdirat,
+        openat, openat2, renameat, statat, unlinkat,
     },
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
-        fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
+        FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, UnmountFlags,
+        fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount,
+        fsopen, fspick, move_mount, unmount,
     },
     process::fchdir,
 };
@@ -121,18 +125,7 @@ impl Mounter {
         )
         .map_err(step("make a tmpfs"))?;
         for (name, value) in secrets {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            let file = openat(&mount, *name, flags | OFlags::NOFOLLOW, Mode::RUSR)
-                .map_err(step("create a secret file"))?;
-            fchown(
-                &file,
-                Some(rustix::fs::Uid::from_raw(held.uid)),
-                Some(rustix::fs::Gid::from_raw(held.gid)),
-            )
-            .map_err(step("give a secret file to the program's user"))?;
-            File::from(file)
-                .write_all(value.expose())
-                .map_err(step("write a secret file"))?;
+            write(&mount, name, value, (held.uid, held.gid))?;
         }
         Ok(mount)
     }
@@ -246,37 +239,98 @@ impl Vault {
         format!("{PLACE_PATH}/{}", self.name)
     }
 
+    /// Replaces files, each at once: who opens one finds the old content or the new. Gives what was there, for who
+    /// has it open.
+    pub(super) fn replace(
+        &self,
+        files: &[(&str, &Value)],
+        owner: (u32, u32),
+    ) -> Result<Vec<File>, FileError> {
+        const NEW: &str = ".new";
+        let mut old = Vec::with_capacity(files.len());
+        for (name, value) in files {
+            self.make_room(value.len())?;
+            // (one that an agent was killed over)
+            let _ = unlinkat(&self.mount, NEW, AtFlags::empty());
+            write(&self.mount, NEW, value, owner)?;
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let before = openat(&self.mount, *name, flags, Mode::empty());
+            renameat(&self.mount, NEW, &self.mount, *name)
+                .map_err(step("put a secret file in place"))?;
+            // (the program may have taken it away itself)
+            old.extend(before.ok().map(File::from));
+        }
+        Ok(old)
+    }
+
+    /// Raises the limits of the tmpfs by a file of that length.
+    fn make_room(&self, length: usize) -> Result<(), FileError> {
+        let grow = || -> rustix::io::Result<()> {
+            let now = fstatvfs(&self.mount)?;
+            let pages = now.f_blocks + length.div_ceil(PAGE) as u64;
+            let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+            let context = fspick(self.mount.as_fd(), "", flags)?;
+            let set =
+                |key, value: u64| fsconfig_set_string(context.as_fd(), key, value.to_string());
+            set("size", pages * PAGE as u64)?;
+            set("nr_inodes", now.f_files + 1)?;
+            fsconfig_reconfigure(context.as_fd())
+        };
+        grow().map_err(step("make room in a tmpfs"))
+    }
+
     /// Overwrites every file that is there, whatever its name by now. What cannot be overwritten
     /// does not keep the others from it.
     pub(crate) fn wipe(&self) -> io::Result<()> {
         let mut done = Ok(());
-        for (name, length) in list(&self.mount)? {
-            done = done.and(self.overwrite(&name, length));
+        for name in list(&self.mount)? {
+            done = done.and(self.overwrite(&name));
         }
         done
     }
 
-    fn overwrite(&self, name: &OsStr, length: usize) -> io::Result<()> {
-        const ZEROS: [u8; PAGE] = [0; PAGE];
+    fn overwrite(&self, name: &OsStr) -> io::Result<()> {
         // Not to wait, should the program have put a pipe there.
         let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let mut file = match openat(&self.mount, name, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
-            Err(e) => return Err(e.into()),
-        };
-        let mut left = length;
-        while left > 0 {
-            let chunk = left.min(PAGE);
-            file.write_all(&ZEROS[..chunk])?;
-            left -= chunk;
+        match openat(&self.mount, name, flags, Mode::empty()) {
+            Ok(file) => wipe(&file.into()),
+            Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
         }
-        Ok(())
     }
 }
 
-/// The regular files of a directory and their lengths.
-fn list(dir: &OwnedFd) -> io::Result<Vec<(OsString, usize)>> {
+/// A secret file of that owner, who alone reads it.
+fn write(
+    dir: &OwnedFd,
+    name: &str,
+    value: &Value,
+    (uid, gid): (u32, u32),
+) -> Result<(), FileError> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(dir, name, flags | OFlags::NOFOLLOW, Mode::RUSR)
+        .map_err(step("create a secret file"))?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    fchown(&file, Some(uid), Some(gid))
+        .map_err(step("give a secret file to the program's user"))?;
+    File::from(file)
+        .write_all(value.expose())
+        .map_err(step("write a secret file"))
+}
+
+/// Overwrites a file.
+pub(super) fn wipe(file: &File) -> io::Result<()> {
+    const ZEROS: [u8; PAGE] = [0; PAGE];
+    let length = file.metadata()?.len();
+    for page in (0..length).step_by(PAGE) {
+        let left = usize::try_from(length - page).unwrap_or(PAGE);
+        file.write_all_at(&ZEROS[..left.min(PAGE)], page)?;
+    }
+    Ok(())
+}
+
+/// The regular files of a directory.
+fn list(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut files = Vec::new();
     for entry in Dir::new(openat(dir, ".", flags, Mode::empty())?)? {
@@ -284,7 +338,7 @@ fn list(dir: &OwnedFd) -> io::Result<Vec<(OsString, usize)>> {
         if let Ok(stat) = statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW)
             && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         {
-            files.push((name, usize::try_from(stat.st_size).unwrap_or(0)));
+            files.push(name);
         }
     }
     Ok(files)

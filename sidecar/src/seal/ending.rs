@@ -1,18 +1,40 @@
 //! The end of a secret's life: the process is gone, its files go, their memory is wiped.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::File,
+    io,
+    time::{Duration, Instant},
+};
 
 use nix::{errno::Errno, poll::PollTimeout};
+use rustix::{
+    fd::OwnedFd,
+    process::{Signal, pidfd_send_signal},
+};
 use sidecar_common::event::{EXIT_LAST, EXIT_ROOT, Exit};
 
-use super::{Work, deliver_file::Vault, text};
+use super::{
+    Work,
+    deliver_file::{self, Vault},
+    text,
+};
 use crate::observe::{Detail, Kind, Who};
 
 /// How long after its last process a tree's files are wiped. Not at once: what was sent from them
 /// without copying (`sendfile` into a pipe) is still these very pages until it is read.
 const WIPE_AFTER: Duration = Duration::from_secs(2);
 
-impl Work<'_> {
+/// What is to be done at a time.
+pub(super) enum Due {
+    /// Files that were taken away are wiped.
+    Wipe(Vault),
+    /// What was in replaced files is wiped.
+    Old(Vec<File>),
+    /// A program that was asked to end is killed.
+    Kill(OwnedFd),
+}
+
+impl Work {
     /// A sealed process ended; with the last of its tree, its files go.
     pub(super) fn end(&mut self, exit: &Exit) {
         let Some(tree) = self.trees.get_mut(&exit.seal) else {
@@ -56,41 +78,49 @@ impl Work<'_> {
             if let Err(e) = self.mounter.remove(&vault) {
                 tracing::warn!("secret files could not be taken away: {e}");
             }
-            self.unmounted
-                .push_back((Instant::now() + WIPE_AFTER, vault));
+            self.due
+                .push((Instant::now() + WIPE_AFTER, Due::Wipe(vault)));
         }
     }
 
-    /// How long to wait for records before the next wipe is due.
-    pub(super) fn until_next_wipe(&self) -> PollTimeout {
-        self.unmounted
-            .front()
-            .map_or(PollTimeout::NONE, |(due, _)| {
-                let left = due.saturating_duration_since(Instant::now());
-                // Rounded up, not to come a moment too early, again and again.
-                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            })
+    /// How long to wait for records before the next of these is due.
+    pub(super) fn until_due(&self) -> PollTimeout {
+        let first = self.due.iter().map(|(at, _)| *at).min();
+        first.map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            // Rounded up, not to come a moment too early, again and again.
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        })
     }
 
-    /// Wipes what was unmounted long enough ago. With its last descriptor the tmpfs is gone, and
-    /// with the tmpfs its entry in the kernel side.
-    pub(super) fn wipe_due(&mut self) {
-        while let Some((due, vault)) = self.unmounted.pop_front() {
-            if due > Instant::now() {
-                self.unmounted.push_front((due, vault));
-                return;
-            }
-            let Err(e) = vault.wipe() else {
+    /// Does what is due. With its last descriptor a tmpfs is gone, and with the tmpfs its entry in the
+    /// kernel side.
+    pub(super) fn do_due(&mut self) {
+        let now = Instant::now();
+        for (_, due) in self
+            .due
+            .extract_if(.., |(at, _)| *at <= now)
+            .collect::<Vec<_>>()
+        {
+            let (wiped, again) = match due {
+                Due::Wipe(vault) => (vault.wipe(), Due::Wipe(vault)),
+                Due::Old(files) => (
+                    files.iter().try_for_each(deliver_file::wipe),
+                    Due::Old(files),
+                ),
+                Due::Kill(process) => {
+                    // (nobody, if it has ended)
+                    let _ = pidfd_send_signal(&process, Signal::KILL);
+                    continue;
+                }
+            };
+            let Err(e) = wiped else {
                 continue;
             };
             tracing::warn!("secret files could not be wiped: {e}");
             // Guarded while we keep it, and only as long as we lack something.
-            if matches!(
-                e.raw_os_error().map(Errno::from_raw),
-                Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
-            ) {
-                self.unmounted
-                    .push_back((Instant::now() + WIPE_AFTER, vault));
+            if is_for_lack(&e) {
+                self.due.push((Instant::now() + WIPE_AFTER, again));
             }
         }
     }
@@ -108,4 +138,11 @@ impl Work<'_> {
             self.forget(seal);
         }
     }
+}
+
+fn is_for_lack(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
+    )
 }

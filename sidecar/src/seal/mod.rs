@@ -7,13 +7,15 @@ mod ending;
 mod failure;
 mod held;
 mod mountinfo;
+mod orders;
 mod report;
+mod rotate;
 mod stack;
 mod verify;
 mod watchdog;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     ffi::OsString,
     io,
     os::{fd::AsFd as _, unix::ffi::OsStringExt as _},
@@ -25,23 +27,23 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
-    sys::{
-        eventfd::EventFd,
-        signal::{Signal, kill},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use sidecar_common::policy::{HELD_COMING, HELD_TRACED, Held, ScopeId};
 
 pub(crate) use self::{
     adopt::TakenAway,
+    orders::{Order, Orders},
     watchdog::{GivenUp, Watchdog},
 };
 use self::{
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, Vault},
+    ending::Due,
     failure::Failure,
     held::{HeldTask, HoldError},
+    rotate::{Memory, Prints},
     stack::Variable,
     verify::{Evidence, Refusal, Verdict, verify},
 };
@@ -54,11 +56,11 @@ use crate::{
 };
 
 /// What a program got.
-#[derive(Default)]
 struct Delivered {
     overrode: Vec<String>,
     note: Option<String>,
     vault: Option<Vault>,
+    memory: Memory,
 }
 
 /// A sealed tree that lives.
@@ -69,11 +71,14 @@ struct Tree {
     has_root: bool,
     /// Where that process lived.
     place: Arc<Place>,
+    /// What it was given, if it was we who gave it.
+    memory: Option<Memory>,
     vaults: Vec<Vault>,
 }
 
 /// A secret on its way, with its name and the ways it goes.
 struct Secret<'c> {
+    binding: &'c Binding,
     name: &'c str,
     value: Value,
     as_env: bool,
@@ -94,9 +99,9 @@ pub(crate) struct Sealer {
 }
 
 /// A [`Sealer`] at work.
-struct Work<'c> {
-    config: &'c Config,
-    store: &'c Store,
+struct Work {
+    config: Arc<Config>,
+    store: Store,
     scope: ScopeId,
     whereabouts: Whereabouts,
     maps: Maps,
@@ -105,14 +110,15 @@ struct Work<'c> {
     given_up: GivenUp,
     mounter: Mounter,
     trees: HashMap<u64, Tree>,
-    /// Taken away, and to be wiped at a time.
-    unmounted: VecDeque<(Instant, Vault)>,
+    prints: Prints,
+    /// What is to be done at a time.
+    due: Vec<(Instant, Due)>,
     dropped: u64,
 }
 
 impl Sealer {
-    /// Delivers until `stop` is signalled, and then whatever is still held.
-    pub(crate) fn run(self, stop: &EventFd) -> io::Result<()> {
+    /// Delivers until it is told to stop, and then whatever is still held.
+    pub(crate) fn run(self, orders: &Orders) -> io::Result<()> {
         let Self {
             config,
             store,
@@ -125,8 +131,8 @@ impl Sealer {
             given_up,
         } = self;
         let mut work = Work {
-            config: &config,
-            store: &store,
+            config,
+            store,
             scope,
             whereabouts,
             dropped: maps.counters(scope).dropped,
@@ -136,7 +142,8 @@ impl Sealer {
             given_up,
             mounter: Mounter::new()?,
             trees: HashMap::new(),
-            unmounted: VecDeque::new(),
+            prints: Prints::default(),
+            due: Vec::new(),
         };
         // what an agent before us sealed, and what it left held
         work.adopt();
@@ -145,14 +152,14 @@ impl Sealer {
         loop {
             let mut fds = [
                 PollFd::new(ring.as_fd(), PollFlags::POLLIN),
-                PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+                PollFd::new(orders.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut fds, work.until_next_wipe()) {
+            match poll(&mut fds, work.until_due()) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }
-            let is_stopping = fds[1].any() == Some(true);
-            work.wipe_due();
+            let is_told = fds[1].any() == Some(true);
+            work.do_due();
             let mut taken = 0;
             while let Some(record) = ring.next() {
                 work.take(record);
@@ -167,7 +174,7 @@ impl Sealer {
                 work.notice_losses();
             }
             work.journal.flush();
-            if is_stopping {
+            if is_told && work.obey(orders) {
                 work.catch_up();
                 work.journal.flush();
                 return Ok(());
@@ -176,7 +183,24 @@ impl Sealer {
     }
 }
 
-impl<'c> Work<'c> {
+impl Work {
+    /// Does what it is told; true if that is to stop.
+    fn obey(&mut self, orders: &Orders) -> bool {
+        for order in orders.take() {
+            match order {
+                Order::Stop => return true,
+                Order::Refresh => {}
+                Order::Reconfigure(config, store, done) => {
+                    (self.config, self.store) = (config, store);
+                    let _ = done.send(());
+                }
+            }
+            self.rotate();
+            self.journal.flush();
+        }
+        false
+    }
+
     fn take(&mut self, record: Record) {
         match record {
             Record::Held(header) => match self.maps.held(header.tgid) {
@@ -196,6 +220,8 @@ impl<'c> Work<'c> {
 
     /// The life of a secret, for one program that stands before its first instruction, or is coming to.
     fn live(&mut self, tgid: u32, held: &Held) {
+        // of this moment: a program lives by one configuration
+        let config = self.config.clone();
         let process = Process::new(held.pid);
         if held.flags & HELD_TRACED != 0 {
             let place = self.place_of(held, process);
@@ -215,7 +241,7 @@ impl<'c> Work<'c> {
             Ok(task) => task,
             Err(e) => return self.refuse(tgid, held, &place, None, &e.into()),
         };
-        let bindings = match self.verify(tgid, held, process, &place, Some(&task)) {
+        let bindings = match self.verify(&config, tgid, held, process, &place, Some(&task)) {
             Verdict::Is(bindings) => bindings,
             Verdict::IsNot => return self.let_go(tgid, held, task),
             Verdict::Refused(refusal) => {
@@ -254,8 +280,9 @@ impl<'c> Work<'c> {
     }
 
     /// Who is it, really?
-    fn verify(
+    fn verify<'c>(
         &self,
+        config: &'c Config,
         tgid: u32,
         held: &Held,
         process: Process,
@@ -272,14 +299,14 @@ impl<'c> Work<'c> {
             path: path.as_deref(),
             is_held: &|| matches!(self.maps.held(tgid), Ok(Some(_))),
         };
-        let config = self.config;
         verify(&evidence, config.secrets.iter())
     }
 
     /// A traced program cannot be attached to; it gets nothing, and if it is one of ours it does
     /// not start.
     fn judge_traced(&mut self, tgid: u32, held: &Held, process: Process, place: &Place) {
-        match self.verify(tgid, held, process, place, None) {
+        let config = self.config.clone();
+        match self.verify(&config, tgid, held, process, place, None) {
             Verdict::Refused(refusal) => self.refuse(tgid, held, place, None, &refusal.into()),
             Verdict::Is(_) | Verdict::IsNot => self.let_go_unattached(tgid, held),
         }
@@ -295,7 +322,7 @@ impl<'c> Work<'c> {
     }
 
     /// Looks up every secret of the bindings. All of them, or none.
-    fn resolve(
+    fn resolve<'c>(
         &self,
         task: &HeldTask,
         bindings: &[&'c Binding],
@@ -316,6 +343,7 @@ impl<'c> Work<'c> {
                 }
                 let value = self.store.get(&secret.source)?;
                 secrets.push(Secret {
+                    binding,
                     name: &secret.name,
                     value,
                     as_env,
@@ -334,7 +362,12 @@ impl<'c> Work<'c> {
         task: &mut HeldTask,
         secrets: &[Secret<'_>],
     ) -> Result<Delivered, Failure> {
-        let mut delivered = Delivered::default();
+        let mut delivered = Delivered {
+            overrode: Vec::new(),
+            note: None,
+            vault: None,
+            memory: Memory::of(held, &self.config, secrets, &self.prints),
+        };
         let mut variables: Vec<Variable<'_>> = Vec::with_capacity(secrets.len() + 1);
         for secret in secrets.iter().filter(|secret| secret.as_env) {
             match deliver_env::check(secret.name, &secret.value) {

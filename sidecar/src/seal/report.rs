@@ -17,7 +17,7 @@ use crate::{
     process::Place,
 };
 
-impl Work<'_> {
+impl Work {
     /// A program that is held.
     pub(super) fn report_start(&mut self, held: &Held, place: &Place) {
         self.metrics.exec_events.inc();
@@ -134,6 +134,7 @@ impl Work<'_> {
             process: Some(process.into_owned()),
             has_root: true,
             place,
+            memory: Some(delivered.memory),
             vaults: delivered.vault.into_iter().collect(),
         };
         // (an adoption that overlooked that it was held has counted it)

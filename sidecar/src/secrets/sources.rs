@@ -97,6 +97,32 @@ impl Store {
         }
     }
 
+    /// The files that values are read from: one that changes is another value, maybe.
+    pub(crate) fn files(&self, config: &Config) -> Vec<PathBuf> {
+        let refs = config
+            .secrets
+            .iter()
+            .flat_map(|binding| &binding.secret_refs);
+        let mut files: Vec<_> = refs
+            .filter_map(|secret| match &secret.source {
+                Source::FileRef(file) => Some(file.path.clone()),
+                Source::SecretKeyRef(key) => Some(self.place(key).join(&key.key)),
+                _ => None,
+            })
+            .collect();
+        files.sort();
+        files.dedup();
+        files
+    }
+
+    /// Where a Secret is mounted, if it is.
+    fn place(&self, secret: &SecretKeyRef) -> PathBuf {
+        let mut place = self.secrets_dir.clone();
+        place.extend(&secret.namespace);
+        place.push(&secret.name);
+        place
+    }
+
     /// A source's value, now.
     pub(crate) fn get(&self, source: &Source) -> Result<Value, SourceError> {
         match source {

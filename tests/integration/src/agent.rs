@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -33,7 +33,8 @@ pub struct Agent {
     stderr: Receiver<String>,
     log: Vec<String>,
     events: Vec<Value>,
-    folder: PathBuf,
+    /// Of its configuration, if that was made for it.
+    folder: Option<PathBuf>,
     stopped: bool,
 }
 
@@ -64,7 +65,7 @@ impl Agent {
     }
 
     /// Completes and starts a command that leads to the agent, for tests that need it in an unusual place.
-    pub fn start_as(mut command: Command, config: &str) -> Result<Self> {
+    pub fn start_as(command: Command, config: &str) -> Result<Self> {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder =
             env::temp_dir().join(format!("kernelseal-agent-{}-{number}", std::process::id()));
@@ -72,7 +73,14 @@ impl Agent {
             .with_context(|| format!("cannot create {}", folder.display()))?;
         let file = folder.join("config.yaml");
         fs::write(&file, config).with_context(|| format!("cannot write {}", file.display()))?;
-        command.arg("run").arg("--config").arg(&file);
+        let mut agent = Self::start_with(command, &file)?;
+        agent.folder = Some(folder);
+        Ok(agent)
+    }
+
+    /// The same with a configuration that lies somewhere.
+    pub fn start_with(mut command: Command, config: &Path) -> Result<Self> {
+        command.arg("run").arg("--config").arg(config);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -97,7 +105,7 @@ impl Agent {
             stderr: process::lines_shown(stderr, "agent"),
             log: Vec::new(),
             events: Vec::new(),
-            folder,
+            folder: None,
             stopped: false,
         })
     }
@@ -280,7 +288,9 @@ impl Drop for Agent {
         let result = self.terminate();
         // Until the stream's end, so that all of it is shown with a test that failed.
         self.stderr.iter().for_each(drop);
-        let _ = fs::remove_dir_all(&self.folder);
+        if let Some(folder) = &self.folder {
+            let _ = fs::remove_dir_all(folder);
+        }
         // A second panic would abort and hide the first.
         if !self.stopped && !thread::panicking() {
             let status = result.expect("the agent ends when asked");

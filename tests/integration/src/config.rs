@@ -52,6 +52,13 @@ impl Config {
         self
     }
 
+    /// A key of the binding.
+    #[must_use]
+    pub fn binding_key(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.binding()[key] = value.into();
+        self
+    }
+
     /// How the secrets reach the program.
     #[must_use]
     pub fn delivery(mut self, ways: &[&str]) -> Self {

@@ -1,5 +1,7 @@
 //! What is well-formed and still refused: names, paths and bindings that contradict each other.
 
+use crate::config::{OnRotate, RotateSignal};
+
 use super::{accept, binding, refuse, secret_name, source};
 
 const SECRET: &str = "{name: A, source: {envRef: X}}";
@@ -74,6 +76,29 @@ fn reserved_and_loader_names_are_refused() {
         );
         refused(&secret_name("LD_", delivery), "steers the dynamic loader");
     }
+}
+
+#[test]
+fn on_rotate_is_a_word_or_a_signal() {
+    let with = |what: &str| {
+        let text = binding("binary: app", "{name: A, source: {value: x}}");
+        text.replacen(
+            "    secretRefs",
+            &format!("    onRotate: {what}\n    secretRefs"),
+            1,
+        )
+    };
+    let chosen = |what: &str| accept(&with(what)).secrets[0].on_rotate;
+    assert_eq!(chosen("none"), OnRotate::None);
+    assert_eq!(chosen("restart"), OnRotate::Restart);
+    assert_eq!(
+        chosen("{signal: USR1}"),
+        OnRotate::Signal(RotateSignal::Usr1)
+    );
+    refused(&with("reload"), "onRotate cannot be \"reload\"");
+    refused(&with("{signal: KILL}"), "signal cannot be \"KILL\"");
+    refused(&with("{}"), "signal");
+    refused(&with("{signal: HUP, after: 1}"), "unknown key \"after\"");
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn the_kernels_limit_for_all_strings_holds() {
 #[test]
 fn the_kernel_counts_a_32_bit_programs_pointers_by_its_own_size() {
     // "a" and its NUL, and a pointer: 6 bytes each by the program's own size, 10 by the kernel's
-    let environment = ["a"; 20_000];
+    let environment = vec!["a"; 20_000];
     for word in [Word::Four, Word::Eight] {
         let (memory, base) = kernel_stack(&["prog"], &environment, word);
         let stack = Stack::parse(&memory, base, word).unwrap();

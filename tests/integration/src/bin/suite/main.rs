@@ -13,6 +13,7 @@ mod guards;
 mod identity;
 mod leftovers;
 mod lifecycle;
+mod live;
 mod machine;
 mod names;
 mod observe;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         bad_input::register,
         races::register,
         lifecycle::register,
+        live::register,
         adoption::register,
         guardian::register,
         takeover::register,

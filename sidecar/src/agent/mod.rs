@@ -1,8 +1,11 @@
 //! The one place that wires everything: from a configuration to an agent at work, and its end.
 
+mod edits;
+mod shift;
+
 use std::{
-    collections::BTreeSet,
     fmt::Display,
+    future,
     os::unix::process::parent_id,
     path::{Path, PathBuf},
     process::Command,
@@ -10,39 +13,34 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
-    time::Duration,
 };
 
-use anyhow::{Context as _, bail, ensure};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use anyhow::{Context as _, ensure};
 use sidecar_common::policy::{
     SCOPE_ALL_EXECS, SCOPE_AUDIT_ALL, SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM,
-    SCOPE_BLOCK_PTRACE, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
+    SCOPE_BLOCK_PTRACE, SCOPE_DISABLED, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
 };
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 
+use self::{
+    edits::{Edits, Looks, Signals, interval},
+    shift::Shift,
+};
 use crate::{
     config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position},
-    guardian::Guardian,
     kernel::{self, Claim, Maps, Ring, pins},
     not_yet,
-    observe::{self, Journal, Metrics},
+    observe::{self, Metrics},
     out_of_reach,
-    process::{LABELS, Pod, Whereabouts},
-    seal::{GivenUp, Sealer, Watchdog},
+    process::{LABELS, Pod},
+    seal::Watchdog,
     secrets::{self, Store},
     takeover::Others,
 };
 
-/// The delivering thread's stack, in bytes.
-const SEALER_STACK: usize = 512 * 1024;
-
 /// `kernelseal run`: until SIGTERM or SIGINT.
 pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
+    // (what cannot be done is told when there is a log)
     let config = config::load(path).map_err(anyhow::Error::new)?;
     let _log = observe::log::start(config.monitoring.log_level, config.monitoring.log_format);
     // Before the first secret is read.
@@ -50,11 +48,17 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
         tracing::warn!("secrets in this process's memory may be swapped out: {why}");
     }
     refuse_what_cannot_be_done(path, &config)?;
-    let store = open_store(path, &config)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(serve(Arc::new(config), store))
+        .block_on(serve(path, config))
+}
+
+/// A configuration that we can do.
+fn read(path: &Path) -> anyhow::Result<Config> {
+    let config = config::load(path).map_err(anyhow::Error::new)?;
+    refuse_what_cannot_be_done(path, &config)?;
+    Ok(config)
 }
 
 /// `kernelseal load`: the kernel side, if it is not there yet.
@@ -101,7 +105,11 @@ fn refuse_what_cannot_be_done(path: &Path, config: &Config) -> anyhow::Result<()
     Ok(())
 }
 
-fn open_store(path: &Path, config: &Config) -> anyhow::Result<Store> {
+#[expect(
+    clippy::unused_async,
+    reason = "sources will be asked over the network"
+)]
+async fn open_store(path: &Path, config: &Config) -> anyhow::Result<Store> {
     Store::open(config).map_err(|wrong| anyhow::anyhow!(in_file(path, wrong)))
 }
 
@@ -114,113 +122,66 @@ fn in_file(path: &Path, wrong: Vec<(Position, impl Display)>) -> String {
     lines.join("\n")
 }
 
-async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
+async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     // Before anything is held: a signal from here on is an orderly end.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::new()?;
     let metrics = Metrics::new()?;
     let ready = Arc::new(AtomicBool::new(false));
     listen(&config.monitoring, &metrics, &ready).await?;
-    if config.policy.mode == Mode::Disabled {
+    let mut edits = Edits::of(path, config, metrics.clone())?;
+    while edits.config.policy.mode == Mode::Disabled {
         tracing::warn!(
             "policy.mode is disabled: nothing is attached, programs start without their secrets"
         );
         ready.store(true, Ordering::Relaxed);
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        return Ok(());
-    }
-
-    let (journal, writer) =
-        Journal::start(config.monitoring.audit_log.as_deref()).context("monitoring.auditLog")?;
-    let Staked {
-        mut claim,
-        ring,
-        others,
-        own_cgroup,
-    } = stake(&config)?;
-    let scope = claim.scope();
-    let mut guardian = Guardian::start(config.monitoring.audit_log.as_deref())?;
-    let mut watchdog = Watchdog {
-        maps: Maps::open()?,
-        scope,
-        journal: journal.clone(),
-        metrics: metrics.clone(),
-        on_failure: config.policy.on_failure,
-        hold_timeout: config.policy.hold_timeout,
-        given_up: GivenUp::default(),
-    };
-    for maps in others {
-        watchdog.succeed_agent_of(maps);
-    }
-    let sealer = Sealer {
-        config: config.clone(),
-        store,
-        scope,
-        whereabouts: Whereabouts::new(&own_cgroup, own_pod()).context("look up where we live")?,
-        maps: Maps::open()?,
-        ring,
-        journal,
-        metrics,
-        given_up: watchdog.given_up.clone(),
-    };
-    let stop = Arc::new(EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC)?);
-    let (ended, mut has_ended) = oneshot::channel();
-    let thread = thread::Builder::new()
-        .name("sealer".into())
-        .stack_size(SEALER_STACK)
-        .spawn({
-            let stop = stop.clone();
-            move || {
-                let result = sealer.run(&stop);
-                // Now: what comes after it may fail for the same reason, and hide it.
-                if let Err(e) = &result {
-                    tracing::error!("the delivering thread failed: {e}");
-                }
-                let _ = ended.send(());
-                result
-            }
-        })?;
-    ready.store(true, Ordering::Relaxed);
-    let in_a_pod = is_started_from_outside();
-    tracing::info!(scope, bindings = config.secrets.len(), mode = ?config.policy.mode, in_a_pod, "watching");
-
-    let mut tick = tokio::time::interval(Watchdog::interval(&config.policy));
-    let ended_early = loop {
         tokio::select! {
-            _ = terminate.recv() => break false,
-            _ = interrupt.recv() => break false,
+            () = signals.end() => return Ok(()),
+            () = edits.next() => {}
+        }
+    }
+    ready.store(false, Ordering::Relaxed);
+    let store = open_store(path, &edits.config).await?;
+    let mut sources = Looks::at(store.files(&edits.config));
+    let (mut shift, mut has_ended) = Shift::begin(&edits.config, store, &metrics)?;
+    ready.store(true, Ordering::Relaxed);
+
+    let mut tick = interval(Watchdog::interval(&edits.config.policy));
+    let mut applied = None;
+    let has_ended_early = loop {
+        tokio::select! {
+            () = signals.end() => break false,
             _ = &mut has_ended => break true,
-            _ = tick.tick() => {
-                watchdog.look(config.policy.hold_timeout);
-                guardian.renew();
+            _ = tick.tick() => shift.look(),
+            () = sources.change() => shift.refresh()?,
+            () = edits.next() => {
+                let store = match open_store(path, &edits.config).await {
+                    Ok(store) => store,
+                    Err(e) => {
+                        edits.reject(&e);
+                        continue;
+                    }
+                };
+                sources = Looks::at(store.files(&edits.config));
+                tick = interval(Watchdog::interval(&edits.config.policy));
+                applied = Some(shift.reconfigure(&edits.config, store)?);
+            }
+            () = heard(&mut applied) => {
+                applied = None;
+                shift.renew(&edits.config)?;
+                edits.accept();
             }
         }
     };
     ready.store(false, Ordering::Relaxed);
-    tracing::info!("ending");
-    claim.stop_holding(&pins::lock()?)?;
-    stop.write(1)?;
-    wait_for(&mut watchdog, &config.policy, &thread);
-    // Whatever happened, nobody stays stopped.
-    watchdog.look(Duration::ZERO);
-    let result = if thread.is_finished() {
-        thread.join().ok()
-    } else {
-        None
-    };
-    let under_seal = watchdog.maps.sealed_in(scope);
-    claim.leave(&pins::lock()?, under_seal)?;
-    guardian.dismiss();
-    drop(watchdog);
-    writer.finish();
-    match result {
-        Some(Ok(())) if !ended_early => Ok(()),
-        None if !ended_early => {
-            tracing::warn!("the delivering thread is still busy; it ends with the process");
-            Ok(())
-        }
-        Some(Err(e)) => Err(e).context("the delivering thread failed"),
-        _ => bail!("the delivering thread ended unexpectedly"),
+    shift.end(&edits.config.policy, has_ended_early)
+}
+
+/// Waits for an answer, if one is awaited.
+async fn heard(answer: &mut Option<oneshot::Receiver<()>>) {
+    match answer {
+        // (a sender that is gone says that the thread is, too: that is heard elsewhere)
+        Some(answer) => drop(answer.await),
+        None => future::pending().await,
     }
 }
 
@@ -245,17 +206,6 @@ async fn listen(
     Ok(())
 }
 
-/// Gives the delivering thread the time a hold may take to come to its end.
-fn wait_for<T>(watchdog: &mut Watchdog, policy: &Policy, thread: &thread::JoinHandle<T>) {
-    const STEP: Duration = Duration::from_millis(5);
-    let mut left = policy.hold_timeout;
-    while !thread.is_finished() && !left.is_zero() {
-        thread::sleep(STEP);
-        left = left.saturating_sub(STEP);
-        watchdog.look(policy.hold_timeout);
-    }
-}
-
 /// What it takes to be the scope's agent.
 struct Staked {
     claim: Claim,
@@ -268,18 +218,10 @@ struct Staked {
 /// Becomes the scope's agent.
 fn stake(config: &Config) -> anyhow::Result<Staked> {
     ensure_loaded()?;
-    let wish = kernel::Wish {
-        flags: flags(&config.policy),
-        names: config
-            .secrets
-            .iter()
-            .map(|binding| binding.selector.basename().as_bytes())
-            .collect::<BTreeSet<_>>(),
-    };
     let lock = pins::lock()?;
     let scope = kernel::own_scope()?;
     let others = Others::find(scope, &lock)?;
-    let (claim, ring) = Claim::stake(&lock, &wish)?;
+    let (claim, ring) = Claim::stake(&lock, &wish(config))?;
     others.hand_over(scope, &lock)?;
     Ok(Staked {
         claim,
@@ -287,6 +229,18 @@ fn stake(config: &Config) -> anyhow::Result<Staked> {
         others: others.retire(&lock)?,
         own_cgroup: kernel::own_cgroup(&lock)?,
     })
+}
+
+/// What is asked of the kernel side.
+fn wish(config: &Config) -> kernel::Wish<'_> {
+    let is_disabled = config.policy.mode == Mode::Disabled;
+    let watched = config.secrets.iter().filter(|_| !is_disabled);
+    kernel::Wish {
+        flags: flags(&config.policy),
+        names: watched
+            .map(|binding| binding.selector.basename().as_bytes())
+            .collect(),
+    }
 }
 
 /// The pod that all we see belongs to: there is one where we live in a pod's PID namespace.
@@ -304,6 +258,7 @@ pub(crate) fn is_started_from_outside() -> bool {
 fn flags(policy: &Policy) -> u32 {
     [
         (policy.mode == Mode::Enforce, SCOPE_ENFORCE),
+        (policy.mode == Mode::Disabled, SCOPE_DISABLED),
         (policy.block_environ, SCOPE_BLOCK_ENVIRON),
         (policy.block_mem, SCOPE_BLOCK_MEM),
         (policy.block_maps, SCOPE_BLOCK_MAPS),

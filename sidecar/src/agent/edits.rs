@@ -1,0 +1,145 @@
+//! A configuration that lives: edits of its file, and of the files its secrets come from.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Interval, MissedTickBehavior},
+};
+
+use crate::{
+    config::{Config, Watch},
+    observe::Metrics,
+};
+
+/// How often files are looked at. A change is taken up at the second look that finds it.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Fires at once, and then so often; not to make up for what was missed.
+pub(super) fn interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Signals that end us.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one that ends us.
+    pub(super) async fn end(&mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+    }
+}
+
+/// Files, looked at from time to time.
+pub(super) struct Looks {
+    watch: Watch,
+    interval: Interval,
+}
+
+impl Looks {
+    pub(super) fn at(files: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self {
+            watch: Watch::of(files),
+            interval: interval(LOOK),
+        }
+    }
+
+    /// Waits until one of them has another content.
+    pub(super) async fn change(&mut self) {
+        loop {
+            self.interval.tick().await;
+            if self.watch.has_changed() {
+                return;
+            }
+        }
+    }
+}
+
+/// The configuration that is in force, and what becomes of its file.
+pub(super) struct Edits {
+    path: PathBuf,
+    looks: Looks,
+    /// SIGHUP: look now.
+    reload: Signal,
+    metrics: Metrics,
+    /// In force, or about to be.
+    pub(super) config: Arc<Config>,
+    before: Arc<Config>,
+}
+
+impl Edits {
+    pub(super) fn of(path: &Path, config: Config, metrics: Metrics) -> std::io::Result<Self> {
+        metrics.config_is_good.set(1);
+        let config = Arc::new(config);
+        Ok(Self {
+            path: path.to_owned(),
+            looks: Looks::at([path.to_owned()]),
+            reload: signal(SignalKind::hangup())?,
+            metrics,
+            before: config.clone(),
+            config,
+        })
+    }
+
+    /// Waits until there is another configuration. One that is wrong is told, and is none.
+    pub(super) async fn next(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.reload.recv() => {}
+                () = self.looks.change() => {}
+            }
+            match super::read(&self.path) {
+                Ok(config) if config == *self.config => {
+                    self.metrics.config_is_good.set(1);
+                    tracing::info!("the configuration says what it said before");
+                }
+                Ok(config) => {
+                    self.before = std::mem::replace(&mut self.config, Arc::new(config));
+                    return;
+                }
+                Err(e) => self.tell(&e),
+            }
+        }
+    }
+
+    /// The last one cannot be used: the one before it stays in force.
+    pub(super) fn reject(&mut self, why: &anyhow::Error) {
+        self.config = self.before.clone();
+        self.tell(why);
+    }
+
+    fn tell(&self, why: &anyhow::Error) {
+        self.metrics.config_is_good.set(0);
+        tracing::error!("the configuration before stays in force: {why:#}");
+    }
+
+    /// The last one is in force.
+    pub(super) fn accept(&self) {
+        self.metrics.config_is_good.set(1);
+        let Config {
+            secrets, policy, ..
+        } = &*self.config;
+        tracing::info!(bindings = secrets.len(), mode = ?policy.mode, "another configuration is in force");
+        if self.config.monitoring != self.before.monitoring {
+            tracing::warn!(
+                "what it says about monitoring is heeded when the agent is started again"
+            );
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! An agent at work: from the moment its programs are held until nobody waits for it any more.
+
+use std::{
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use tokio::sync::oneshot;
+
+use super::{Staked, is_started_from_outside, own_pod, stake, wish};
+use crate::{
+    config::{Config, Policy},
+    guardian::Guardian,
+    kernel::{Claim, Maps, pins},
+    observe::{Journal, JournalWriter, Metrics},
+    process::Whereabouts,
+    seal::{GivenUp, Order, Orders, Sealer, Watchdog},
+    secrets::Store,
+};
+
+/// The delivering thread's stack, in bytes.
+const SEALER_STACK: usize = 512 * 1024;
+
+/// See the module.
+pub(super) struct Shift {
+    claim: Claim,
+    guardian: Guardian,
+    watchdog: Watchdog,
+    orders: Orders,
+    thread: JoinHandle<std::io::Result<()>>,
+    writer: JournalWriter,
+}
+
+impl Shift {
+    /// Begins. The receiver hears when the delivering thread has ended.
+    pub(super) fn begin(
+        config: &Arc<Config>,
+        store: Store,
+        metrics: &Metrics,
+    ) -> anyhow::Result<(Self, oneshot::Receiver<()>)> {
+        let audit_log = config.monitoring.audit_log.as_deref();
+        let (journal, writer) = Journal::start(audit_log).context("monitoring.auditLog")?;
+        let Staked {
+            claim,
+            ring,
+            others,
+            own_cgroup,
+        } = stake(config)?;
+        let scope = claim.scope();
+        let guardian = Guardian::start(audit_log)?;
+        let mut watchdog = Watchdog {
+            maps: Maps::open()?,
+            scope,
+            journal: journal.clone(),
+            metrics: metrics.clone(),
+            on_failure: config.policy.on_failure,
+            hold_timeout: config.policy.hold_timeout,
+            given_up: GivenUp::default(),
+        };
+        for maps in others {
+            watchdog.succeed_agent_of(maps);
+        }
+        let sealer = Sealer {
+            config: config.clone(),
+            store,
+            scope,
+            whereabouts: Whereabouts::new(&own_cgroup, own_pod())
+                .context("look up where we live")?,
+            maps: Maps::open()?,
+            ring,
+            journal,
+            metrics: metrics.clone(),
+            given_up: watchdog.given_up.clone(),
+        };
+        let orders = Orders::new()?;
+        let (ended, has_ended) = oneshot::channel();
+        let thread = thread::Builder::new()
+            .name("sealer".into())
+            .stack_size(SEALER_STACK)
+            .spawn({
+                let orders = orders.clone();
+                move || {
+                    let result = sealer.run(&orders);
+                    // Now: what comes after it may fail for the same reason, and hide it.
+                    if let Err(e) = &result {
+                        tracing::error!("the delivering thread failed: {e}");
+                    }
+                    let _ = ended.send(());
+                    result
+                }
+            })?;
+        let in_a_pod = is_started_from_outside();
+        tracing::info!(scope, bindings = config.secrets.len(), mode = ?config.policy.mode, in_a_pod, "watching");
+        let shift = Self {
+            claim,
+            guardian,
+            watchdog,
+            orders,
+            thread,
+            writer,
+        };
+        Ok((shift, has_ended))
+    }
+
+    /// To be called from time to time.
+    pub(super) fn look(&mut self) {
+        self.watchdog.look(self.watchdog.hold_timeout);
+        self.guardian.renew();
+    }
+
+    /// A source may have another value.
+    pub(super) fn refresh(&self) -> anyhow::Result<()> {
+        Ok(self.orders.give(Order::Refresh)?)
+    }
+
+    /// Has the delivering thread work by another configuration. When that is done the receiver hears, and it is
+    /// time to [`renew`](Self::renew).
+    pub(super) fn reconfigure(
+        &mut self,
+        config: &Arc<Config>,
+        store: Store,
+    ) -> anyhow::Result<oneshot::Receiver<()>> {
+        self.watchdog.on_failure = config.policy.on_failure;
+        self.watchdog.hold_timeout = config.policy.hold_timeout;
+        let (done, is_done) = oneshot::channel();
+        self.orders
+            .give(Order::Reconfigure(config.clone(), store, done))?;
+        Ok(is_done)
+    }
+
+    /// Asks the kernel side for what the configuration says. A new name only now: what is held must find a thread
+    /// that knows it.
+    pub(super) fn renew(&mut self, config: &Config) -> anyhow::Result<()> {
+        Ok(self.claim.renew(&pins::lock()?, &wish(config))?)
+    }
+
+    /// Ends in order: what is held is delivered first.
+    pub(super) fn end(self, policy: &Policy, has_ended_early: bool) -> anyhow::Result<()> {
+        let Self {
+            mut claim,
+            guardian,
+            mut watchdog,
+            orders,
+            thread,
+            writer,
+        } = self;
+        tracing::info!("ending");
+        claim.stop_holding(&pins::lock()?)?;
+        orders.give(Order::Stop)?;
+        wait_for(&mut watchdog, policy, &thread);
+        // Whatever happened, nobody stays stopped.
+        watchdog.look(Duration::ZERO);
+        let result = if thread.is_finished() {
+            thread.join().ok()
+        } else {
+            None
+        };
+        let under_seal = watchdog.maps.sealed_in(claim.scope());
+        claim.leave(&pins::lock()?, under_seal)?;
+        guardian.dismiss();
+        drop(watchdog);
+        writer.finish();
+        match result {
+            Some(Ok(())) if !has_ended_early => Ok(()),
+            None if !has_ended_early => {
+                tracing::warn!("the delivering thread is still busy; it ends with the process");
+                Ok(())
+            }
+            Some(Err(e)) => Err(e).context("the delivering thread failed"),
+            _ => bail!("the delivering thread ended unexpectedly"),
+        }
+    }
+}
+
+/// Gives the delivering thread the time a hold may take to come to its end.
+fn wait_for<T>(watchdog: &mut Watchdog, policy: &Policy, thread: &JoinHandle<T>) {
+    const STEP: Duration = Duration::from_millis(5);
+    let mut left = policy.hold_timeout;
+    while !thread.is_finished() && !left.is_zero() {
+        thread::sleep(STEP);
+        left = left.saturating_sub(STEP);
+        watchdog.look(policy.hold_timeout);
+    }
+}

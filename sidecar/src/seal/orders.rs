@@ -1,0 +1,70 @@
+//! What the delivering thread is told by the others.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::oneshot;
+
+use crate::{config::Config, secrets::Store};
+
+/// One of them.
+pub(crate) enum Order {
+    /// From now on by this configuration. What is sealed by another stays so.
+    /// The sender hears when it is so.
+    Reconfigure(Arc<Config>, Store, oneshot::Sender<()>),
+    /// A source may have another value: what runs is brought up to it.
+    Refresh,
+    /// Deliver what is held, and end.
+    Stop,
+}
+
+/// Orders on their way. Clones share.
+#[derive(Clone)]
+pub(crate) struct Orders(Arc<Queue>);
+
+struct Queue {
+    waiting: Mutex<VecDeque<Order>>,
+    given: EventFd,
+}
+
+impl Orders {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self(Arc::new(Queue {
+            waiting: Mutex::default(),
+            given: EventFd::from_value_and_flags(0, flags)?,
+        })))
+    }
+
+    /// Gives one. The thread comes to it when it has delivered what it is at.
+    pub(crate) fn give(&self, order: Order) -> io::Result<()> {
+        self.queue().push_back(order);
+        self.0.given.write(1)?;
+        Ok(())
+    }
+
+    /// Those that were given, in their order.
+    pub(super) fn take(&self) -> VecDeque<Order> {
+        // (nothing to read: nobody wrote)
+        let _ = self.0.given.read();
+        std::mem::take(&mut self.queue())
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Order>> {
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Orders {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.given.as_fd()
+    }
+}

@@ -1,0 +1,405 @@
+//! What changes while programs run: the configuration, its mode, and the secrets.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{self, asked_for_token, ensure_both, ensure_none, report};
+use kernelseal_integration::process::{Running, spawn, until};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::observe::{get, serving};
+
+const SOON: Duration = Duration::from_secs(20);
+/// Two looks at a file, and then some.
+const LOOKS: Duration = Duration::from_secs(2);
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test("live::a_config_map_is_swapped", a_config_map_is_swapped)
+        .test("live::a_hangup_is_heeded_at_once", a_hangup)
+        .test(
+            "live::what_is_wrong_changes_nothing",
+            what_is_wrong_changes_nothing,
+        )
+        .test("live::the_mode_changes_at_once", the_mode_changes)
+        .test("live::no_gap_when_names_change", no_gap)
+        .test("live::a_file_is_replaced", a_file_is_replaced)
+        .test("live::replaced_files_are_whole", replaced_files_are_whole)
+        .test("live::a_signal_tells_of_it", a_signal_tells_of_it)
+        .test(
+            "live::a_program_is_started_again",
+            a_program_is_started_again,
+        )
+        .test("live::the_same_value_is_no_change", the_same_value)
+        .test(
+            "live::a_source_that_fails_changes_nothing",
+            a_source_that_fails,
+        )
+        .test("live::a_new_source_is_another_value", a_new_source)
+}
+
+/// A configuration as the kubelet puts it in place: `config.yaml` by two links.
+struct ConfigMap {
+    folder: Scratch,
+    count: usize,
+}
+
+impl ConfigMap {
+    fn new(config: &str) -> Result<Self> {
+        let mut map = Self {
+            folder: Scratch::new()?,
+            count: 0,
+        };
+        map.swap(config)?;
+        symlink("..data/config.yaml", map.path())?;
+        Ok(map)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join("config.yaml")
+    }
+
+    fn swap(&mut self, config: &str) -> Result<()> {
+        let before = format!("..2026_{}", self.count);
+        self.count += 1;
+        let now = format!("..2026_{}", self.count);
+        fs::create_dir(self.folder.join(&now))?;
+        fs::write(self.folder.join(&now).join("config.yaml"), config)?;
+        symlink(&now, self.folder.join("..data_tmp"))?;
+        fs::rename(self.folder.join("..data_tmp"), self.folder.join("..data"))?;
+        let _ = fs::remove_dir_all(self.folder.join(before));
+        Ok(())
+    }
+
+    fn agent(&self) -> Result<Agent> {
+        Agent::start_with(Agent::command(&[]), &self.path())?.readied()
+    }
+}
+
+fn two_programs() -> Result<(Scratch, [PathBuf; 2])> {
+    let folder = Scratch::new()?;
+    let one = folder.probe("probe-static", "one")?;
+    let two = folder.probe("probe-static", "two")?;
+    Ok((folder, [one, two]))
+}
+
+fn finds(program: &PathBuf) -> Result<Value> {
+    Ok(report(&mut asked_for_token(program))?.1)
+}
+
+fn a_config_map_is_swapped() -> Result<()> {
+    let (_folder, [one, two]) = two_programs()?;
+    let mut map = ConfigMap::new(&Config::token_for("one").to_string())?;
+    let mut agent = map.agent()?;
+    ensure_both(&finds(&one)?, "hunter2")?;
+    ensure_none(&finds(&two)?)?;
+    map.swap(&Config::seal("two").value("TOKEN", "other").to_string())?;
+    agent.wait_for_log("another configuration is in force", SOON)?;
+    ensure_none(&finds(&one)?)?;
+    ensure_both(&finds(&two)?, "other")?;
+    Ok(())
+}
+
+fn a_hangup() -> Result<()> {
+    let (_folder, [one, two]) = two_programs()?;
+    let mut map = ConfigMap::new(&Config::token_for("one").to_string())?;
+    let mut agent = map.agent()?;
+    agent.signal(Signal::SIGHUP)?;
+    agent.wait_for_log("says what it said before", SOON)?;
+    map.swap(&Config::token_for("two").to_string())?;
+    agent.signal(Signal::SIGHUP)?;
+    agent.wait_for_log("another configuration is in force", SOON)?;
+    ensure_none(&finds(&one)?)?;
+    ensure_both(&finds(&two)?, "hunter2")
+}
+
+fn what_is_wrong_changes_nothing() -> Result<()> {
+    let (_folder, [one, _]) = two_programs()?;
+    let config = serving().and_seal("one").value("TOKEN", "hunter2");
+    let mut map = ConfigMap::new(&config.to_string())?;
+    let mut agent = map.agent()?;
+    let is_good = || -> Result<bool> {
+        let (_, text) = get("/metrics")?;
+        Ok(text.contains("\nkernelseal_config_last_reload_successful 1\n"))
+    };
+    ensure!(is_good()?);
+    map.swap("version: v1\npolicy: {mode: enforced}\n")?;
+    agent.wait_for_log("config.yaml:2:16", SOON)?;
+    ensure!(agent.log_contains("the configuration before stays in force"));
+    ensure!(!is_good()?);
+    ensure_both(&finds(&one)?, "hunter2")?;
+    // right in itself, and cannot be done
+    map.swap(
+        &Config::seal("one")
+            .secret(
+                "TOKEN",
+                json!({"secretKeyRef": {"name": "none", "key": "k"}}),
+            )
+            .to_string(),
+    )?;
+    agent.wait_for_log("secretKeyRef none/k", SOON)?;
+    ensure_both(&finds(&one)?, "hunter2")?;
+    map.swap(&config.value("SECOND", "x").to_string())?;
+    agent.wait_for_log("another configuration is in force", SOON)?;
+    ensure!(is_good()?);
+    Ok(())
+}
+
+fn the_mode_changes() -> Result<()> {
+    let with = |mode: &str| {
+        Config::token_for("probe-static")
+            .policy("mode", mode)
+            .to_string()
+    };
+    let mut map = ConfigMap::new(&with("disabled"))?;
+    let mut agent = Agent::start_with(Agent::command(&[]), &map.path())?;
+    agent.wait_for_log("policy.mode is disabled", SOON)?;
+    map.swap(&with("audit"))?;
+    agent.ready(SOON)?;
+    let (probe, found) =
+        report(asked_for_token(probe::path("probe-static")?).args(["--sleep", "600"]))?;
+    ensure_both(&found, "hunter2")?;
+    let reads = || fs::read(format!("/proc/{}/environ", probe.pid())).is_ok();
+    ensure!(reads(), "it only looks on");
+    for (mode, is_open) in [
+        ("enforce", false),
+        ("audit", true),
+        ("disabled", true),
+        ("enforce", false),
+    ] {
+        let before = agent.log().len();
+        map.swap(&with(mode))?;
+        until("another configuration", SOON, || {
+            let log = agent.log();
+            log[before..]
+                .iter()
+                .any(|line| line.contains("another configuration is in force"))
+        })?;
+        ensure!(reads() == is_open, "{mode}");
+    }
+    Ok(())
+}
+
+/// A program that both configurations name gets its secret all the while.
+fn no_gap() -> Result<()> {
+    let (_folder, [one, _]) = two_programs()?;
+    let config = |n: usize| {
+        Config::token_for("one")
+            .and_seal(&format!("other-{n}"))
+            .value("X", "x")
+            .to_string()
+    };
+    let mut map = ConfigMap::new(&config(0))?;
+    let agent = map.agent()?;
+    for n in 1..=5 {
+        map.swap(&config(n))?;
+        agent.signal(Signal::SIGHUP)?;
+        for _ in 0..5 {
+            ensure_both(&finds(&one)?, "hunter2")?;
+        }
+    }
+    Ok(())
+}
+
+/// A program that tells what is in its file: at once, and on SIGHUP; it is ended by SIGTERM.
+struct Told {
+    folder: Scratch,
+    source: PathBuf,
+}
+
+impl Told {
+    fn new() -> Result<Self> {
+        let folder = Scratch::new()?;
+        let source = folder.file("source", "one")?;
+        let script = r#"#!/bin/sh
+trap 'echo "hup $(cat $KERNELSEAL_SECRETS_DIR/TOKEN)"' HUP
+trap 'echo told to end; exit 3' TERM
+echo "begins $TOKEN $(cat $KERNELSEAL_SECRETS_DIR/TOKEN)"
+while :; do sleep 0.1; done
+"#;
+        folder.program("teller", script)?;
+        Ok(Self { folder, source })
+    }
+
+    fn config(&self) -> Config {
+        Config::seal("teller").secret("TOKEN", json!({"fileRef": self.source.to_string_lossy()}))
+    }
+
+    fn start(&self) -> Result<Running> {
+        let mut teller = spawn(&mut Command::new(self.folder.join("teller")))?;
+        let line = teller.line(SOON)?;
+        ensure!(line == "begins one one", "{line}");
+        Ok(teller)
+    }
+
+    /// As it should be done: a new file takes the old one's name.
+    fn set(&self, value: &str) -> Result<()> {
+        let new = self.folder.file("source.new", value)?;
+        Ok(fs::rename(new, &self.source)?)
+    }
+
+    fn rotated(agent: &mut Agent, teller: &Running) -> Result<Value> {
+        rotated(agent, teller, 1)
+    }
+}
+
+/// The event of so many a rotation.
+fn rotated(agent: &mut Agent, program: &Running, times: usize) -> Result<Value> {
+    let mut event = None;
+    until("ROTATED", SOON, || {
+        let events = agent.events(Duration::from_millis(50)).unwrap_or_default();
+        let mut all = events
+            .iter()
+            .filter(|event| event["type"] == "ROTATED" && event["pid"] == program.pid());
+        event = all.nth(times - 1).cloned();
+        event.is_some()
+    })?;
+    event.context("no event")
+}
+
+fn asks(teller: &mut Running) -> Result<String> {
+    teller.signal(Signal::SIGHUP)?;
+    teller.line(SOON)
+}
+
+fn a_file_is_replaced() -> Result<()> {
+    let told = Told::new()?;
+    let mut agent = Agent::run(&told.config())?;
+    let mut teller = told.start()?;
+    let values = ["another", "", &"long".repeat(5000), "short"];
+    for (n, value) in values.into_iter().enumerate() {
+        told.set(value)?;
+        let event = rotated(&mut agent, &teller, n + 1)?;
+        ensure!(
+            event["secrets"] == json!(["TOKEN"]) && event["files"] == json!(["TOKEN"]),
+            "{event}"
+        );
+        ensure!(event["action"] == "none", "{event}");
+        let line = asks(&mut teller)?;
+        ensure!(
+            line.trim_end() == format!("hup {value}").trim_end(),
+            "{line}"
+        );
+    }
+    // its user's alone, as before; nobody else's
+    let path = format!("/run/kernelseal/secrets/{}/TOKEN", teller.pid());
+    ensure!(fs::read(&path).is_err(), "{path} is open");
+    ensure!(!agent.log_contains("not replaced"));
+    Ok(())
+}
+
+fn replaced_files_are_whole() -> Result<()> {
+    let folder = Scratch::new()?;
+    let source = folder.file("source", "0".repeat(10_000))?;
+    let script = r#"#!/bin/sh
+n=0
+file=$KERNELSEAL_SECRETS_DIR/TOKEN
+while [ $n -lt 150 ]; do
+  n=$((n+1))
+  exec 3< $file
+  all=$(cat <&3)
+  [ ${#all} = 10000 ] || { echo "of length ${#all}"; exit 1; }
+  [ "$(echo $all | tr -s 0-5 | wc -c)" = 2 ] || { echo mixed; exit 1; }
+done
+echo whole
+"#;
+    folder.program("reader", script)?;
+    let config = Config::seal("reader")
+        .delivery(&["file"])
+        .secret("TOKEN", json!({"fileRef": source.to_string_lossy()}));
+    let mut agent = Agent::run(&config)?;
+    let mut reader = spawn(&mut Command::new(folder.join("reader")))?;
+    for digit in 1..=5 {
+        let new = folder.file("new", digit.to_string().repeat(10_000))?;
+        fs::rename(new, &source)?;
+        if rotated(&mut agent, &reader, digit).is_err() {
+            break; // it has ended
+        }
+    }
+    let line = reader.line(Duration::from_mins(2))?;
+    ensure!(line == "whole", "{line}");
+    Ok(())
+}
+
+fn a_signal_tells_of_it() -> Result<()> {
+    let told = Told::new()?;
+    let config = told
+        .config()
+        .binding_key("onRotate", json!({"signal": "HUP"}));
+    let mut agent = Agent::run(&config)?;
+    let mut teller = told.start()?;
+    told.set("two")?;
+    ensure!(teller.line(SOON)? == "hup two");
+    ensure!(Told::rotated(&mut agent, &teller)?["action"] == "signal");
+    Ok(())
+}
+
+fn a_program_is_started_again() -> Result<()> {
+    let told = Told::new()?;
+    let config = told
+        .config()
+        .delivery(&["env", "file"])
+        .binding_key("onRotate", "restart");
+    let mut agent = Agent::run(&config)?;
+    let mut teller = told.start()?;
+    told.set("two")?;
+    ensure!(teller.line(SOON)? == "told to end");
+    ensure!(teller.wait(SOON)?.code() == Some(3));
+    ensure!(Told::rotated(&mut agent, &teller)?["action"] == "restart");
+    let mut again = spawn(&mut Command::new(told.folder.join("teller")))?;
+    ensure!(again.line(SOON)? == "begins two two");
+    Ok(())
+}
+
+fn the_same_value() -> Result<()> {
+    let told = Told::new()?;
+    let config = told.config().binding_key("onRotate", "restart");
+    let mut agent = Agent::run(&config)?;
+    let mut teller = told.start()?;
+    told.set("one")?;
+    thread::sleep(LOOKS);
+    agent.signal(Signal::SIGHUP)?;
+    thread::sleep(LOOKS);
+    ensure!(asks(&mut teller)? == "hup one");
+    let events = agent.events(Duration::from_millis(300))?;
+    ensure!(
+        !events.iter().any(|event| event["type"] == "ROTATED"),
+        "{events:?}"
+    );
+    Ok(())
+}
+
+fn a_source_that_fails() -> Result<()> {
+    let told = Told::new()?;
+    let mut agent = Agent::run(&told.config().binding_key("onRotate", "restart"))?;
+    let mut teller = told.start()?;
+    fs::remove_file(&told.source)?;
+    agent.wait_for_log("running programs keep what they were given", SOON)?;
+    ensure!(asks(&mut teller)? == "hup one");
+    told.set("two")?;
+    ensure!(teller.line(SOON)? == "told to end");
+    Ok(())
+}
+
+/// The configuration names another source for a secret of a program that runs.
+fn a_new_source() -> Result<()> {
+    let told = Told::new()?;
+    let mut map = ConfigMap::new(&told.config().to_string())?;
+    let mut agent = map.agent()?;
+    let mut teller = told.start()?;
+    map.swap(&Config::seal("teller").value("TOKEN", "inline").to_string())?;
+    Told::rotated(&mut agent, &teller).context("no rotation")?;
+    ensure!(asks(&mut teller)? == "hup inline");
+    Ok(())
+}
