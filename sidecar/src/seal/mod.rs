@@ -231,10 +231,11 @@ impl Work {
         if matches!(attached, Err(HoldError::NotExecuted)) {
             return drop(self.maps.forget_held(tgid));
         }
-        // of one that was coming, the kernel side knows more by now
-        let held = &match self.maps.held(tgid) {
-            Ok(Some(now)) => now,
-            _ => *held,
+        let held = &if held.flags & HELD_COMING != 0 {
+            // its exec has taken place by now, and the kernel side knows more
+            self.maps.held(tgid).ok().flatten().unwrap_or(*held)
+        } else {
+            *held
         };
         let place = self.place_of(held, process);
         let mut task = match attached {
