@@ -9,6 +9,6 @@ mod metrics;
 
 pub(crate) use clock::Clock;
 pub(crate) use event::{Action, Container, Detail, Event, Kind, Who};
-pub(crate) use http::serve;
+pub(crate) use http::{listen, serve};
 pub(crate) use journal::{Journal, Writer as JournalWriter};
 pub(crate) use metrics::Metrics;

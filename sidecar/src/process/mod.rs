@@ -7,7 +7,7 @@ mod whereabouts;
 
 use std::{
     fs,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -137,7 +137,11 @@ impl Process {
 
     /// Keeps its memory out of core dumps, to files and to pipes alike.
     pub(crate) fn exclude_from_core_dumps(self) -> io::Result<()> {
-        fs::write(self.file("coredump_filter"), "0")
+        // (not fs::write: it truncates what it opens, and every start would pay for that)
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .open(self.file("coredump_filter"))?;
+        file.write_all(b"0")
     }
 
     /// Bytes its stack may grow to.
