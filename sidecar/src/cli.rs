@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -9,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, guardian, kernel, not_yet, seal};
+use crate::{agent, check, config, guardian, kernel, kube, not_yet, seal};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -39,6 +40,19 @@ enum Command {
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
     },
+    /// Add the sidecar to the pods of Kubernetes manifests. The result goes to stdout.
+    Inject {
+        /// The manifest: YAML or JSON, any number of documents. `-` is standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        options: kube::inject::Options,
+        /// Leave pods that cannot have a sidecar as they are, with a note, instead of failing.
+        #[arg(long)]
+        keep_going: bool,
+    },
+    /// Add the sidecar to pods as they are created: a mutating admission webhook, over TLS.
+    Webhook(kube::webhook::Options),
     /// Say what this node's kernel side is doing.
     Status,
     /// Remove the kernel side from this node. What it guards is no longer guarded.
@@ -68,6 +82,12 @@ pub(crate) fn main() -> ExitCode {
         Command::Run { config } => agent::run(&config),
         Command::Check => return check::run(),
         Command::Validate { files } => return validate(&files),
+        Command::Inject {
+            file,
+            options,
+            keep_going,
+        } => return inject(&file, &options, keep_going),
+        Command::Webhook(options) => kube::webhook::run(&options),
         Command::Status => status(),
         Command::Cleanup { force } => cleanup(force),
         Command::Schema => {
@@ -106,6 +126,32 @@ fn validate(files: &[PathBuf]) -> ExitCode {
         }
     }
     code
+}
+
+fn inject(file: &Path, options: &kube::inject::Options, keep_going: bool) -> ExitCode {
+    let unfit = if keep_going {
+        kube::inject::Unfit::Keep
+    } else {
+        kube::inject::Unfit::Fail
+    };
+    let injected = kube::inject::load(file)
+        .and_then(|source| kube::inject::inject(&source, kube::inject::name(file), options, unfit));
+    match injected {
+        Ok(injected) => {
+            for note in injected.notes {
+                eprintln!("{note}");
+            }
+            if let Err(e) = io::stdout().write_all(injected.text.as_bytes()) {
+                eprintln!("kernelseal: the manifest could not be written: {e}");
+                return ExitCode::FAILURE;
+            }
+            ExitCode::SUCCESS
+        }
+        Err(faults) => {
+            eprintln!("{faults}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn status() -> anyhow::Result<()> {

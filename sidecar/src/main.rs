@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod guardian;
 mod kernel;
+mod kube;
 mod not_yet;
 mod observe;
 mod process;

@@ -28,6 +28,7 @@ use std::{fs::File, io::Read, path::Path};
 
 use secrecy::zeroize::Zeroizing;
 
+pub(crate) use self::yaml::explain as yaml_syntax;
 pub use self::{
     binding::{Binding, SecretKeyRef, Selector, Source},
     error::{ConfigError, ConfigErrors, Position},

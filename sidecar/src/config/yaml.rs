@@ -120,6 +120,8 @@ impl Problem {
 /// Reads exactly one document.
 pub(super) fn read(text: &str) -> Result<Node, Problem> {
     let options = granit_parser::options! {
+        // Whether they would come as events depends on features other crates may ask for.
+        emit_comments: false,
         disallow_directives: true,
         emit_unresolved_aliases: true,
         flow_nesting_limit: MAX_DEPTH,
@@ -268,12 +270,21 @@ fn mark(span: &Span) -> Mark {
 }
 
 fn syntax(error: &ScanError) -> Problem {
-    let at = position(error.marker());
+    let (at, message, hint) = explain(error);
     let mark = Mark {
         at,
         last_line: at.line,
         width: 1,
     };
+    Problem {
+        mark,
+        message,
+        hint,
+    }
+}
+
+/// Where a text stops being YAML, why, and what to do. The message never quotes the text.
+pub(crate) fn explain(error: &ScanError) -> (Position, String, &'static str) {
     let hint = match error.kind() {
         ErrorKind::TabNotAllowed
         | ErrorKind::TabInBlockIndentation
@@ -291,9 +302,9 @@ fn syntax(error: &ScanError) -> Problem {
         }
         kind => kind.to_string(),
     };
-    Problem {
-        mark,
-        message: format!("not valid YAML: {message}"),
+    (
+        position(error.marker()),
+        format!("not valid YAML: {message}"),
         hint,
-    }
+    )
 }

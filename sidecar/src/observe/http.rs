@@ -37,7 +37,7 @@ pub(crate) async fn serve(
 }
 
 /// On every address. A pod may have none but IPv6, a machine none but IPv4.
-async fn listen(port: u16) -> io::Result<TcpListener> {
+pub(crate) async fn listen(port: u16) -> io::Result<TcpListener> {
     match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
         Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await

@@ -9,6 +9,6 @@ mod metrics;
 
 pub(crate) use clock::Clock;
 pub(crate) use event::{Action, Detail, Event, Kind};
-pub(crate) use http::serve;
+pub(crate) use http::{listen, serve};
 pub(crate) use journal::Journal;
 pub(crate) use metrics::Metrics;

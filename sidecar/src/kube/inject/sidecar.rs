@@ -1,0 +1,163 @@
+//! What is added to a pod, as the YAML a person would write: the container, its volumes, its mounts.
+//!
+//! The texts are the one source; their JSON is read from them.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{options::Options, tree};
+
+/// Where applications find their secret files; theirs to mount where they cannot create it.
+pub(super) const RUN: &str = "/run/kernelseal";
+
+/// A piece of YAML that begins at column 0, without a line break at its end, and what it says.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) text: String,
+    pub(super) value: Value,
+}
+
+impl Piece {
+    /// Of our own text. A text that is no YAML would be a fault in this file, which the tests see.
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        let text = text.into();
+        let value = tree::read(&text)
+            .ok()
+            .and_then(|documents| documents.first().map(tree::Node::to_json))
+            .unwrap_or_default();
+        Self {
+            text: text.trim_end().to_owned(),
+            value,
+        }
+    }
+
+    /// A scalar that may need quotes.
+    pub(super) fn quoted(text: &str) -> Self {
+        Self {
+            text: Value::from(text).to_string(),
+            value: text.into(),
+        }
+    }
+}
+
+/// The default `AppArmor` profiles of container runtimes forbid mount and ptrace; Kubernetes before 1.30
+/// knows no field to say so, only this annotation.
+pub(super) fn old_apparmor(options: &Options) -> String {
+    format!(
+        "container.apparmor.security.beta.kubernetes.io/{}",
+        options.name
+    )
+}
+
+/// A list of one container.
+pub(super) fn container(options: &Options) -> Piece {
+    let Options { name, image, .. } = options;
+    // A name or image of digits alone would be read as a number.
+    let (quoted_name, quoted_image) = (scalar(name), scalar(image));
+    let mut text = format!("- name: {quoted_name}\n  image: {quoted_image}\n");
+    if !options.older_cluster {
+        text += "  restartPolicy: Always  # a native sidecar: up before the application, gone after it\n";
+    }
+    text += "  env:
+    - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+    - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+    - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
+";
+    let port = options.metrics_port;
+    let _ = write!(
+        text,
+        "  ports:
+    - {{name: kernelseal, containerPort: {port}}}
+  startupProbe:
+    httpGet: {{path: /ready, port: {port}}}
+    periodSeconds: 1
+    failureThreshold: 60
+  livenessProbe:
+    httpGet: {{path: /healthz, port: {port}}}
+  resources:
+    requests: {{cpu: 10m, memory: 32Mi}}
+    limits: {{memory: 96Mi}}  # the first agent on a node takes 55 MB while it loads the kernel side
+  securityContext:
+    runAsUser: 0
+    runAsGroup: 0
+    runAsNonRoot: false
+    readOnlyRootFilesystem: true
+"
+    );
+    if !options.older_cluster {
+        text += "    appArmorProfile: {type: Unconfined}  # the runtimes' default profiles forbid mount and ptrace\n";
+    }
+    text += "    capabilities:
+      drop: [ALL]
+      add:
+        - SYS_ADMIN  # bpf(2), and the pins; make and move a tmpfs; enter a mount namespace
+        - SYS_PTRACE  # attach to a held program, write its stack, look at its files and root
+        - SYS_CHROOT  # setns(2) to a mount namespace asks for it, besides SYS_ADMIN
+        - DAC_OVERRIDE  # a program's memory and secret files are another user's
+        - CHOWN  # gives the secret files to the program's user
+        - KILL  # releases or kills a held program of another user
+        - IPC_LOCK  # keeps secrets in the agent's memory out of swap
+        - SYS_RESOURCE  # kernels before 5.11 count maps against RLIMIT_MEMLOCK
+  volumeMounts:
+";
+    let _ = writeln!(
+        text,
+        "    - {{name: {name}-config, mountPath: /etc/kernelseal/config.yaml, subPath: config.yaml, readOnly: true}}"
+    );
+    for (index, secret) in options.mount_secrets.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "    - {{name: {name}-{index}, mountPath: /etc/kernelseal/secrets/{secret}, readOnly: true}}"
+        );
+    }
+    let _ = writeln!(
+        text,
+        "    - {{name: {name}-bpf, mountPath: /sys/fs/bpf}}  # the kernel side, one for all agents of the node"
+    );
+    Piece::new(text)
+}
+
+/// Lists of one volume each: what the sidecar mounts, and, for applications, `run`.
+pub(super) fn volumes(options: &Options, config_map: &str, run: bool) -> Vec<Piece> {
+    let name = &options.name;
+    let config_map = scalar(config_map);
+    let mut texts = vec![format!(
+        "- name: {name}-config\n  configMap: {{name: {config_map}}}"
+    )];
+    for (index, secret) in options.mount_secrets.iter().enumerate() {
+        let secret = scalar(secret);
+        texts.push(format!(
+            "- name: {name}-{index}\n  secret: {{secretName: {secret}}}"
+        ));
+    }
+    texts.push(format!(
+        "- name: {name}-bpf\n  hostPath: {{path: /sys/fs/bpf, type: Directory}}"
+    ));
+    if run {
+        texts.push(format!(
+            "- name: {name}-run  # for applications with readOnlyRootFilesystem\n  emptyDir: {{medium: Memory, sizeLimit: 1Mi}}"
+        ));
+    }
+    texts.into_iter().map(Piece::new).collect()
+}
+
+/// A list of the mount an application needs whose root file system is read-only.
+pub(super) fn run_mount(options: &Options) -> Piece {
+    let name = &options.name;
+    Piece::new(format!("- {{name: {name}-run, mountPath: {RUN}}}"))
+}
+
+/// A name as YAML: in quotes, if it would not be text without.
+fn scalar(name: &str) -> String {
+    let plain = Piece::new(name);
+    // YAML 1.1, which Kubernetes reads, knows more words and numbers than 1.2: those begin with a digit or are short.
+    let is_safe = plain.value == name
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !matches!(name, "y" | "n" | "yes" | "no" | "on" | "off");
+    if is_safe {
+        name.to_owned()
+    } else {
+        Value::from(name).to_string()
+    }
+}

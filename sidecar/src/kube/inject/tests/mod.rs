@@ -1,0 +1,48 @@
+//! What `inject` does to manifests as people write them.
+
+mod faults;
+mod properties;
+mod shapes;
+mod writer;
+
+use std::path::Path;
+
+use clap::Parser;
+use serde_json::Value;
+
+use super::{Injected, Options, Unfit, inject};
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Options as on the command line.
+fn options(more: &[&str]) -> Options {
+    let fixed = ["inject", "--image", "registry.example/kernelseal:0.1.0"];
+    Line::try_parse_from(fixed.iter().chain(more))
+        .unwrap()
+        .options
+}
+
+fn injected(source: &str, more: &[&str]) -> Injected {
+    inject(source, Path::new("app.yaml"), &options(more), Unfit::Fail)
+        .unwrap_or_else(|faults| panic!("{faults}\n{source}"))
+}
+
+/// The documents as another reader reads them.
+fn documents(text: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+}
+
+/// Lines that are in `before` and, in the same order, in `after`: all of them.
+fn assert_kept(before: &str, after: &str) {
+    let mut lines = after.lines();
+    for line in before.lines() {
+        assert!(
+            lines.any(|other| other == line),
+            "lost or moved: {line:?}\n{after}"
+        );
+    }
+}
