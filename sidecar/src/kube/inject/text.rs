@@ -24,6 +24,8 @@ const STEP: usize = 2;
 #[derive(Debug)]
 pub(super) struct Change {
     at: usize,
+    /// Belongs to what comes after the place, not to what ends there.
+    leads: bool,
     remove: usize,
     text: String,
 }
@@ -31,9 +33,10 @@ pub(super) struct Change {
 /// Why an edit cannot be made.
 pub(super) type Obstacle = (Position, &'static str);
 
-/// Carries out changes that do not overlap. At the same place, the earlier one comes first.
+/// Carries out changes that do not overlap. At the same place, what is added to the end of something comes
+/// before what is put above the next thing, and otherwise the earlier one first.
 pub(super) fn apply(source: &str, mut changes: Vec<Change>) -> String {
-    changes.sort_by_key(|change| change.at);
+    changes.sort_by_key(|change| (change.at, change.leads));
     let mut text = String::with_capacity(source.len() + 4096);
     let mut done = 0;
     for change in changes {
@@ -100,11 +103,11 @@ impl Source<'_> {
         let above = map
             .entry("containers")
             .filter(|_| ABOVE_CONTAINERS.contains(&key));
-        let at = match above {
-            Some((containers, _)) => self.above(containers.span.start, column)?,
-            None => self.after(last_key.end().max(last.end())),
-        };
-        Ok(insert(at, self.lines(&lines)))
+        let lines = self.lines(&lines);
+        Ok(match above {
+            Some((containers, _)) => lead(self.above(containers.span.start, column)?, lines),
+            None => insert(self.after(last_key.end().max(last.end())), lines),
+        })
     }
 
     /// A key that is there and holds nothing: `null`, `[]`, `{}`, or no value.
@@ -152,6 +155,7 @@ impl Source<'_> {
                 - self.0[..there.span.start].trim_end_matches(' ').len();
             changes.push(Change {
                 at: there.span.start - blanks,
+                leads: false,
                 remove: there.span.end - there.span.start + blanks,
                 text: String::new(),
             });
@@ -187,12 +191,12 @@ impl Source<'_> {
         }
         let dash = self.dash(head)?;
         let column = dash - self.line_start(dash);
-        let at = if front {
-            self.above(dash, column)?
+        let lines = self.lines(&indented(&added.text, column));
+        Ok(if front {
+            lead(self.above(dash, column)?, lines)
         } else {
-            self.after(tail.end())
-        };
-        Ok(insert(at, self.lines(&indented(&added.text, column))))
+            insert(self.after(tail.end()), lines)
+        })
     }
 
     /// The column, from 0, of the dash before a list's item.
@@ -319,14 +323,24 @@ fn indented(text: &str, by: usize) -> String {
 fn insert(at: usize, text: String) -> Change {
     Change {
         at,
+        leads: false,
         remove: 0,
         text,
+    }
+}
+
+fn lead(at: usize, text: String) -> Change {
+    let leads = true;
+    Change {
+        leads,
+        ..insert(at, text)
     }
 }
 
 fn replace(node: &Node, text: String) -> Change {
     Change {
         at: node.span.start,
+        leads: false,
         remove: node.span.end - node.span.start,
         text,
     }

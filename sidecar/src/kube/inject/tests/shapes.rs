@@ -172,6 +172,27 @@ spec:
 }
 
 #[test]
+fn volumes_right_above_the_containers_stay_apart_from_what_is_put_there() {
+    let source = "apiVersion: v1
+kind: Pod
+spec:
+  volumes:
+  - name: a
+    emptyDir: {}
+  containers:
+  - name: a
+    image: b
+";
+    let after = injected(source, &[]).text;
+    let volumes = after.find("- name: kernelseal-config").unwrap();
+    assert!(
+        volumes < after.find("shareProcessNamespace").unwrap(),
+        "{after}"
+    );
+    assert_kept(source, &after);
+}
+
+#[test]
 fn json_stays_json() {
     let source = r#"{"apiVersion": "v1", "kind": "List", "items": [
   {"apiVersion": "v1", "kind": "Pod", "metadata": {}, "spec": {"containers": [{"name": "a", "image": "b"}]}}

@@ -39,7 +39,11 @@ fn block(value: &Value, column: usize, chance: &mut Chance, text: &mut String) {
     let pad = " ".repeat(column);
     match value {
         Value::Object(map) => {
-            for (key, value) in map {
+            let mut entries: Vec<_> = map.iter().collect();
+            if chance.of(2) {
+                entries.reverse();
+            }
+            for (key, value) in entries {
                 if chance.of(6) {
                     *text += &format!("{pad}# about {key}\n");
                 }
