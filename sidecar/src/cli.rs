@@ -232,3 +232,13 @@ fn cleanup(force: bool) -> anyhow::Result<()> {
         .wipe()
         .context("secret files of programs that have ended")
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

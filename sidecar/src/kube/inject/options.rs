@@ -12,6 +12,7 @@ const LONGEST_SUFFIX: usize = "-config".len();
 
 /// The sidecar to add.
 #[derive(Args, Clone, Debug)]
+#[group(id = "sidecar")]
 pub(crate) struct Options {
     /// The sidecar's image. None is published: build it with the repository's Dockerfile.
     #[arg(long, value_parser = image)]
