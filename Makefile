@@ -11,7 +11,8 @@
 #   make soak S=300    many starts for so many seconds, an hour unless told, in a guest: nothing grows, nothing is left
 #   make bench         what it costs, in instructions
 #   make fuzz T=config S=600             arbitrary bytes for a parser (fuzz/), for so many seconds; T left out: for each
-#   make lint          format, clippy
+#   make lint          format, clippy; licences, bans and sources of dependencies (deny.toml)
+#   make chart         what the Helm chart gives, for the tests (HELM=... if helm is not on the PATH)
 
 KERNELS = 5.10 6.1 6.12 7.2
 K ?= 6.1
@@ -34,7 +35,7 @@ GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: build demo test test-quick guest-test guest-programs test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: chart build demo test test-quick guest-test guest-programs test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -108,3 +109,14 @@ fuzz: deps-fuzz
 lint: deps
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+# The rendered chart is judged by the tests, which know from its first line when the chart has changed since.
+RENDERED = sidecar/tests/manifests/chart.yaml
+HELM ?= helm
+chart:
+	@printf '# sha256 ' >$(RENDERED)
+	find deploy/helm -type f | LC_ALL=C sort | xargs cat | sha256sum | cut -d' ' -f1 >>$(RENDERED)
+	$(HELM) template kernelseal deploy/helm --namespace kernelseal --kube-version 1.33.0 \
+	    --values deploy/helm/test-values.yaml >>$(RENDERED)
+	$(HELM) template kernelseal deploy/helm --namespace kernelseal --kube-version 1.33.0 \
+	    --set webhook.existingSecret=own-certificate --set webhook.caBundle=QQ== >>$(RENDERED)

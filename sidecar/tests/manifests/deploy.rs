@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use sha2::{Digest as _, Sha256};
+
 use super::*;
 
 /// The agent's, each explained in deploy/sidecar-pod.yaml.
@@ -52,6 +54,79 @@ fn every_document_is_valid() {
             document["kind"]
         );
     }
+}
+
+#[test]
+fn what_the_chart_gives_is_valid_and_the_charts_own() {
+    let text = fs::read_to_string(folder("sidecar/tests/manifests/chart.yaml")).unwrap();
+    let mut files = Vec::new();
+    for part in ["deploy/helm", "deploy/helm/templates"] {
+        let entries = fs::read_dir(folder(part))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        files.extend(entries.filter(|path| path.is_file()));
+    }
+    files.sort_by_key(|path| path.to_string_lossy().into_owned());
+    let mut digest = Sha256::new();
+    for file in files {
+        digest.update(fs::read(file).unwrap());
+    }
+    let told = text.lines().next().unwrap();
+    assert_eq!(
+        told,
+        format!("# sha256 {}", hex::encode(digest.finalize())),
+        "the chart has changed: run `make chart`"
+    );
+
+    let documents = documents(&text);
+    for kind in [
+        "DaemonSet",
+        "Role",
+        "MutatingWebhookConfiguration",
+        "Certificate",
+        "PodMonitor",
+    ] {
+        assert!(
+            documents.iter().any(|document| document["kind"] == kind),
+            "{kind}"
+        );
+    }
+    for document in &documents {
+        assert_eq!(
+            strict::faults(document),
+            Vec::<String>::new(),
+            "{}",
+            document["kind"]
+        );
+    }
+    // The same agent as deploy/daemonset.yaml's.
+    let container =
+        |document: &Value| document["spec"]["template"]["spec"]["containers"][0].clone();
+    let shown = of_kind("DaemonSet");
+    let given = documents
+        .iter()
+        .find(|document| document["kind"] == "DaemonSet")
+        .unwrap();
+    for key in [
+        "securityContext",
+        "resources",
+        "ports",
+        "env",
+        "startupProbe",
+        "livenessProbe",
+        "readinessProbe",
+    ] {
+        assert_eq!(container(given)[key], container(&shown[0])[key], "{key}");
+    }
+    // And the same webhook as deploy/webhook's, but for the certificate of its own.
+    let given = documents
+        .iter()
+        .find(|document| document["kind"] == "MutatingWebhookConfiguration")
+        .unwrap();
+    assert_eq!(
+        given["webhooks"],
+        of_kind("MutatingWebhookConfiguration")[0]["webhooks"]
+    );
 }
 
 #[test]
