@@ -12,6 +12,12 @@
 #   make bench         what it costs, in instructions
 #   make fuzz T=config S=600             arbitrary bytes for a parser (fuzz/), for so many seconds; T left out: for each
 #   make lint          format, clippy; licences, bans and sources of dependencies (deny.toml)
+#   make advisories    known faults in dependencies: fetches the RustSec database
+#   make image         a container image, by docker or what CONTAINER names (buildah, podman)
+#   make sbom          target/dist/kernelseal.cdx.json: what the program is made of
+#   make release-notes V=0.1.0           that version's part of CHANGELOG.md
+#   make dist V=0.1.0  target/dist: all of a release, with SHA256SUMS
+#   make sign          a signature beside each file of it, by cosign
 #   make chart         what the Helm chart gives, for the tests (HELM=... if helm is not on the PATH)
 
 KERNELS = 5.10 6.1 6.12 7.2
@@ -35,7 +41,7 @@ GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: chart build demo test test-quick guest-test guest-programs test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick guest-test guest-programs test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -107,8 +113,44 @@ fuzz: deps-fuzz
 	done
 
 lint: deps
+	@.ci/install lint
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo deny --locked check licenses bans sources
+
+advisories:
+	@.ci/install lint
+	cargo deny --locked check advisories
+
+DIST = target/dist
+CONTAINER ?= docker
+V ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+
+image:
+	$(CONTAINER) build --tag kernelseal:$(V) .
+
+sbom: deps
+	@.ci/install sbom
+	mkdir -p $(DIST)
+	cargo cyclonedx --manifest-path sidecar/Cargo.toml --format json --target $(TRIPLE) --override-filename kernelseal.cdx
+	mv -f sidecar/kernelseal.cdx.json $(DIST)/
+
+# From the version's heading to the next one. A version without one has no release.
+release-notes:
+	@awk -v version='$(V)' '/^## / { on = index($$0, "## [" version "]") == 1; found = found || on; next } on; \
+	    END { if (!found) { print "CHANGELOG.md has no part for " version > "/dev/stderr"; exit 1 } }' CHANGELOG.md
+
+dist: build sbom
+	cp -f target/release/kernelseal LICENSE LICENSE-GPL-2.0 $(DIST)/
+	$(MAKE) --no-print-directory -s release-notes V=$(V) >$(DIST)/NOTES.md
+	tar -C deploy -czf $(DIST)/deploy.tar.gz .
+	cd $(DIST) && sha256sum kernelseal kernelseal.cdx.json deploy.tar.gz LICENSE LICENSE-GPL-2.0 >SHA256SUMS
+
+# Keyless: the signature tells which workflow of which repository signed, and no key has to be kept.
+sign:
+	cd $(DIST) && for file in kernelseal kernelseal.cdx.json deploy.tar.gz SHA256SUMS; do \
+	    cosign sign-blob --yes --bundle $$file.bundle $$file || exit 1; \
+	done
 
 # The rendered chart is judged by the tests, which know from its first line when the chart has changed since.
 RENDERED = sidecar/tests/manifests/chart.yaml
