@@ -2,6 +2,8 @@
 
 #[path = "../../../sidecar/src/config/mod.rs"]
 pub(crate) mod config;
+#[path = "kube.rs"]
+pub(crate) mod kube;
 #[path = "../../../sidecar/src/seal/mountinfo.rs"]
 pub(crate) mod mountinfo;
 #[path = "../../../sidecar/src/kernel/ring.rs"]
