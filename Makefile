@@ -23,7 +23,7 @@
 KERNELS = 5.10 6.1 6.12 7.2
 K ?= 6.1
 F ?=
-T ?= config stack ring proc mountinfo names
+T ?= config manifest stack ring proc mountinfo names
 # Names the tests do not see: more options for the guest, such as --console FILE.
 GUEST_OPTIONS ?= --timeout 1500
 
@@ -134,6 +134,7 @@ sbom: deps
 	mkdir -p $(DIST)
 	cargo cyclonedx --manifest-path sidecar/Cargo.toml --format json --target $(TRIPLE) --override-filename kernelseal.cdx
 	mv -f sidecar/kernelseal.cdx.json $(DIST)/
+	@rm -f */kernelseal.cdx.json tests/*/kernelseal.cdx.json # it writes one for every crate
 
 # From the version's heading to the next one. A version without one has no release.
 release-notes:

@@ -7,6 +7,7 @@
 #![cfg(not(test))]
 
 pub mod config;
+pub mod manifest;
 pub mod mountinfo;
 pub mod names;
 pub mod proc;

@@ -4,6 +4,8 @@
 pub(crate) mod cgroup;
 #[path = "../../../sidecar/src/config/mod.rs"]
 pub(crate) mod config;
+#[path = "kube.rs"]
+pub(crate) mod kube;
 #[path = "../../../sidecar/src/process/kubelet.rs"]
 pub(crate) mod kubelet;
 #[path = "../../../sidecar/src/seal/mountinfo.rs"]

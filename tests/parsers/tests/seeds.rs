@@ -5,7 +5,7 @@ use std::fs;
 use std::panic::catch_unwind;
 use std::path::Path;
 
-use kernelseal_parsers::{config, mountinfo, names, proc, ring, stack};
+use kernelseal_parsers::{config, manifest, mountinfo, names, proc, ring, stack};
 
 /// Inputs that are made for a target, beside its seeds.
 const INPUTS: usize = 20_000;
@@ -36,6 +36,11 @@ const TELLING: [&[u8]; 14] = [
 #[test]
 fn configurations() {
     feed("config", CONFIGURATIONS, config::feed);
+}
+
+#[test]
+fn manifests() {
+    feed("manifest", CONFIGURATIONS, manifest::feed);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use crate::config::Position;
+use super::Position;
 
 /// One thing that is wrong. It quotes no scalar of the file: among them are Secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]

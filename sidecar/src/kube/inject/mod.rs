@@ -25,6 +25,9 @@ use std::{
 use json_patch::jsonptr::PointerBuf;
 use serde_json::Value;
 
+// By way of the room above, for tests/parsers, which includes this one without the rest.
+use super::super::config::{Position, yaml_syntax};
+
 use self::{
     edit::Edit,
     plan::{INJECT, Plan, Remark},
@@ -223,7 +226,9 @@ impl Work<'_> {
                 self.notes.push(self.fault(at, message, String::new()));
                 continue;
             }
-            if let Some((key, what)) = node_at(document, &pod.at).and_then(Node::ambiguous_key) {
+            let doubtful = doubled(document, &pod.at)
+                .or_else(|| node_at(document, &pod.at).and_then(Node::ambiguous_key));
+            if let Some((key, what)) = doubtful {
                 self.faults.push(self.fault(
                     key,
                     format!("{what}: what the pod is depends on who reads it"),
@@ -318,6 +323,22 @@ fn node_at<'a>(document: &'a Node, pointer: &PointerBuf) -> Option<&'a Node> {
     pointer
         .into_iter()
         .try_fold(document, |node, token| node.step(&token.decoded()))
+}
+
+/// The second of two equal keys on the way to a pod.
+fn doubled<'a>(document: &'a Node, pod: &PointerBuf) -> Option<(&'a Node, &'static str)> {
+    let mut node = document;
+    for token in pod {
+        let name = token.decoded();
+        if let Kind::Map { entries, .. } = &node.kind {
+            let mut keys = entries.iter().filter(|(key, _)| key.is_text(&name));
+            if let Some((second, _)) = keys.nth(1) {
+                return Some((second, tree::TWICE));
+            }
+        }
+        node = node.step(&name)?;
+    }
+    None
 }
 
 /// The node at a pointer, or the last one on the way that is there.

@@ -8,11 +8,11 @@ use json_patch::jsonptr::PointerBuf;
 use serde_json::Value;
 
 use super::{
+    Position,
     edit::Edit,
     sidecar::Piece,
     tree::{Kind, Node},
 };
-use crate::config::Position;
 
 /// Keys that are put above the containers, where a reader looks for them. Others go to the end.
 const ABOVE_CONTAINERS: [&str; 2] = ["shareProcessNamespace", "initContainers"];

@@ -10,13 +10,16 @@ use serde_saphyr::granit_parser::{
     self, Event, Marker, Parser, ScalarStyle, Span, StrInput, StructureStyle,
 };
 
-use crate::config::{Position, yaml_syntax};
+use super::{Position, yaml_syntax};
 
 /// Collections may be nested this deep. Schemas inside a CRD are, some sixty levels.
 const MAX_DEPTH: usize = 200;
 
 /// A stream may hold this many nodes, aliases counted as what they stand for.
 const MAX_NODES: usize = 4_000_000;
+
+/// What is wrong with a key that its mapping has above already.
+pub(super) const TWICE: &str = "a key that is there already";
 
 /// A value, or a mapping's key.
 #[derive(Clone, Debug)]
@@ -151,7 +154,7 @@ impl Node {
                         return Some((key, "a merge key (`<<`)"));
                     }
                     if !seen.insert(key.key_text()) {
-                        return Some((key, "a key that is there already"));
+                        return Some((key, TWICE));
                     }
                     value.ambiguous_key()
                 })

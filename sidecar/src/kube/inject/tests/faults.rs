@@ -65,6 +65,12 @@ fn each_names_the_place_the_cause_and_the_way_out() {
             "once",
         ),
         (
+            "apiVersion: apps/v1\nkind: Deployment\nspec: {a: b}\nspec:\n  template: {}\n".into(),
+            (4, 1),
+            "a key that is there already",
+            "once",
+        ),
+        (
             "apiVersion: v1\nkind: Pod\n".into(),
             (1, 1),
             "no pod without a spec",
