@@ -32,7 +32,7 @@ use crate::{
     not_yet,
     observe::{self, Journal, Metrics},
     seal::{GivenUp, Sealer, Watchdog},
-    secrets::{self, Store},
+    secrets::{self, Known, Origins, Store},
     takeover::Others,
 };
 
@@ -48,11 +48,10 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
         tracing::warn!("secrets in this process's memory may be swapped out: {why}");
     }
     refuse_what_is_not_here_yet(path, &config)?;
-    let store = open_store(path, &config)?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?
-        .block_on(serve(Arc::new(config), store))
+        .block_on(serve(path, Arc::new(config)))
 }
 
 /// `kernelseal load`: the kernel side, if it is not there yet.
@@ -97,8 +96,9 @@ fn refuse_what_is_not_here_yet(path: &Path, config: &Config) -> anyhow::Result<(
     Ok(())
 }
 
-fn open_store(path: &Path, config: &Config) -> anyhow::Result<Store> {
-    Store::open(config).map_err(|wrong| anyhow::anyhow!(in_file(path, wrong)))
+async fn open_store(path: &Path, config: &Config, origins: &mut Origins) -> anyhow::Result<Store> {
+    let store = Store::open(config, origins).await;
+    store.map_err(|wrong| anyhow::anyhow!(in_file(path, wrong)))
 }
 
 /// A line each, with the place in the configuration.
@@ -110,13 +110,15 @@ fn in_file(path: &Path, wrong: Vec<(Position, impl Display)>) -> String {
     lines.join("\n")
 }
 
-async fn serve(config: Arc<Config>, store: Store) -> anyhow::Result<()> {
+async fn serve(path: &Path, config: Arc<Config>) -> anyhow::Result<()> {
     // Before anything is held: a signal from here on is an orderly end.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let metrics = Metrics::new()?;
     let ready = Arc::new(AtomicBool::new(false));
-    listen(&config.monitoring, &metrics, &ready).await?;
+    let mut origins = Origins::default();
+    listen(&config.monitoring, &metrics, &ready, origins.known()).await?;
+    let store = open_store(path, &config, &mut origins).await?;
     if config.policy.mode == Mode::Disabled {
         tracing::warn!(
             "policy.mode is disabled: nothing is attached, programs start without their secrets"
@@ -219,14 +221,18 @@ async fn listen(
     monitoring: &Monitoring,
     metrics: &Metrics,
     ready: &Arc<AtomicBool>,
+    known: Known,
 ) -> anyhow::Result<()> {
     if monitoring.enabled && monitoring.metrics_port != 0 {
         let port = monitoring.metrics_port;
-        let mut notes = String::new();
-        for weaker in kernel::version::weaker() {
-            notes.push_str(weaker);
-            notes.push('\n');
-        }
+        metrics.ages({
+            let known = known.clone();
+            move || known.ages()
+        })?;
+        let notes = move || {
+            let weaker = kernel::version::weaker().map(str::to_owned);
+            weaker.chain(known.notes()).collect()
+        };
         let server = observe::serve(port, metrics.clone(), ready.clone(), notes)
             .await
             .with_context(|| format!("monitoring.metricsPort {port}"))?;

@@ -121,6 +121,8 @@ impl Problem {
 pub(super) fn read(text: &str) -> Result<Node, Problem> {
     let options = granit_parser::options! {
         disallow_directives: true,
+        // Said, because kube turns the parser's feature for them on.
+        emit_comments: false,
         emit_unresolved_aliases: true,
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,

@@ -294,7 +294,9 @@ impl<'c> Work<'c> {
                     known.as_file |= as_file;
                     continue;
                 }
-                let value = self.store.get(&secret.source)?;
+                let Some(value) = self.store.find(&secret.source)? else {
+                    continue;
+                };
                 secrets.push(Secret {
                     name: &secret.name,
                     value,
