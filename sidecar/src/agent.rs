@@ -21,7 +21,7 @@ use sidecar_common::policy::{
     SCOPE_BLOCK_PTRACE, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
 };
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
 };
 
@@ -120,11 +120,8 @@ async fn serve(path: &Path, config: Arc<Config>) -> anyhow::Result<()> {
     listen(&config.monitoring, &metrics, &ready, origins.known()).await?;
     let store = open_store(path, &config, &mut origins).await?;
     if config.policy.mode == Mode::Disabled {
-        tracing::warn!(
-            "policy.mode is disabled: nothing is attached, programs start without their secrets"
-        );
-        ready.store(true, Ordering::Relaxed);
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        store.settle(config.policy.hold_timeout).await;
+        idle(&ready, &mut terminate, &mut interrupt).await;
         return Ok(());
     }
 
@@ -133,6 +130,9 @@ async fn serve(path: &Path, config: Arc<Config>) -> anyhow::Result<()> {
     let (mut claim, ring, others) = stake(&config)?;
     let scope = claim.scope();
     let mut guardian = Guardian::start(config.monitoring.audit_log.as_deref())?;
+    // Now that this process is guarded: what is kept elsewhere comes into memory here, and not before. What is
+    // held meanwhile waits no longer than it may.
+    store.settle(config.policy.hold_timeout).await;
     let mut watchdog = Watchdog {
         maps: Maps::open()?,
         scope,
@@ -214,6 +214,15 @@ async fn serve(path: &Path, config: Arc<Config>) -> anyhow::Result<()> {
         Some(Err(e)) => Err(e).context("the delivering thread failed"),
         _ => bail!("the delivering thread ended unexpectedly"),
     }
+}
+
+/// Does nothing but answer over HTTP, until it is to end.
+async fn idle(ready: &AtomicBool, terminate: &mut Signal, interrupt: &mut Signal) {
+    tracing::warn!(
+        "policy.mode is disabled: nothing is attached, programs start without their secrets"
+    );
+    ready.store(true, Ordering::Relaxed);
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
 }
 
 /// Answers over HTTP from here on, if the configuration asks for it.

@@ -5,7 +5,6 @@ use std::{
     collections::{BTreeMap, HashMap},
     io,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
 };
 
 use super::{
@@ -16,17 +15,12 @@ use super::{
 };
 use crate::kube::{self, Cluster, ClusterError, Data, Pace, SecretId};
 
-/// How long a start waits for what is kept elsewhere. Then programs that need it are refused, or let
-/// go, until it is heard of.
-const WAIT: Duration = Duration::from_secs(10);
-
 /// See the module.
+#[derive(Default)]
 pub(crate) struct Origins {
     environ: HashMap<String, Value>,
     kubernetes: Option<(Cluster, ::kube::Client)>,
     pace: Pace,
-    /// How long a store waits when it is opened.
-    pub(super) wait: Duration,
     held: Known,
     changes: Changes,
 }
@@ -41,12 +35,11 @@ pub(crate) struct Known(Arc<Mutex<BTreeMap<Name, Weak<Held>>>>);
 impl Origins {
     /// Of a cluster, with a pace of its own.
     #[cfg(test)]
-    pub(super) fn of(cluster: Cluster, pace: Pace, wait: Duration) -> Self {
+    pub(super) fn of(cluster: Cluster, pace: Pace) -> Self {
         let client = cluster.client().expect("a client");
         Self {
             kubernetes: Some((cluster, client)),
             pace,
-            wait,
             ..Self::default()
         }
     }
@@ -108,19 +101,6 @@ impl Origins {
         let held = begin();
         known.insert(name, Arc::downgrade(&held));
         held
-    }
-}
-
-impl Default for Origins {
-    fn default() -> Self {
-        Self {
-            environ: HashMap::new(),
-            kubernetes: None,
-            pace: Pace::default(),
-            wait: WAIT,
-            held: Known::default(),
-            changes: Changes::default(),
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::libc;
@@ -98,8 +98,9 @@ pub(crate) struct Store {
 
 impl Store {
     /// Takes what can be taken at start, and checks what must be there then: a `secretKeyRef` that is
-    /// neither mounted nor to be asked for is an error, with its place in the configuration. Waits for what
-    /// is kept elsewhere, but not for long. Needs a tokio runtime, on which it goes on to listen.
+    /// neither mounted nor to be asked for is an error, with its place in the configuration. What is kept
+    /// elsewhere is asked for by tasks of the tokio runtime it needs, and not waited for: nothing of it
+    /// is in memory until the runtime is next given its turn.
     pub(crate) async fn open(
         config: &Config,
         origins: &mut Origins,
@@ -136,15 +137,19 @@ impl Store {
                 wrong.push((secret.at, error));
             }
         }
-        if !wrong.is_empty() {
-            return Err(wrong);
+        if wrong.is_empty() {
+            Ok(store)
+        } else {
+            Err(wrong)
         }
+    }
+
+    /// Waits until what is kept elsewhere is known, or will not be soon.
+    pub(crate) async fn settle(&self, longest: Duration) {
         let begun = Instant::now();
-        for held in store.held.values() {
-            held.settle(origins.wait.saturating_sub(begun.elapsed()))
-                .await;
+        for held in self.held.values() {
+            held.settle(longest.saturating_sub(begun.elapsed())).await;
         }
-        Ok(store)
     }
 
     /// Where a Secret will come from: the mount if it is there now, else the API.

@@ -68,7 +68,7 @@ impl Scene {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let origins = runtime.block_on(async {
             let cluster = Cluster::of(Kubeconfig::read_from(file).unwrap()).await;
-            Origins::of(cluster.unwrap(), PACE, WAIT)
+            Origins::of(cluster.unwrap(), PACE)
         });
         Self {
             server,
@@ -113,10 +113,12 @@ impl Scene {
 
     fn open(&mut self, references: &[&str]) -> Open {
         let config = self.config(references);
-        let store = self
-            .runtime
-            .block_on(Store::open(&config, &mut self.origins));
-        let store = store.unwrap_or_else(|wrong| panic!("{wrong:?}"));
+        let store = self.runtime.block_on(async {
+            let store = Store::open(&config, &mut self.origins).await;
+            let store = store.unwrap_or_else(|wrong| panic!("{wrong:?}"));
+            store.settle(WAIT).await;
+            store
+        });
         let refs = &config.secrets[0].secret_refs;
         let sources = refs.iter().map(|secret| secret.source.clone()).collect();
         Open { store, sources }
