@@ -26,12 +26,22 @@ struct Agent {
     dir: TempDir,
 }
 
+/// Lays a pod's credentials, from the folder it is given, where a pod has them; then begins what follows.
+const AS_IN_A_POD: &str = r#"mount -t tmpfs none /run &&
+mkdir -p /run/secrets/kubernetes.io && cp -r "$1" /run/secrets/kubernetes.io/serviceaccount && shift && exec "$@""#;
+
 impl Agent {
     fn start(server: &ApiServer, url: &str, namespace: &str, log_level: &str) -> Self {
+        Self::start_as(log_level, |dir| {
+            let kubeconfig = server.kubeconfig(dir, url, namespace, AGENT_TOKEN).unwrap();
+            let mut command = command(dir);
+            command.env("KUBECONFIG", kubeconfig);
+            command
+        })
+    }
+
+    fn start_as(log_level: &str, make: impl FnOnce(&Path) -> Command) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let kubeconfig = server
-            .kubeconfig(dir.path(), url, namespace, AGENT_TOKEN)
-            .unwrap();
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .unwrap()
             .local_addr()
@@ -49,8 +59,7 @@ monitoring: {{metricsPort: {port}, logLevel: {log_level}}}
         );
         fs::write(dir.path().join("config.yaml"), config).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
-        let child = command(dir.path())
-            .env("KUBECONFIG", kubeconfig)
+        let child = make(dir.path())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -159,6 +168,45 @@ fn the_log_at_its_most_talkative_says_no_value_and_no_token() {
     assert!(all.contains("is here"), "{all}");
     for value in ["hunter2", "aHVudGVyMg", AGENT_TOKEN] {
         assert!(!all.contains(value), "{all}");
+    }
+}
+
+/// The service account's token, certificate and namespace, where the kubelet puts them.
+#[test]
+#[ignore = "needs an API server: make test-kube"]
+fn in_a_pod_the_service_account_is_enough() {
+    let (server, _) = prepared("pod");
+    let token = server.account("pod", "checkout", "db").unwrap();
+    let agent = Agent::start_as("info", |dir| {
+        let credentials = dir.join("credentials");
+        fs::create_dir(&credentials).unwrap();
+        fs::write(credentials.join("token"), token).unwrap();
+        fs::write(credentials.join("namespace"), "pod").unwrap();
+        fs::write(credentials.join("ca.crt"), server.authority().pem()).unwrap();
+        let (host, port) = server
+            .url()
+            .trim_start_matches("https://")
+            .split_once(':')
+            .unwrap();
+        // A mount namespace of its own, for the path is a fixed one.
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--map-root-user", "sh", "-c", AS_IN_A_POD, "sh"])
+            .arg(&credentials)
+            .args([env!("CARGO_BIN_EXE_kernelseal"), "run", "--config"])
+            .arg(dir.join("config.yaml"))
+            .env_remove("KUBECONFIG")
+            .env("KUBERNETES_SERVICE_HOST", host)
+            .env("KUBERNETES_SERVICE_PORT", port);
+        command
+    });
+    let begun = Instant::now();
+    while !agent
+        .log()
+        .contains("Secret db in the namespace pod is here")
+    {
+        assert!(begun.elapsed() < SOON, "{}", agent.log());
+        sleep(STEP);
     }
 }
 

@@ -12,13 +12,14 @@ use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::{
     ByteString,
     api::{
-        core::v1::{Namespace, Secret},
+        authentication::v1::TokenRequest,
+        core::v1::{Namespace, Secret, ServiceAccount},
         rbac::v1::{Role, RoleBinding},
     },
 };
 use kube::{
     Api, Client, Config,
-    api::{DeleteParams, ObjectMeta, Patch, PatchParams},
+    api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -33,6 +34,7 @@ pub const AGENT: &str = "agent";
 /// That user's token.
 pub const AGENT_TOKEN: &str = "token-of-the-agent";
 
+const RBAC: &str = "rbac.authorization.k8s.io";
 /// How long the server may take to be ready. A machine at its limit takes half a minute.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 /// Between two looks.
@@ -238,22 +240,37 @@ impl ApiServer {
 
     /// Lets the agent read one Secret, with the very rule that its message asks for.
     pub fn allow(&self, namespace: &str, secret: &str) -> Result<()> {
-        let group = "rbac.authorization.k8s.io";
-        let rule = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get", "list", "watch"]});
-        self.apply::<Role>(
-            Some(namespace),
-            secret,
-            json!({"apiVersion": format!("{group}/v1"), "kind": "Role", "rules": [rule]}),
-        )?;
-        self.apply::<RoleBinding>(
-            Some(namespace),
-            secret,
-            json!({
-                "apiVersion": format!("{group}/v1"), "kind": "RoleBinding",
-                "roleRef": {"apiGroup": group, "kind": "Role", "name": secret},
-                "subjects": [{"apiGroup": group, "kind": "User", "name": AGENT}],
-            }),
-        )
+        let user = json!({"apiGroup": RBAC, "kind": "User", "name": AGENT});
+        self.bind(namespace, secret, &user)
+    }
+
+    /// Makes a service account that may read one Secret, and gives a token of it.
+    pub fn account(&self, namespace: &str, name: &str, secret: &str) -> Result<String> {
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount"});
+        self.apply::<ServiceAccount>(Some(namespace), name, account)?;
+        let subject = json!({"kind": "ServiceAccount", "name": name, "namespace": namespace});
+        self.bind(namespace, secret, &subject)?;
+        let client = self.client(Some(ADMIN_TOKEN))?;
+        let api: Api<ServiceAccount> = Api::namespaced(client, namespace);
+        let asked = TokenRequest::default();
+        let given = self.runtime.block_on(api.create_token_request(
+            name,
+            &PostParams::default(),
+            &asked,
+        ))?;
+        Ok(given.status.context("no token")?.token)
+    }
+
+    fn bind(&self, namespace: &str, secret: &str, subject: &serde_json::Value) -> Result<()> {
+        let version = format!("{RBAC}/v1");
+        let allowed = json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get", "list", "watch"]});
+        let role = json!({"apiVersion": version, "kind": "Role", "rules": [allowed]});
+        self.apply::<Role>(Some(namespace), secret, role)?;
+        let binding = json!({
+            "apiVersion": version, "kind": "RoleBinding", "subjects": [subject],
+            "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": secret},
+        });
+        self.apply::<RoleBinding>(Some(namespace), secret, binding)
     }
 
     fn apply<K>(
