@@ -4,6 +4,7 @@
 #   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
 #   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, five minutes of soak
 #   make test-quick    only those that need no guest
+#   make test-kube     Secrets from a real Kubernetes API server, which KUBEBUILDER_ASSETS names
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
 #   make guest-programs K=6.12 F=redis   ordinary programs beside sealed ones, and sealed: the tests ordinary::
 #   make test-matrix   the kernel tests on every kernel
@@ -41,7 +42,7 @@ GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick guest-test guest-programs test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -57,10 +58,14 @@ deps-tests:
 deps-fuzz:
 	@.ci/install fuzz
 
-test: test-quick guest-test guest-programs soak-test
+test: test-quick test-kube guest-test guest-programs soak-test
 
 test-quick: deps
 	cargo test --locked
+
+# Those marked `ignore`: without a server they fail, and say what to do. Four at a time: they wait more than they work.
+test-kube: deps
+	cargo test --locked -p kernelseal -- --ignored --test-threads 4
 
 guest-fetch:
 	tests/integration/guest/fetch $(K)

@@ -1,7 +1,7 @@
 //! kernelseal: secrets that only the program they are for can read.
 //!
 //! Floor by floor: [`cli`] says what was asked, [`agent`] wires everything, [`seal`] does the main
-//! job; below them `secrets`, `process`, `kernel`, and below those `config`, `observe`.
+//! job; below them `secrets`, `process`, `kernel`, and below those `config`, `kube`, `observe`.
 
 mod agent;
 mod check;
@@ -19,7 +19,14 @@ mod seal;
 mod secrets;
 mod takeover;
 
-use std::process::ExitCode;
+use std::{alloc::System, process::ExitCode};
+
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes every allocation that is given back: what TLS, HTTP and JSON keep of a Secret on its way through
+/// them is theirs, and they do not wipe it.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     cli::main()

@@ -34,7 +34,7 @@ use crate::{
     out_of_reach,
     process::{LABELS, Pod},
     seal::Watchdog,
-    secrets::{self, Store},
+    secrets::{self, Known, Origins, Store},
     takeover::Others,
 };
 
@@ -105,12 +105,9 @@ fn refuse_what_cannot_be_done(path: &Path, config: &Config) -> anyhow::Result<()
     Ok(())
 }
 
-#[expect(
-    clippy::unused_async,
-    reason = "sources will be asked over the network"
-)]
-async fn open_store(path: &Path, config: &Config) -> anyhow::Result<Store> {
-    Store::open(config).map_err(|wrong| anyhow::anyhow!(in_file(path, wrong)))
+async fn open_store(path: &Path, config: &Config, origins: &mut Origins) -> anyhow::Result<Store> {
+    let store = Store::open(config, origins).await;
+    store.map_err(|wrong| anyhow::anyhow!(in_file(path, wrong)))
 }
 
 /// A line each, with the place in the configuration.
@@ -127,22 +124,29 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let metrics = Metrics::new()?;
     let ready = Arc::new(AtomicBool::new(false));
-    listen(&config.monitoring, &metrics, &ready).await?;
+    let mut origins = Origins::default();
+    listen(&config.monitoring, &metrics, &ready, origins.known()).await?;
     let mut edits = Edits::of(path, config, metrics.clone())?;
+    let mut store = open_store(path, &edits.config, &mut origins).await?;
     while edits.config.policy.mode == Mode::Disabled {
         tracing::warn!(
             "policy.mode is disabled: nothing is attached, programs start without their secrets"
         );
+        store.settle(edits.config.policy.hold_timeout).await;
         ready.store(true, Ordering::Relaxed);
         tokio::select! {
             () = signals.end() => return Ok(()),
             () = edits.next() => {}
         }
+        match open_store(path, &edits.config, &mut origins).await {
+            Ok(opened) => store = opened,
+            Err(e) => edits.reject(&e),
+        }
     }
     ready.store(false, Ordering::Relaxed);
-    let store = open_store(path, &edits.config).await?;
     let mut sources = Looks::at(store.files(&edits.config));
-    let (mut shift, mut has_ended) = Shift::begin(&edits.config, store, &metrics)?;
+    let mut changes = origins.changes().listen();
+    let (mut shift, mut has_ended) = Shift::begin(&edits.config, store, &metrics).await?;
     ready.store(true, Ordering::Relaxed);
 
     let mut tick = interval(Watchdog::interval(&edits.config.policy));
@@ -153,8 +157,9 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
             _ = &mut has_ended => break true,
             _ = tick.tick() => shift.look(),
             () = sources.change() => shift.refresh()?,
+            Ok(()) = changes.changed() => shift.refresh()?,
             () = edits.next() => {
-                let store = match open_store(path, &edits.config).await {
+                let store = match open_store(path, &edits.config, &mut origins).await {
                     Ok(store) => store,
                     Err(e) => {
                         edits.reject(&e);
@@ -163,6 +168,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
                 };
                 sources = Looks::at(store.files(&edits.config));
                 tick = interval(Watchdog::interval(&edits.config.policy));
+                shift.settle(&store, &edits.config.policy).await;
                 applied = Some(shift.reconfigure(&edits.config, store)?);
             }
             () = heard(&mut applied) => {
@@ -190,14 +196,18 @@ async fn listen(
     monitoring: &Monitoring,
     metrics: &Metrics,
     ready: &Arc<AtomicBool>,
+    known: Known,
 ) -> anyhow::Result<()> {
     if monitoring.enabled && monitoring.metrics_port != 0 {
         let port = monitoring.metrics_port;
-        let mut notes = String::new();
-        for weaker in kernel::version::weaker() {
-            notes.push_str(weaker);
-            notes.push('\n');
-        }
+        metrics.ages({
+            let known = known.clone();
+            move || known.ages()
+        })?;
+        let notes = move || {
+            let weaker = kernel::version::weaker().map(str::to_owned);
+            weaker.chain(known.notes()).collect()
+        };
         let server = observe::serve(port, metrics.clone(), ready.clone(), notes)
             .await
             .with_context(|| format!("monitoring.metricsPort {port}"))?;

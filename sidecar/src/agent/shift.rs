@@ -3,13 +3,13 @@
 use std::{
     sync::Arc,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 use tokio::sync::oneshot;
 
-use super::{Staked, is_started_from_outside, own_pod, stake, wish};
+use super::{Staked, edits::interval, is_started_from_outside, own_pod, stake, wish};
 use crate::{
     config::{Config, Policy},
     guardian::Guardian,
@@ -35,7 +35,7 @@ pub(super) struct Shift {
 
 impl Shift {
     /// Begins. The receiver hears when the delivering thread has ended.
-    pub(super) fn begin(
+    pub(super) async fn begin(
         config: &Arc<Config>,
         store: Store,
         metrics: &Metrics,
@@ -50,6 +50,9 @@ impl Shift {
         } = stake(config)?;
         let scope = claim.scope();
         let guardian = Guardian::start(audit_log)?;
+        // Now that this process is guarded: what is kept elsewhere comes into memory here, and not before (nothing
+        // before this waits, so that no task that listens has run). What is held meanwhile waits no longer than it may.
+        store.settle(config.policy.hold_timeout).await;
         let mut watchdog = Watchdog {
             maps: Maps::open()?,
             scope,
@@ -108,6 +111,18 @@ impl Shift {
     pub(super) fn look(&mut self) {
         self.watchdog.look(self.watchdog.hold_timeout);
         self.guardian.renew();
+    }
+
+    /// Waits until a store knows what is kept elsewhere, or will not soon. Looks on meanwhile.
+    pub(super) async fn settle(&mut self, store: &Store, policy: &Policy) {
+        let begun = Instant::now();
+        let mut tick = interval(Watchdog::interval(policy));
+        loop {
+            tokio::select! {
+                () = store.settle(policy.hold_timeout.saturating_sub(begun.elapsed())) => return,
+                _ = tick.tick() => self.look(),
+            }
+        }
     }
 
     /// A source may have another value.

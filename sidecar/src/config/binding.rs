@@ -175,7 +175,7 @@ impl PartialEq for Source {
 }
 
 /// A key of a Kubernetes Secret.
-#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, JsonSchema)]
 #[schemars(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKeyRef {
     /// Name of the Secret.
@@ -187,6 +187,9 @@ pub struct SecretKeyRef {
     /// Its namespace. Without it, the one kernelseal runs in.
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
+    /// Whether programs start without it where there is no such Secret, or no such key in it.
+    #[schemars(default)]
+    pub optional: bool,
 }
 
 /// A file as a source: `fileRef: /path`, or `fileRef: {path: /path, trim: true}`.

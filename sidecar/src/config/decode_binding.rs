@@ -244,10 +244,14 @@ fn secret_key_ref(report: &mut Report, node: &Node) -> Option<SecretKeyRef> {
     let name = required(report, &fields, "name", validate::object_name);
     let key = required(report, &fields, "key", validate::object_key);
     let namespace = optional(report, &fields, "namespace", validate::namespace);
+    let optional = fields
+        .get("optional")
+        .map_or(Some(false), |node| report.boolean(node, "optional"));
     Some(SecretKeyRef {
         name: name?,
         key: key?,
         namespace: namespace.ok()?,
+        optional: optional?,
     })
 }
 

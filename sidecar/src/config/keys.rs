@@ -95,7 +95,7 @@ pub(super) static SOURCE: Level = Level {
 };
 pub(super) static SECRET_KEY_REF: Level = Level {
     hides_keys: true,
-    ..Level::new("secretKeyRef", &["name", "key", "namespace"])
+    ..Level::new("secretKeyRef", &["name", "key", "namespace", "optional"])
 };
 pub(super) static FILE_REF: Level = Level {
     hides_keys: true,

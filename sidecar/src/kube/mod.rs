@@ -1,4 +1,15 @@
-//! Kubernetes: how an agent comes to stand beside a program in a pod.
+//! Kubernetes: how an agent comes to stand beside a program in a pod, and the API: where it is, who we are to
+//! it, and Secrets watched there.
 
+mod cluster;
+mod fault;
 pub(crate) mod inject;
+mod line;
+mod retry;
+mod secret;
 pub(crate) mod webhook;
+
+pub(crate) use cluster::{Cluster, ClusterError};
+pub(crate) use fault::Fault;
+pub(crate) use line::Pace;
+pub(crate) use secret::{Data, SecretId, watch};

@@ -21,18 +21,18 @@ use super::Metrics;
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Binds the port now, so that a port that is taken is a failure to start; the future serves. The notes,
-/// a line each, follow where all is ready.
+/// as they are then, follow on lines of their own where all is ready.
 pub(crate) async fn serve(
     port: u16,
     metrics: Metrics,
     ready: Arc<AtomicBool>,
-    notes: String,
+    notes: impl Fn() -> Vec<String> + Clone + Send + Sync + 'static,
 ) -> io::Result<impl Future<Output = io::Result<()>>> {
     let listener = listen(port).await?;
     let router = Router::new()
         .route("/metrics", get(async move || text(&metrics)))
         .route("/healthz", get(async || "ok\n"))
-        .route("/ready", get(async move || readiness(&ready, &notes)));
+        .route("/ready", get(async move || readiness(&ready, notes())));
     Ok(async move { axum::serve(listener, router).await })
 }
 
@@ -57,9 +57,10 @@ fn text(metrics: &Metrics) -> impl IntoResponse + use<> {
     }
 }
 
-fn readiness(ready: &AtomicBool, notes: &str) -> impl IntoResponse + use<> {
+fn readiness(ready: &AtomicBool, notes: Vec<String>) -> impl IntoResponse + use<> {
     if ready.load(Ordering::Relaxed) {
-        (StatusCode::OK, format!("ready\n{notes}"))
+        let lines = [vec!["ready".into()], notes].concat();
+        (StatusCode::OK, lines.join("\n") + "\n")
     } else {
         (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -1,13 +1,16 @@
 //! The log on stderr: text for people, JSON for collectors. A thread of its own writes, and what it
-//! cannot keep up with is lost: a reader who does not read must hold up nobody's start.
+//! cannot keep up with is lost: a reader who does not read must hold up nobody's start. Libraries do not
+//! speak here: kube logs an answer that it cannot read, and that may be a Secret.
 
 use std::io;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{fmt, prelude::*};
+use tracing_subscriber::{filter::Targets, fmt, prelude::*};
 
 use crate::config::{LogFormat, LogLevel};
 
+/// Whose lines are written: our own modules'.
+const OURS: &str = env!("CARGO_CRATE_NAME");
 /// Lines that may wait for the writer.
 const WAITING: usize = 1024;
 
@@ -27,7 +30,7 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) -> Log {
         .buffered_lines_limit(WAITING)
         .thread_name("log")
         .finish(io::stderr());
-    let filter = tracing_subscriber::filter::LevelFilter::from_level(level);
+    let filter = Targets::new().with_target(OURS, level);
     let base = tracing_subscriber::registry().with(filter);
     let layer = fmt::layer().with_writer(writer).with_target(false);
     // A second start (in tests) keeps the first.

@@ -5,6 +5,8 @@ use prometheus::{
     TextEncoder,
 };
 
+use super::computed::Computed;
+
 /// Bounds of the exec-to-release histogram, in seconds.
 const RELEASE_BUCKETS: [f64; 12] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0, 5.0,
@@ -103,6 +105,19 @@ impl Metrics {
             metrics.events_dropped.with_label_values(&[lost_in]);
         }
         Ok(metrics)
+    }
+
+    /// Adds the ages of secrets that are kept elsewhere: of which kind, which, and how many seconds.
+    pub(crate) fn ages(
+        &self,
+        of: impl Fn() -> Vec<([String; 2], f64)> + Send + Sync + 'static,
+    ) -> prometheus::Result<()> {
+        let opts = Opts::new(
+            "kernelseal_cached_secret_age_seconds",
+            "Time since the keeper of a cached secret last answered for it.",
+        );
+        let ages = Computed::new(opts, ["source", "secret"], of)?;
+        self.registry.register(Box::new(ages))
     }
 
     /// The text format.

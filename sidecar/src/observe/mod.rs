@@ -1,6 +1,7 @@
 //! What the outside sees: events on stdout, the log on stderr, metrics and health over HTTP.
 
 mod clock;
+mod computed;
 mod event;
 mod http;
 mod journal;

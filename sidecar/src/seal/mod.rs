@@ -342,7 +342,9 @@ impl Work {
                     known.as_file |= as_file;
                     continue;
                 }
-                let value = self.store.get(&secret.source)?;
+                let Some(value) = self.store.find(&secret.source)? else {
+                    continue;
+                };
                 secrets.push(Secret {
                     binding,
                     name: &secret.name,

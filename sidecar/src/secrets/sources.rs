@@ -1,5 +1,6 @@
 //! Sources: what a configuration names, looked up. Files are read at every delivery, so that a
-//! changed file is picked up; the agent's environment is read once and wiped.
+//! changed file is picked up; the agent's environment is read once and wiped; what is kept elsewhere is
+//! in memory, as it was heard last.
 
 use std::{
     collections::HashMap,
@@ -7,13 +8,22 @@ use std::{
     io::{self, Read as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use nix::libc;
 use secrecy::{ExposeSecret as _, zeroize::Zeroizing};
 
-use super::{Value, environ};
-use crate::config::{Config, Position, SecretKeyRef, Source};
+use super::{
+    Value, environ,
+    origins::Origins,
+    remote::{Held, RemoteError},
+};
+use crate::{
+    config::{Config, Position, SecretKeyRef, Source},
+    kube::{ClusterError, SecretId},
+};
 
 /// Bytes a secret may have. Kubernetes' own limit for a Secret is 1 MiB.
 pub(crate) const MAX_VALUE: u64 = 4 * 1024 * 1024;
@@ -32,8 +42,10 @@ pub(crate) enum SourceError {
     /// A variable.
     #[error("envRef {0}: the agent has no such variable. Set it where the agent is started")]
     Env(String),
-    /// A Kubernetes Secret.
-    #[error("secretKeyRef {reference}: {cause}. Mount the Secret at {place}")]
+    /// A Kubernetes Secret that is not where it would be mounted, and no API to ask for it.
+    #[error(
+        "secretKeyRef {reference}: {cause}. Mount the Secret at {place}, or let the agent read it from the API: with a service account's token in its container (automountServiceAccountToken), or KUBECONFIG in its environment"
+    )]
     Mounted {
         /// `name/key`
         reference: String,
@@ -42,6 +54,22 @@ pub(crate) enum SourceError {
         /// Why.
         cause: io::Error,
     },
+    /// A Kubernetes Secret, read from the API.
+    #[error("secretKeyRef {reference}: {cause}")]
+    Remote {
+        /// `name/key`
+        reference: String,
+        /// Why.
+        cause: RemoteError,
+    },
+    /// The API's credentials.
+    #[error("secretKeyRef {reference}: it is not mounted, and the API cannot be asked: {cause}")]
+    Cluster {
+        /// `name/key`
+        reference: String,
+        /// Why.
+        cause: ClusterError,
+    },
     /// Not in this version.
     #[error(
         "vaultRef is not supported by this version. Use fileRef with a file that the Vault agent writes"
@@ -49,16 +77,34 @@ pub(crate) enum SourceError {
     Vault,
 }
 
+impl SourceError {
+    /// Whether the source is known to have no such secret, which one that is optional need not have.
+    fn is_absence(&self) -> bool {
+        match self {
+            Self::Mounted { cause, .. } => cause.kind() == io::ErrorKind::NotFound,
+            Self::Remote { cause, .. } => cause.is_absence(),
+            _ => false,
+        }
+    }
+}
+
 /// What is known of the sources. Values of files are not kept.
 pub(crate) struct Store {
     environ: HashMap<String, Value>,
     secrets_dir: PathBuf,
+    /// Those that were not mounted at start.
+    held: HashMap<SecretKeyRef, Arc<Held>>,
 }
 
 impl Store {
-    /// Takes what can be taken at start, and checks what must be there then: an unmounted
-    /// `secretKeyRef` is an error, with its place in the configuration.
-    pub(crate) fn open(config: &Config) -> Result<Self, Vec<(Position, SourceError)>> {
+    /// Takes what can be taken at start, and checks what must be there then: a `secretKeyRef` that is
+    /// neither mounted nor to be asked for is an error, with its place in the configuration. What is kept
+    /// elsewhere is asked for by tasks of the tokio runtime it needs, and not waited for: nothing of it
+    /// is in memory until the runtime is next given its turn.
+    pub(crate) async fn open(
+        config: &Config,
+        origins: &mut Origins,
+    ) -> Result<Self, Vec<(Position, SourceError)>> {
         let refs = || {
             config
                 .secrets
@@ -71,25 +117,26 @@ impl Store {
                 _ => None,
             })
             .collect();
-        let environ = environ::take(&names).map_err(|cause| {
+        let environ = origins.environ(&names).map_err(|cause| {
             let path = environ::MEMORY.into();
             vec![(
                 Position { line: 1, column: 1 },
                 SourceError::File { path, cause },
             )]
         })?;
-        let store = Self {
+        let mut store = Self {
             environ,
             secrets_dir: config.secrets_dir.clone(),
+            held: HashMap::new(),
         };
-        let wrong: Vec<_> = refs()
-            .filter_map(|secret| match &secret.source {
-                Source::SecretKeyRef(key) => {
-                    store.mounted(key).err().map(|error| (secret.at, error))
-                }
-                _ => None,
-            })
-            .collect();
+        let mut wrong = Vec::new();
+        for secret in refs() {
+            if let Source::SecretKeyRef(key) = &secret.source
+                && let Err(error) = store.look_for(key, origins).await
+            {
+                wrong.push((secret.at, error));
+            }
+        }
         if wrong.is_empty() {
             Ok(store)
         } else {
@@ -106,7 +153,9 @@ impl Store {
         let mut files: Vec<_> = refs
             .filter_map(|secret| match &secret.source {
                 Source::FileRef(file) => Some(file.path.clone()),
-                Source::SecretKeyRef(key) => Some(self.place(key).join(&key.key)),
+                Source::SecretKeyRef(key) if !self.held.contains_key(key) => {
+                    Some(self.place(key).join(&key.key))
+                }
                 _ => None,
             })
             .collect();
@@ -121,6 +170,57 @@ impl Store {
         place.extend(&secret.namespace);
         place.push(&secret.name);
         place
+    }
+
+    /// Waits until what is kept elsewhere is known, or will not be soon.
+    pub(crate) async fn settle(&self, longest: Duration) {
+        let begun = Instant::now();
+        for held in self.held.values() {
+            held.settle(longest.saturating_sub(begun.elapsed())).await;
+        }
+    }
+
+    /// Where a Secret will come from: the mount if it is there now, else the API.
+    async fn look_for(
+        &mut self,
+        key: &SecretKeyRef,
+        origins: &mut Origins,
+    ) -> Result<(), SourceError> {
+        let unmounted = match self.mounted(key) {
+            Err(error) if error.is_absence() => error,
+            other => return other.map(drop),
+        };
+        let cluster = origins.cluster().await;
+        let id = cluster
+            .map_err(|cause| SourceError::Cluster {
+                reference: reference(key),
+                cause,
+            })?
+            .map(|cluster| SecretId {
+                namespace: key
+                    .namespace
+                    .clone()
+                    .unwrap_or_else(|| cluster.namespace().to_owned()),
+                name: key.name.clone(),
+            });
+        let held = id.and_then(|id| origins.secret(&id));
+        match held {
+            Some(held) => {
+                self.held.insert(key.clone(), held);
+                Ok(())
+            }
+            None if key.optional => Ok(()),
+            None => Err(unmounted),
+        }
+    }
+
+    /// A source's value, now; nothing, if there need not be one and there is none.
+    pub(crate) fn find(&self, source: &Source) -> Result<Option<Value>, SourceError> {
+        let is_optional = matches!(source, Source::SecretKeyRef(key) if key.optional);
+        match self.get(source) {
+            Err(error) if is_optional && error.is_absence() => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     /// A source's value, now.
@@ -144,37 +244,36 @@ impl Store {
                 }
                 Ok(Value::new(bytes))
             }
-            Source::SecretKeyRef(key) => self.mounted(key),
+            Source::SecretKeyRef(key) => match self.held.get(key) {
+                Some(held) => held
+                    .remote
+                    .get(&key.key)
+                    .map_err(|cause| SourceError::Remote {
+                        reference: reference(key),
+                        cause,
+                    }),
+                None => self.mounted(key),
+            },
             Source::VaultRef(_) => Err(SourceError::Vault),
         }
     }
 
     /// A key of a Secret mounted as a directory, with or without its namespace above it.
     fn mounted(&self, secret: &SecretKeyRef) -> Result<Value, SourceError> {
-        let relative = Path::new(&secret.name).join(&secret.key);
-        let mut tried = Vec::new();
-        if let Some(namespace) = &secret.namespace {
-            tried.push(self.secrets_dir.join(namespace).join(&relative));
-        } else {
-            tried.push(self.secrets_dir.join(&relative));
+        let place = self.place(secret);
+        match read(&place.join(&secret.key)) {
+            Ok(bytes) => Ok(Value::new(bytes)),
+            Err(cause) => Err(SourceError::Mounted {
+                reference: reference(secret),
+                place: place.display().to_string(),
+                cause,
+            }),
         }
-        let mut cause = io::Error::from(io::ErrorKind::NotFound);
-        for path in &tried {
-            match read(path) {
-                Ok(bytes) => return Ok(Value::new(bytes)),
-                Err(e) => cause = e,
-            }
-        }
-        Err(SourceError::Mounted {
-            reference: relative.display().to_string(),
-            place: tried[0]
-                .parent()
-                .unwrap_or(&self.secrets_dir)
-                .display()
-                .to_string(),
-            cause,
-        })
     }
+}
+
+fn reference(secret: &SecretKeyRef) -> String {
+    format!("{}/{}", secret.name, secret.key)
 }
 
 /// A regular file's bytes. Does not wait: a pipe or a device is an error.

@@ -15,6 +15,12 @@ use secrecy::{ExposeSecret as _, SecretSlice, zeroize::Zeroizing};
 #[derive(Clone)]
 pub(crate) struct Value(SecretSlice<u8>);
 
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
 impl Value {
     /// Takes bytes over without leaving a copy.
     pub(crate) fn new(mut bytes: Zeroizing<Vec<u8>>) -> Self {

@@ -1,0 +1,135 @@
+//! What can go wrong between us and the API, in words that quote no answer: one may hold a Secret.
+
+use std::error::Error as StdError;
+
+use kube::{Error, client::AuthError, core::Status, runtime::watcher};
+
+use super::SecretId;
+
+/// Why a Secret's watch has nothing to say.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// 403, with the user that the API takes us for.
+    Forbidden(Option<String>),
+    /// 401.
+    Unauthorized,
+    /// 410: what we know is too old to go on from.
+    Expired,
+    /// Another refusal.
+    Status(u16),
+    /// No answer, and why.
+    Unreachable(String),
+    /// An answer that is none.
+    Malformed,
+    /// Our credentials cannot be read.
+    Credentials(String),
+}
+
+impl Fault {
+    pub(super) fn of(error: &watcher::Error) -> Self {
+        match error {
+            watcher::Error::InitialListFailed(e)
+            | watcher::Error::WatchStartFailed(e)
+            | watcher::Error::WatchFailed(e) => Self::of_request(e),
+            watcher::Error::WatchError(status) => Self::of_status(status),
+            watcher::Error::NoResourceVersion => Self::Malformed,
+        }
+    }
+
+    fn of_request(error: &Error) -> Self {
+        match error {
+            Error::Api(status) => Self::of_status(status),
+            Error::HyperError(e) => Self::Unreachable(chain(e)),
+            Error::ReadEvents(e) => Self::Unreachable(chain(e)),
+            Error::Service(e) => Self::Unreachable(chain(&**e)),
+            Error::Auth(AuthError::ReadTokenFile(e, path)) => {
+                Self::Credentials(format!("{}: {e}", path.display()))
+            }
+            Error::Auth(_) => Self::Credentials("not what a request can carry".into()),
+            _ => Self::Malformed,
+        }
+    }
+
+    fn of_status(status: &Status) -> Self {
+        match status.code {
+            401 => Self::Unauthorized,
+            403 => Self::Forbidden(user(&status.message)),
+            410 => Self::Expired,
+            code => Self::Status(code),
+        }
+    }
+
+    /// Whether asking again is no use until somebody has done something.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Forbidden(_) | Self::Unauthorized | Self::Credentials(_)
+        )
+    }
+
+    /// What is wrong, and what to do about it.
+    pub(crate) fn tell(&self, id: &SecretId) -> String {
+        let SecretId { namespace, name } = id;
+        match self {
+            Self::Forbidden(user) => format!(
+                "{} may not read it (403). In the namespace {namespace} a Role with the rule {rule}, bound to that account by a RoleBinding, allows it",
+                user.as_deref().unwrap_or("the agent's account"),
+                rule = rule(name),
+            ),
+            Self::Unauthorized => "the API does not know the agent's token (401). Mount the service account's (automountServiceAccountToken), or see to the one that KUBECONFIG names".into(),
+            Self::Expired => "what the agent knows is too old to go on from (410); it asks anew".into(),
+            Self::Status(code) => format!("the API answered {code}"),
+            Self::Unreachable(why) => format!("the API does not answer: {why}"),
+            Self::Malformed => "what answers is not the API of a cluster, or cuts its answers short".into(),
+            Self::Credentials(why) => format!("the agent's credentials: {why}"),
+        }
+    }
+}
+
+/// The rule of a Role, as YAML.
+fn rule(name: &str) -> String {
+    format!(
+        "{{apiGroups: [\"\"], resources: [secrets], resourceNames: [{name}], verbs: [get, list, watch]}}"
+    )
+}
+
+/// The user in a refusal's message: the one thing of it that we repeat.
+fn user(message: &str) -> Option<String> {
+    const LONGEST: usize = 320; // "system:serviceaccount:", a namespace and a name
+    let (_, rest) = message.split_once("User \"")?;
+    let (user, _) = rest.split_once('"')?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:@/".contains(c);
+    (user.len() <= LONGEST && user.chars().all(is_plain)).then(|| user.to_owned())
+}
+
+/// An error and its causes. Those of a connection speak of addresses and certificates.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+        cause = next.source();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_refusal_only_the_user_is_repeated() {
+        let message =
+            r#"secrets "db" is forbidden: User "system:serviceaccount:shop:default" cannot list"#;
+        assert_eq!(
+            user(message).as_deref(),
+            Some("system:serviceaccount:shop:default")
+        );
+        assert_eq!(user("hunter2"), None);
+        assert_eq!(user("User \"hunter2\nx\""), None);
+        assert_eq!(user(&format!("User \"{}\"", "a".repeat(1000))), None);
+    }
+}

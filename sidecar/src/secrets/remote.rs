@@ -1,0 +1,200 @@
+//! A secret that is kept elsewhere, as it was heard last: served from memory, so that no program
+//! waits for a network, for as long as somebody holds it.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, task::AbortHandle, time::timeout};
+
+use super::{Value, changes::Changes};
+
+/// What a remote secret does not give. Names keys, never what they hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RemoteError {
+    /// Its keeper has no such secret.
+    #[error("there is no {0}. Create it, or mark the reference `optional: true`")]
+    Missing(String),
+    /// It has no such key.
+    #[error("the {what} has no key {key}; its keys are: {keys}", keys = if there.is_empty() { "none".into() } else { there.join(", ") })]
+    NoKey {
+        /// The secret.
+        what: String,
+        /// The key asked for.
+        key: String,
+        /// Those there are.
+        there: Vec<String>,
+    },
+    /// Its keeper has not said.
+    #[error("the {what} is not known: {why}")]
+    Unknown {
+        /// The secret.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+impl RemoteError {
+    /// Whether the secret, or the key, is known not to be there.
+    pub(crate) fn is_absence(&self) -> bool {
+        !matches!(self, Self::Unknown { .. })
+    }
+}
+
+/// A remote secret and what was heard of it.
+pub(crate) struct Remote {
+    /// What messages call it: `Secret db in the namespace payments`.
+    what: String,
+    state: Mutex<State>,
+    /// Whether waiting longer is of use.
+    settled: watch::Sender<bool>,
+    changes: Changes,
+}
+
+struct State {
+    data: Heard,
+    /// When its keeper last answered for it.
+    at: Instant,
+    /// What keeps us from hearing more.
+    trouble: Option<String>,
+}
+
+#[derive(PartialEq)]
+enum Heard {
+    Nothing,
+    Missing,
+    Data(BTreeMap<String, Value>),
+}
+
+impl Remote {
+    pub(super) fn new(what: String, changes: Changes) -> Arc<Self> {
+        Arc::new(Self {
+            what,
+            state: Mutex::new(State {
+                data: Heard::Nothing,
+                at: Instant::now(),
+                trouble: None,
+            }),
+            settled: watch::Sender::new(false),
+            changes,
+        })
+    }
+
+    /// Its keeper has answered for it.
+    pub(super) fn heard(&self) {
+        let mut state = self.state();
+        state.at = Instant::now();
+        if state.trouble.take().is_some() {
+            tracing::info!("the {} is heard of again", self.what);
+        }
+    }
+
+    /// What it is now; `None`: there is none.
+    pub(super) fn is(&self, data: Option<BTreeMap<String, Value>>) {
+        let data = data.map_or(Heard::Missing, Heard::Data);
+        self.heard();
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.data, data);
+        let has_changed = before != state.data;
+        let is_missing = state.data == Heard::Missing;
+        drop(state);
+        self.settled.send_replace(true);
+        if has_changed {
+            match (before, is_missing) {
+                (_, true) => tracing::warn!("there is no {}", self.what),
+                (Heard::Nothing, _) => tracing::info!("the {} is here", self.what),
+                _ => tracing::info!("the {} has changed", self.what),
+            }
+            self.changes.tell();
+        }
+    }
+
+    /// Nothing is heard of it. Final: and will not be before somebody has done something.
+    pub(super) fn fails(&self, why: String, is_final: bool) {
+        let mut state = self.state();
+        if state.trouble.as_ref() != Some(&why) {
+            tracing::warn!("the {}: {why}", self.what);
+        }
+        state.trouble = Some(why);
+        drop(state);
+        if is_final {
+            self.settled.send_replace(true);
+        }
+    }
+
+    /// A key's value, as it was heard last.
+    pub(crate) fn get(&self, key: &str) -> Result<Value, RemoteError> {
+        let what = || self.what.clone();
+        let state = self.state();
+        match &state.data {
+            Heard::Data(data) => data.get(key).cloned().ok_or_else(|| RemoteError::NoKey {
+                what: what(),
+                key: key.to_owned(),
+                there: data.keys().cloned().collect(),
+            }),
+            Heard::Missing => Err(RemoteError::Missing(what())),
+            Heard::Nothing => Err(RemoteError::Unknown {
+                what: what(),
+                why: state
+                    .trouble
+                    .clone()
+                    .unwrap_or_else(|| "no answer yet".into()),
+            }),
+        }
+    }
+
+    /// Since when nothing was heard of it.
+    pub(super) fn age(&self) -> Duration {
+        self.state().at.elapsed()
+    }
+
+    /// A line about what is amiss, if something is.
+    pub(super) fn note(&self) -> Option<String> {
+        let state = self.state();
+        let age = state.at.elapsed().as_secs();
+        let why = state.trouble.as_ref()?;
+        Some(match state.data {
+            Heard::Nothing => format!("the {} is not known: {why}", self.what),
+            _ => format!("the {} is served as it was {age}s ago: {why}", self.what),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What is in there is whole at every moment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A remote secret and the task that listens for it, which ends with this.
+pub(crate) struct Held {
+    pub(super) remote: Arc<Remote>,
+    listener: AbortHandle,
+}
+
+impl Held {
+    /// Listens from here on. Needs a tokio runtime.
+    pub(super) fn new(
+        remote: Arc<Remote>,
+        listener: impl Future<Output = ()> + Send + 'static,
+    ) -> Arc<Self> {
+        let listener = tokio::spawn(listener).abort_handle();
+        Arc::new(Self { remote, listener })
+    }
+
+    /// Waits until it is known what it is, or that it will not be known soon.
+    pub(super) async fn settle(&self, longest: Duration) {
+        let mut settled = self.remote.settled.subscribe();
+        // Both ends are fine: the caller goes on either way.
+        let _ = timeout(longest, settled.wait_for(|settled| *settled)).await;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}

@@ -1,0 +1,279 @@
+//! The whole program beside a real API server (`make test-kube`), in the mode that needs no kernel side.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use kernelseal_servers::{AGENT_TOKEN, ApiServer, Fault, Proxy};
+use tempfile::TempDir;
+
+/// Until then, what is to happen has happened.
+const SOON: Duration = Duration::from_mins(1);
+const STEP: Duration = Duration::from_millis(50);
+/// What an agent that reads Secrets from the API may keep in memory, in KiB. (Unoptimized: twice what is shipped.)
+const RESIDENT: u64 = 48 * 1024;
+
+/// A running agent, and what it has said.
+struct Agent {
+    child: Child,
+    port: u16,
+    dir: TempDir,
+}
+
+/// Lays a pod's credentials, from the folder it is given, where a pod has them; then begins what follows.
+const AS_IN_A_POD: &str = r#"mount -t tmpfs none /run &&
+mkdir -p /run/secrets/kubernetes.io && cp -r "$1" /run/secrets/kubernetes.io/serviceaccount && shift && exec "$@""#;
+
+impl Agent {
+    fn start(server: &ApiServer, url: &str, namespace: &str, log_level: &str) -> Self {
+        Self::start_as(log_level, |dir| {
+            let kubeconfig = server.kubeconfig(dir, url, namespace, AGENT_TOKEN).unwrap();
+            let mut command = command(dir);
+            command.env("KUBECONFIG", kubeconfig);
+            command
+        })
+    }
+
+    fn start_as(log_level: &str, make: impl FnOnce(&Path) -> Command) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let config = format!(
+            "version: v1
+policy: {{mode: disabled}}
+secrets:
+  - name: a
+    selector: {{binary: /nowhere/a}}
+    secretRefs: [{{name: PASSWORD, source: {{secretKeyRef: {{name: db, key: password}}}}}}]
+monitoring: {{metricsPort: {port}, logLevel: {log_level}}}
+"
+        );
+        fs::write(dir.path().join("config.yaml"), config).unwrap();
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let child = make(dir.path())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child, port, dir }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n"
+        )
+        .ok()?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).ok()?;
+        Some(said)
+    }
+
+    fn until(&self, path: &str, is_so: impl Fn(&str) -> bool) -> String {
+        let begun = Instant::now();
+        let mut last = None;
+        while begun.elapsed() < SOON {
+            last = self.get(path);
+            match last {
+                Some(said) if is_so(&said) => return said,
+                _ => sleep(STEP),
+            }
+        }
+        panic!("{path}: {last:?}\n{}", self.log());
+    }
+
+    fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let mut words = line.unwrap().split_whitespace();
+        words.nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kernelseal"));
+    command
+        .args(["run", "--config"])
+        .arg(dir.join("config.yaml"))
+        .env_clear();
+    command
+}
+
+fn prepared(namespace: &str) -> (&'static ApiServer, Proxy) {
+    let server = ApiServer::shared();
+    server.namespace(namespace).unwrap();
+    server.allow(namespace, "db").unwrap();
+    let data: &[(&str, &[u8])] = &[("password", b"hunter2")];
+    server.secret(namespace, "db", Some(data)).unwrap();
+    (server, Proxy::before(server).unwrap())
+}
+
+#[test]
+#[ignore = "needs an API server: make test-kube"]
+fn ready_and_metrics_tell_how_the_api_is() {
+    let (server, proxy) = prepared("whole");
+    let agent = Agent::start(server, proxy.url(), "whole", "info");
+    let said = agent.until("/ready", |said| said.contains(" 200 "));
+    assert!(!said.contains("Secret"), "{said}");
+    let metric = "kernelseal_cached_secret_age_seconds{secret=\"whole/db\",source=\"kubernetes\"}";
+    agent.until("/metrics", |said| said.contains(metric));
+    let resident = agent.resident();
+    println!("resident: {resident} KiB");
+    assert!(resident < RESIDENT, "{resident} KiB");
+
+    proxy.set(Fault::Away);
+    agent.until("/ready", |said| {
+        said.contains(" 200 ") && said.contains("the Secret db in the namespace whole is served as")
+    });
+    proxy.set(Fault::None);
+    agent.until("/ready", |said| !said.contains("served as"));
+    assert!(agent.log().contains("the Secret db in the namespace whole"));
+}
+
+/// kube itself would log such an answer.
+#[test]
+#[ignore = "needs an API server: make test-kube"]
+fn the_log_at_its_most_talkative_says_no_value_and_no_token() {
+    let (server, proxy) = prepared("quiet");
+    let garbled = Fault::Garbled("{\"password\":\"aHVudGVyMg==\"}", "\"hunter2\"");
+    proxy.set(garbled);
+    let agent = Agent::start(server, proxy.url(), "quiet", "trace");
+    agent.until("/ready", |said| said.contains("not the API"));
+    proxy.set(Fault::None);
+    let said = agent.until("/ready", |said| {
+        said.contains(" 200 ") && !said.contains("Secret")
+    });
+    let all = [said, agent.get("/metrics").unwrap(), agent.log()].concat();
+    assert!(all.contains("is here"), "{all}");
+    for value in ["hunter2", "aHVudGVyMg", AGENT_TOKEN] {
+        assert!(!all.contains(value), "{all}");
+    }
+}
+
+/// The service account's token, certificate and namespace, where the kubelet puts them.
+#[test]
+#[ignore = "needs an API server: make test-kube"]
+fn in_a_pod_the_service_account_is_enough() {
+    let (server, _) = prepared("pod");
+    let token = server.account("pod", "checkout", "db").unwrap();
+    let agent = Agent::start_as("info", |dir| {
+        let credentials = dir.join("credentials");
+        fs::create_dir(&credentials).unwrap();
+        fs::write(credentials.join("token"), token).unwrap();
+        fs::write(credentials.join("namespace"), "pod").unwrap();
+        fs::write(credentials.join("ca.crt"), server.authority().pem()).unwrap();
+        let (host, port) = server
+            .url()
+            .trim_start_matches("https://")
+            .split_once(':')
+            .unwrap();
+        // A mount namespace of its own, for the path is a fixed one.
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--map-root-user", "sh", "-c", AS_IN_A_POD, "sh"])
+            .arg(&credentials)
+            .args([env!("CARGO_BIN_EXE_kernelseal"), "run", "--config"])
+            .arg(dir.join("config.yaml"))
+            .env_remove("KUBECONFIG")
+            .env("KUBERNETES_SERVICE_HOST", host)
+            .env("KUBERNETES_SERVICE_PORT", port);
+        command
+    });
+    let begun = Instant::now();
+    while !agent
+        .log()
+        .contains("Secret db in the namespace pod is here")
+    {
+        assert!(begun.elapsed() < SOON, "{}", agent.log());
+        sleep(STEP);
+    }
+}
+
+/// Needs no server.
+#[test]
+fn with_neither_a_mount_nor_the_api_both_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = "version: v1
+policy: {mode: disabled}
+secrets:
+  - name: a
+    selector: {binary: /nowhere/a}
+    secretRefs:
+      - {name: PASSWORD, source: {secretKeyRef: {name: db, key: password}}}
+monitoring: {enabled: false}
+secretsDir: /nowhere
+";
+    fs::write(dir.path().join("config.yaml"), config).unwrap();
+    let output = command(dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    for part in [
+        "config.yaml:7:9",
+        "db/password",
+        "/nowhere/db",
+        "automountServiceAccountToken",
+        "KUBECONFIG",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+/// A kubeconfig that would have anybody answer, or quote itself, is refused without quoting it.
+#[test]
+fn credentials_that_are_no_good_are_refused_and_not_quoted() {
+    for (kubeconfig, part) in [
+        ("{users: [{name: a, user: {token: hunter2", "not the YAML"),
+        (
+            "{current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: a, user: {token: hunter2}}]}",
+            "without knowing who it is",
+        ),
+        (
+            "{current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1', insecure-skip-tls-verify: true}}], users: [{name: a, user: {token: hunter2}}]}",
+            "without knowing who it is",
+        ),
+        (
+            "{current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}], users: [{name: a, user: {exec: {command: hunter2, apiVersion: v1}}}]}",
+            "run a program",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = "version: v1
+policy: {mode: disabled}
+secrets:
+  - {name: a, selector: {binary: /nowhere/a}, secretRefs: [{name: P, source: {secretKeyRef: {name: db, key: p}}}]}
+monitoring: {enabled: false}
+";
+        fs::write(dir.path().join("config.yaml"), config).unwrap();
+        let file = dir.path().join("kubeconfig");
+        fs::write(&file, kubeconfig).unwrap();
+        let output = command(dir.path())
+            .env("KUBECONFIG", &file)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success());
+        assert!(said.contains(part), "{part}: {said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}

@@ -1,0 +1,10 @@
+//! What kernelseal's tests talk to: servers on loopback that end with the test's process, however it ends.
+
+mod api;
+mod leash;
+mod proxy;
+mod tls;
+
+pub use api::{ADMIN_TOKEN, AGENT, AGENT_TOKEN, ApiServer};
+pub use proxy::{Fault, Proxy};
+pub use tls::Authority;
