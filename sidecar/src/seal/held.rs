@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, IoSlice, IoSliceMut},
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
 };
 
@@ -12,6 +12,7 @@ use nix::{
     sys::{
         ptrace,
         signal::{Signal, kill},
+        uio::{RemoteIoVec, process_vm_readv, process_vm_writev},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
@@ -130,10 +131,7 @@ impl HeldTask {
     /// Puts a rebuilt stack in place.
     pub(crate) fn write(&mut self, rebuilt: &Rebuilt) -> Result<(), HoldError> {
         // All of it or nothing: the pointer moves when every byte is there.
-        self.tracee
-            .memory
-            .write_all_at(&rebuilt.block, rebuilt.pointer)
-            .map_err(io_error("write its stack"))?;
+        self.tracee.write(&rebuilt.block, rebuilt.pointer)?;
         self.registers.rsp = rebuilt.pointer;
         ptrace::setregs(self.tracee.pid, self.registers).map_err(os("write registers"))
     }
@@ -188,7 +186,6 @@ impl StackCopy {
 /// A process we are attached to.
 struct Tracee {
     pid: Pid,
-    memory: File,
     /// A signal that came while we held it, and is still due.
     owed: Option<Signal>,
     is_settled: bool,
@@ -197,19 +194,11 @@ struct Tracee {
 impl Tracee {
     fn seize(pid: Pid, options: ptrace::Options) -> Result<Self, HoldError> {
         ptrace::seize(pid, options).map_err(os("attach"))?;
-        let memory = open_memory(pid);
-        match memory {
-            Ok(memory) => Ok(Self {
-                pid,
-                memory,
-                owed: None,
-                is_settled: false,
-            }),
-            Err(e) => {
-                end(pid);
-                Err(e)
-            }
-        }
+        Ok(Self {
+            pid,
+            owed: None,
+            is_settled: false,
+        })
     }
 
     /// Stops it.
@@ -238,6 +227,34 @@ impl Tracee {
         ptrace::getregs(self.pid).map_err(os("read registers"))
     }
 
+    /// Reads what is mapped of its memory from there on. (Spares a descriptor, and every start what that costs.)
+    fn read(&self, to: &mut [u8], from: u64) -> nix::Result<usize> {
+        let len = to.len();
+        let base = usize::try_from(from).map_err(|_| Errno::EFAULT)?;
+        process_vm_readv(
+            self.pid,
+            &mut [IoSliceMut::new(to)],
+            &[RemoteIoVec { base, len }],
+        )
+    }
+
+    /// Writes to its stack, which grows for that where it has to.
+    fn write(&self, bytes: &[u8], at: u64) -> Result<(), HoldError> {
+        let len = bytes.len();
+        if let Ok(base) = usize::try_from(at)
+            && process_vm_writev(
+                self.pid,
+                &[IoSlice::new(bytes)],
+                &[RemoteIoVec { base, len }],
+            ) == Ok(len)
+        {
+            return Ok(());
+        }
+        // Only by this file a stack grows from outside (since 6.5).
+        let written = open_memory(self.pid)?.write_all_at(bytes, at);
+        written.map_err(io_error("write its stack"))
+    }
+
     /// The stack from its pointer to its end.
     fn read_stack(&self, from: u64) -> Result<StackCopy, HoldError> {
         let mut copy = StackCopy::new();
@@ -245,7 +262,7 @@ impl Tracee {
             let at = from + copy.have as u64;
             let room = copy.room();
             let wanted = room.len();
-            match self.memory.read_at(room, at) {
+            match self.read(room, at) {
                 Ok(0) => break,
                 Ok(n) => {
                     copy.have += n;
@@ -255,8 +272,8 @@ impl Tracee {
                     }
                 }
                 // the end of the mapping
-                Err(e) if copy.have > 0 && e.raw_os_error() == Some(libc::EIO) => break,
-                Err(e) => return Err(io_error("read its stack")(e)),
+                Err(Errno::EFAULT) if copy.have > 0 => break,
+                Err(e) => return Err(os("read its stack")(e)),
             }
         }
         Ok(copy)
@@ -268,11 +285,7 @@ impl Tracee {
         for _ in 0..STOPS_BEFORE_EXEC {
             ptrace::syscall(self.pid, None).map_err(os("continue"))?;
             match self.wait()? {
-                Stop::Exec => {
-                    // the descriptor we have is of the memory before
-                    self.memory = open_memory(self.pid)?;
-                    return Ok(self);
-                }
+                Stop::Exec => return Ok(self),
                 Stop::SystemCall if self.has_left_a_system_call()? => break,
                 Stop::SystemCall | Stop::Other => {}
             }
