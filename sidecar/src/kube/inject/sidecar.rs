@@ -59,7 +59,9 @@ pub(super) fn container(options: &Options) -> Piece {
     if !options.older_cluster {
         text += "  restartPolicy: Always  # a native sidecar: up before the application, gone after it\n";
     }
-    text += "  env:
+    // A folder, not the file by `subPath`: that one would never change.
+    text += "  args: [run, --config, /etc/kernelseal/config/config.yaml]
+  env:
     - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
     - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
     - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
@@ -103,7 +105,8 @@ pub(super) fn container(options: &Options) -> Piece {
 ";
     let _ = writeln!(
         text,
-        "    - {{name: {name}-config, mountPath: /etc/kernelseal/config.yaml, subPath: config.yaml, readOnly: true}}"
+        "    - {{name: {name}-config, mountPath: /etc/kernelseal/config, readOnly: true}}
+    - {{name: {name}-pod, mountPath: /etc/podinfo, readOnly: true}}  # the pod's labels, for selectors"
     );
     for (index, secret) in options.mount_secrets.iter().enumerate() {
         let _ = writeln!(
@@ -125,6 +128,9 @@ pub(super) fn volumes(options: &Options, config_map: &str, run: bool) -> Vec<Pie
     let mut texts = vec![format!(
         "- name: {name}-config\n  configMap: {{name: {config_map}}}"
     )];
+    texts.push(format!(
+        "- name: {name}-pod\n  downwardAPI: {{items: [{{path: labels, fieldRef: {{fieldPath: metadata.labels}}}}]}}"
+    ));
     for (index, secret) in options.mount_secrets.iter().enumerate() {
         let secret = scalar(secret);
         texts.push(format!(
