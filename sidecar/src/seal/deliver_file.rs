@@ -28,6 +28,7 @@ use rustix::{
     process::fchdir,
 };
 use sidecar_common::policy::Held;
+use zeroize::Zeroizing;
 
 use crate::{process::kernel_dev, secrets::Value};
 
@@ -241,12 +242,13 @@ impl Vault {
 
     /// Replaces files, each at once: who opens one finds the old content or the new. Gives what was there, for who
     /// has it open.
-    pub(super) fn replace(
-        &self,
-        files: &[(&str, &Value)],
-        owner: (u32, u32),
-    ) -> Result<Vec<File>, FileError> {
+    pub(super) fn replace(&self, files: &[(&str, &Value)]) -> Result<Vec<File>, FileError> {
         const NEW: &str = ".new";
+        // theirs is the folder, too
+        let whole = statat(&self.mount, "", AtFlags::EMPTY_PATH);
+        let owner = whole
+            .map(|stat| (stat.st_uid, stat.st_gid))
+            .map_err(step("look at a tmpfs"))?;
         let mut old = Vec::with_capacity(files.len());
         for (name, value) in files {
             self.make_room(value.len())?;
@@ -261,6 +263,25 @@ impl Vault {
             old.extend(before.ok().map(File::from));
         }
         Ok(old)
+    }
+
+    /// Names of the files that are there.
+    pub(super) fn names(&self) -> io::Result<Vec<String>> {
+        let names = list(&self.mount)?.into_iter();
+        Ok(names.filter_map(|name| name.into_string().ok()).collect())
+    }
+
+    /// Whether a file has this content.
+    pub(super) fn has(&self, name: &str, value: &Value) -> io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::from(openat(&self.mount, name, flags, Mode::empty())?);
+        if file.metadata()?.len() != value.len() as u64 {
+            return Ok(false);
+        }
+        // Room from the start: growing would leave copies behind.
+        let mut content = Zeroizing::new(vec![0; value.len()]);
+        file.read_exact_at(&mut content, 0)?;
+        Ok(*content == *value.expose())
     }
 
     /// Raises the limits of the tmpfs by a file of that length.

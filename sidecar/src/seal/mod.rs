@@ -147,6 +147,8 @@ impl Sealer {
         };
         // what an agent before us sealed, and what it left held
         work.adopt();
+        // (a source may have changed meanwhile)
+        work.rotate();
         work.catch_up();
         work.journal.flush();
         loop {

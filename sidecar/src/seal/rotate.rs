@@ -19,7 +19,7 @@ use sidecar_common::policy::Held;
 
 use super::{Secret, Work, ending::Due};
 use crate::{
-    config::{Binding, Config, OnRotate, RotateSignal, SecretRef},
+    config::{Binding, Config, OnRotate, RotateSignal, SecretRef, Source},
     observe::{Clock, Detail, Kind, Who},
     secrets::Value,
 };
@@ -55,8 +55,6 @@ pub(super) struct Memory {
     /// The process that was given them, where its binding wants it told. Opened while it was held: it is no other.
     process: Option<OwnedFd>,
     pid: u32,
-    uid: u32,
-    gid: u32,
 }
 
 impl Memory {
@@ -85,8 +83,6 @@ impl Memory {
             given,
             process: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
             pid: held.pid,
-            uid: held.uid,
-            gid: held.gid,
         }
     }
 
@@ -123,6 +119,53 @@ impl Work {
             .collect();
         for stale in &stale {
             self.bring_up(stale);
+        }
+        self.bring_up_adopted();
+    }
+
+    /// Of programs that an agent before us sealed only their files are known: those are replaced whose name leads to
+    /// one source.
+    fn bring_up_adopted(&mut self) {
+        for tree in self.trees.values().filter(|tree| tree.memory.is_none()) {
+            for vault in &tree.vaults {
+                let values: Vec<(String, Value)> = vault
+                    .names()
+                    .unwrap_or_default()
+                    .into_iter()
+                    .filter_map(|name| {
+                        let value = self.store.get(only_source(&self.config, &name)?).ok()?;
+                        (!vault.has(&name, &value).ok()?).then_some((name, value))
+                    })
+                    .collect();
+                if values.is_empty() {
+                    continue;
+                }
+                let files: Vec<(&str, &Value)> = values
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value))
+                    .collect();
+                match vault.replace(&files) {
+                    Ok(old) => self.due.push((Instant::now() + OLD_FOR, Due::Old(old))),
+                    Err(e) => {
+                        tracing::error!("secret files are not replaced: {e}");
+                        continue;
+                    }
+                }
+                let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+                self.metrics.rotated.inc_by(names.len() as u64);
+                let who = Who {
+                    pid: 0,
+                    process: "",
+                    container: None,
+                };
+                let detail = Detail::Rotated {
+                    secrets: &names,
+                    files: &names,
+                    action: "none",
+                };
+                self.journal
+                    .emit(Clock::monotonic_ns(), Kind::Rotated, who, detail);
+            }
         }
     }
 
@@ -186,9 +229,8 @@ impl Work {
             .filter(|(index, ..)| is_file(index))
             .map(|(_, name, value)| (name.as_str(), value))
             .collect();
-        let owner = (memory.uid, memory.gid);
         for vault in &tree.vaults {
-            match vault.replace(&files, owner) {
+            match vault.replace(&files) {
                 Ok(old) => self.due.push((Instant::now() + OLD_FOR, Due::Old(old))),
                 // The next look finds it stale again.
                 Err(e) => {
@@ -237,6 +279,19 @@ impl Work {
         self.journal
             .emit(Clock::monotonic_ns(), Kind::Rotated, who, detail);
     }
+}
+
+/// The source of a secret of that name, if there is one and no other.
+fn only_source<'c>(config: &'c Config, name: &str) -> Option<&'c Source> {
+    let refs = config
+        .secrets
+        .iter()
+        .flat_map(|binding| &binding.secret_refs);
+    let mut sources = refs
+        .filter(|secret| secret.name == name)
+        .map(|secret| &secret.source);
+    let first = sources.next()?;
+    sources.all(|other| other == first).then_some(first)
 }
 
 /// Of what two bindings want, that which makes sure that the program has the new value.

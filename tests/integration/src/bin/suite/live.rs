@@ -46,6 +46,7 @@ pub fn register(registry: Registry) -> Registry {
             "live::a_source_that_fails_changes_nothing",
             a_source_that_fails,
         )
+        .test("live::of_an_earlier_agent", of_an_earlier_agent)
         .test("live::a_new_source_is_another_value", a_new_source)
 }
 
@@ -390,6 +391,23 @@ fn a_source_that_fails() -> Result<()> {
     told.set("two")?;
     ensure!(teller.line(SOON)? == "told to end");
     Ok(())
+}
+
+/// A change while no agent was there, and one after that: files of programs that another agent sealed.
+fn of_an_earlier_agent() -> Result<()> {
+    let told = Told::new()?;
+    let first = Agent::run(&told.config())?;
+    let mut teller = told.start()?;
+    ensure!(first.stop()?.success());
+    told.set("two")?;
+    let mut second = Agent::run(&told.config())?;
+    let rotated = |event: &Value| event["type"] == "ROTATED" && event["files"] == json!(["TOKEN"]);
+    second.wait_for(rotated, SOON)?;
+    ensure!(asks(&mut teller)? == "hup two");
+    told.set("three")?;
+    until("the second rotation", SOON, || {
+        asks(&mut teller).is_ok_and(|line| line == "hup three")
+    })
 }
 
 /// The configuration names another source for a secret of a program that runs.
