@@ -233,7 +233,12 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
 /// this one has not begun, and whatever may end or preempt a process still may.
 #[inline(always)]
 fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held) -> i32 {
+    let is_leader = kernel::is_leader();
     if let Some(held) = sealed::HELD.get_ptr_mut(tgid) {
+        if !is_leader {
+            // the first thread waits already: what this one begins would have its number, and not its tracer
+            return kernel::eperm();
+        }
         // SAFETY: a live map value; while the agent is not attached only this task and it touch it.
         let held = unsafe { &*held };
         if held.flags & HELD_SEIZED != 0 {
@@ -251,7 +256,7 @@ fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held) -> i32 {
         }
     } else {
         // What cannot be attached to now, or has another number after its exec, is stopped there.
-        if read::<u32>(task, off!(task_ptrace)) != 0 || !kernel::is_leader() {
+        if read::<u32>(task, off!(task_ptrace)) != 0 || !is_leader {
             return 0;
         }
         pending.flags = HELD_COMING;
@@ -340,9 +345,11 @@ fn finish_hold(task: Ptr, tgid: u32) -> bool {
 fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     // (zero in the middle of an exec; then the tracepoint enters it, or the agent looks it up)
     pending.stack = read(follow(task, off!(task_mm)), off!(mm_start_stack));
+    let is_traced = read::<u32>(task, off!(task_ptrace)) != 0;
     // SAFETY: a live map value; while the agent waits for this exec it does not write.
     let is_seized = match unsafe { sealed::HELD.get(tgid) } {
-        Some(held) if held.flags & HELD_SEIZED != 0 => {
+        // (one whose agent is gone again is held like any other)
+        Some(held) if is_traced && held.flags & HELD_SEIZED != 0 => {
             pending.since_ns = held.since_ns;
             true
         }
@@ -358,7 +365,6 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     pending.gid = read(cred, off!(cred_egid));
     // SAFETY: the helper has no preconditions.
     pending.cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let is_traced = read::<u32>(task, off!(task_ptrace)) != 0;
     // Its agent may have ended since the first hook, and nobody would release it. Where it ended in
     // order, with nothing sealed, the scope is gone, and programs start as if it had not been there.
     match sealed::scope(pending.scope) {

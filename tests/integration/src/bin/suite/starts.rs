@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
-use kernelseal_integration::process::{self, Running, run, stopped};
+use kernelseal_integration::process::{self, Running, run, stopped, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use kernelseal_integration::terminal::Terminal;
@@ -36,6 +36,14 @@ pub fn register(registry: Registry) -> Registry {
         .test(
             "starts::in_a_shell_without_an_interpreter",
             in_a_shell_without_an_interpreter,
+        )
+        .test(
+            "starts::in_a_shell_by_another_thread",
+            in_a_shell_by_another_thread,
+        )
+        .test(
+            "starts::in_a_shell_by_two_threads",
+            in_a_shell_by_two_threads,
         )
         .test(
             "starts::in_a_shell_that_is_interrupted",
@@ -206,6 +214,54 @@ fn in_a_shell_without_an_agent() -> Result<()> {
         terminal.shows(outcome, 1)?;
     }
     Ok(())
+}
+
+/// A thread that is not its process's first executes it: it has another number before and after. It is stopped, as
+/// without a terminal, of which the shell may hear.
+fn in_a_shell_by_another_thread() -> Result<()> {
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    let mut terminal = shell()?;
+    let script = threads("time.sleep(60)")?;
+    terminal.type_keys(&format!("{script}\n"))?;
+    terminal.shows(r#""env":{"TOKEN":"hunter2"}"#, 1)
+}
+
+/// Both do, while the agent is away: one is begun, with its secrets, or none.
+fn in_a_shell_by_two_threads() -> Result<()> {
+    let agent = Agent::run(&Config::token_for("probe-static").policy("holdTimeout", "1m"))?;
+    let mut terminal = shell()?;
+    let script = threads("go()")?;
+    for n in 1..=5 {
+        agent.signal(Signal::SIGSTOP)?;
+        terminal.type_keys(&format!("{script}; echo end $((40+2))\n"))?;
+        thread::sleep(Duration::from_secs(1));
+        agent.signal(Signal::SIGCONT)?;
+        terminal.shows("end 42", n)?;
+        let screen = terminal.screen();
+        let told = |text: &str| screen.matches(text).count();
+        let (begun, given) = (
+            told(r#""env":{"TOKEN":"#),
+            told(r#""env":{"TOKEN":"hunter2"}"#),
+        );
+        ensure!(begun == given && begun <= n, "{screen}");
+    }
+    until("nothing is stopped", SOON, || {
+        stopped().is_ok_and(|stopped| stopped.is_empty())
+    })
+}
+
+/// To be typed: a program whose second thread executes the target, and whose first does something else.
+fn threads(first: &str) -> Result<String> {
+    let target = asks_for_token()?;
+    let arguments: Vec<String> = target.split(' ').map(|word| format!("'{word}'")).collect();
+    let arguments = arguments.join(",");
+    Ok(format!(
+        r#"python3 -c "import os,threading,time
+def go():
+  os.execv([{arguments}][0],[{arguments}])
+threading.Thread(target=go).start()
+{first}""#
+    ))
 }
 
 fn shell() -> Result<Terminal> {
