@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, guardian, kernel, kube, not_yet, seal};
+use crate::{agent, check, config, guardian, kernel, kube, seal};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -112,12 +112,6 @@ fn validate(files: &[PathBuf]) -> ExitCode {
         match config::load(file) {
             Ok(config) => {
                 println!("{}: ok, {} bindings", file.display(), config.secrets.len());
-                for (at, what) in not_yet::find(&config) {
-                    eprintln!(
-                        "{}:{at}: `run` refuses this for now: {what}",
-                        file.display()
-                    );
-                }
             }
             Err(errors) => {
                 eprintln!("{errors}");

@@ -1,7 +1,7 @@
 //! kernelseal: secrets that only the program they are for can read.
 //!
 //! Floor by floor: [`cli`] says what was asked, [`agent`] wires everything, [`seal`] does the main
-//! job; below them `secrets`, `process`, `kernel`, and below those `config`, `kube`, `observe`.
+//! job; below them `secrets`, `process`, `kernel`, and below those `config`, `kube`, `vault`, `observe`.
 
 mod agent;
 mod check;
@@ -11,13 +11,13 @@ mod config;
 mod guardian;
 mod kernel;
 mod kube;
-mod not_yet;
 mod observe;
 mod out_of_reach;
 mod process;
 mod seal;
 mod secrets;
 mod takeover;
+mod vault;
 
 use std::{alloc::System, process::ExitCode};
 

@@ -50,10 +50,25 @@ pub(crate) fn find(
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{fs, path::Path};
 
     use super::*;
-    use crate::config::parse;
+    use crate::config::{load, parse};
+
+    /// What an example begins with that is not to be started.
+    const SHOWCASE: &str = "# A showcase";
+
+    #[test]
+    fn an_example_can_run_or_says_at_its_top_that_it_cannot() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_showcase = fs::read_to_string(&path).unwrap().starts_with(SHOWCASE);
+            let found = find(&load(&path).unwrap(), None, false);
+            let name = path.display();
+            assert_eq!(is_showcase, !found.is_empty(), "{name}: {found:?}");
+        }
+    }
 
     #[test]
     fn what_is_lacking_is_told_with_its_place() {

@@ -29,7 +29,6 @@ use self::{
 use crate::{
     config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position},
     kernel::{self, Claim, Maps, Ring, pins},
-    not_yet,
     observe::{self, Metrics},
     out_of_reach,
     process::{LABELS, Pod},
@@ -98,8 +97,6 @@ fn ensure_loaded() -> anyhow::Result<()> {
 
 /// What parses but does nothing, or nothing here, must not be taken for protection.
 fn refuse_what_cannot_be_done(path: &Path, config: &Config) -> anyhow::Result<()> {
-    let found = not_yet::find(config);
-    ensure!(found.is_empty(), in_file(path, found));
     let found = out_of_reach::find(config, own_pod().as_ref(), Path::new(LABELS).exists());
     ensure!(found.is_empty(), in_file(path, found));
     Ok(())

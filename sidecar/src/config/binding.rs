@@ -157,7 +157,7 @@ pub enum Source {
     EnvRef(#[schemars(length(min = 1))] String),
     /// The value itself, for tests only: whoever reads this file reads it. May be empty.
     Value(#[schemars(with = "Option<String>", extend("x-null-is-empty" = true))] SecretString),
-    /// A key of a secret in Vault.
+    /// A key of a secret in Vault, of which `vault` says where it is.
     VaultRef(VaultRef),
 }
 
@@ -205,7 +205,7 @@ pub struct FileRef {
 #[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VaultRef {
-    /// Path of the secret, for example `secret/data/app`.
+    /// Path of the secret as the API of KV version 2 has it, with `data/` after the mount: `secret/data/app`.
     #[schemars(length(min = 1))]
     pub path: String,
     /// Key in it.

@@ -15,7 +15,7 @@ pub(super) fn check(report: &mut Report, bindings: &[Binding]) {
     values(report, bindings);
 }
 
-fn mark(at: Position) -> Mark {
+pub(super) fn mark(at: Position) -> Mark {
     Mark {
         at,
         last_line: at.line,

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     binding::Binding,
-    decode_binding,
+    decode_binding, decode_vault,
     fields::{Fields, Report, quoted},
     keys, model,
     model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy, Version},
@@ -38,12 +38,17 @@ pub(super) fn config(report: &mut Report, root: &Node) -> Option<Config> {
         || Some(PathBuf::from(model::DEFAULT_SECRETS_DIR)),
         |node| absolute_path(report, node, "secretsDir"),
     );
+    let vault = match top.get("vault") {
+        Some(node) => decode_vault::vault(report, node).map(Some),
+        None => Some(None),
+    };
     Some(Config {
         version: version?,
         policy: policy?,
         secrets,
         monitoring: monitoring?,
         secrets_dir: secrets_dir?,
+        vault: vault?,
     })
 }
 

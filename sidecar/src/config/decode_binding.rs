@@ -43,10 +43,10 @@ pub(super) fn binding(report: &mut Report, node: &Node) -> Option<Binding> {
 }
 
 /// What is wrong is in the report already.
-struct Noted;
+pub(super) struct Noted;
 
 /// Text, if given, that passes a check; what the check says is put behind the key.
-fn optional(
+pub(super) fn optional(
     report: &mut Report,
     fields: &Fields,
     key: &'static str,
@@ -63,7 +63,7 @@ fn optional(
     Ok(Some(text.to_owned()))
 }
 
-fn required(
+pub(super) fn required(
     report: &mut Report,
     fields: &Fields,
     key: &'static str,
@@ -275,7 +275,7 @@ fn file_ref(report: &mut Report, node: &Node) -> Option<FileRef> {
 
 fn vault_ref(report: &mut Report, node: &Node) -> Option<VaultRef> {
     let fields = Fields::open(report, node, &keys::VAULT_REF)?;
-    let path = required(report, &fields, "path", validate::word);
+    let path = required(report, &fields, "path", validate::vault_path);
     let key = required(report, &fields, "key", validate::word);
     Some(VaultRef {
         path: path?,

@@ -151,6 +151,15 @@ impl<'t> Source<'t> {
             self.hide_all(key);
             return self.hide_all(value);
         }
+        // A token, or a password in an address, where the path or the address of it should be.
+        let is_credential = match name {
+            "tokenFile" => !value.raw().starts_with('/'),
+            "address" => value.raw().contains('@'),
+            _ => false,
+        };
+        if is_credential {
+            self.hide_all(value);
+        }
         let child = place.level.and_then(|level| level.child(name));
         let known_here = place.level.is_some_and(|level| level.keys.contains(&name));
         let among_secrets = place.among_secrets || matches!(name, "secretRefs" | "source");

@@ -30,8 +30,15 @@ impl Level {
 pub(super) static TOP: Level = Level {
     name: "the top level",
     key: "",
-    keys: &["version", "policy", "secrets", "monitoring", "secretsDir"],
-    below: &[&POLICY, &MONITORING, &BINDING],
+    keys: &[
+        "version",
+        "policy",
+        "secrets",
+        "monitoring",
+        "secretsDir",
+        "vault",
+    ],
+    below: &[&POLICY, &MONITORING, &BINDING, &VAULT],
     hides_keys: false,
 };
 pub(super) static POLICY: Level = Level::new(
@@ -106,8 +113,22 @@ pub(super) static VAULT_REF: Level = Level {
     ..Level::new("vaultRef", &["path", "key"])
 };
 
+pub(super) static VAULT: Level = Level {
+    below: &[&VAULT_AUTH],
+    ..Level::new("vault", &["address", "caFile", "namespace", "auth"])
+};
+pub(super) static VAULT_AUTH: Level = Level {
+    below: &[&VAULT_KUBERNETES],
+    hides_keys: true,
+    ..Level::new("auth", &["tokenFile", "kubernetes"])
+};
+pub(super) static VAULT_KUBERNETES: Level = Level {
+    hides_keys: true,
+    ..Level::new("kubernetes", &["role", "mount", "tokenFile"])
+};
+
 /// Every level, from the top down.
-pub(super) static LEVELS: [&Level; 11] = [
+pub(super) static LEVELS: [&Level; 14] = [
     &TOP,
     &POLICY,
     &MONITORING,
@@ -119,6 +140,9 @@ pub(super) static LEVELS: [&Level; 11] = [
     &SECRET_KEY_REF,
     &FILE_REF,
     &VAULT_REF,
+    &VAULT,
+    &VAULT_AUTH,
+    &VAULT_KUBERNETES,
 ];
 
 /// What somebody probably meant by a key that is not known at its level.

@@ -5,7 +5,7 @@
 //! No message contains the value of a secret.
 //!
 //! The way of a file: `yaml` reads it into a tree with positions; `fields` takes mappings
-//! apart by the tables in `keys`; `decode` and `decode_binding` build the model with the
+//! apart by the tables in `keys`; `decode`, `decode_binding` and `decode_vault` build the model with the
 //! checks of `validate`; `conflicts` judges bindings together; `excerpt` decides which
 //! source lines an error may show.
 
@@ -13,6 +13,7 @@ mod binding;
 mod conflicts;
 mod decode;
 mod decode_binding;
+mod decode_vault;
 mod error;
 mod excerpt;
 mod fields;
@@ -22,6 +23,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod vault;
 mod watch;
 mod yaml;
 
@@ -31,10 +33,13 @@ use secrecy::zeroize::Zeroizing;
 
 pub(crate) use self::yaml::explain as yaml_syntax;
 pub use self::{
-    binding::{Binding, OnRotate, RotateSignal, SecretKeyRef, SecretRef, Selector, Source},
+    binding::{
+        Binding, OnRotate, RotateSignal, SecretKeyRef, SecretRef, Selector, Source, VaultRef,
+    },
     error::{ConfigError, ConfigErrors, Position},
     model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy},
     schema::json_schema,
+    vault::{Address, Vault, VaultAuth, VaultKubernetes},
     watch::Watch,
 };
 use self::{fields::Report, yaml::START};
@@ -107,6 +112,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Config, ConfigErrors> {
     let config = decode::config(&mut report, &root);
     if let Some(config) = &config {
         conflicts::check(&mut report, &config.secrets);
+        decode_vault::check(&mut report, config);
     }
     ConfigErrors::check(report.into_errors())?;
     // Without an error there is a configuration; should that ever be wrong, nothing may start.

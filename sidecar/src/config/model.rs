@@ -12,7 +12,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::{binding::Binding, schema};
+use super::{binding::Binding, schema, vault::Vault};
 
 /// Where mounted Kubernetes Secrets are looked for when `secretsDir` is not given.
 pub const DEFAULT_SECRETS_DIR: &str = "/etc/kernelseal/secrets";
@@ -37,6 +37,8 @@ pub struct Config {
     /// `<dir>/<name>/<key>`. An absolute path.
     #[schemars(default = "default_secrets_dir", regex(pattern = "^/"))]
     pub secrets_dir: PathBuf,
+    /// The Vault server that `vaultRef` reads from. Without it there is none.
+    pub vault: Option<Vault>,
 }
 
 /// The version of the file's format.

@@ -118,6 +118,24 @@ pub(super) fn object_key(key: &str) -> Check {
     )
 }
 
+/// A path of Vault's API, or a part of one: what stands in a URL, and in a policy, as it is written.
+pub(super) fn vault_path(path: &str) -> Check {
+    word(path)?;
+    ensure(
+        !path.contains(['?', '#', '%', '"', '\\', '*', '+']),
+        "has one of `?`, `#`, `%`, `*`, `+`, `\"` and `\\`",
+    )?;
+    let plain = path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    ensure(
+        plain,
+        "is not a plain path: no `.`, `..` or `//`, nor `/` at its beginning or end",
+    )?;
+    ensure(
+        !path.starts_with("v1/"),
+        "begins with `v1/`, which goes without saying",
+    )
+}
+
 /// The name of a variable in kernelseal's own environment.
 pub(super) fn env_ref(name: &str) -> Check {
     ensure(

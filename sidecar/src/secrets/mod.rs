@@ -2,6 +2,7 @@
 
 mod changes;
 mod environ;
+mod file;
 mod origins;
 mod remote;
 mod sources;
@@ -9,6 +10,7 @@ mod sources;
 mod tests;
 mod value;
 
+pub(crate) use file::read as read_file;
 pub(crate) use origins::{Known, Origins};
 pub(crate) use sources::{SourceError, Store};
 pub(crate) use value::{Value, protect_process};

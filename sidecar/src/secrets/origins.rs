@@ -11,9 +11,18 @@ use super::{
     Value,
     changes::Changes,
     environ,
-    remote::{Held, Remote},
+    remote::{Held, Keys, Remote},
 };
-use crate::kube::{self, Cluster, ClusterError, Data, Pace, SecretId};
+use crate::{
+    config,
+    kube::{self, Cluster, ClusterError, Pace, SecretId},
+    vault::{self, Session, TrustError},
+};
+
+/// What to do where there is no Secret.
+const CREATE: &str = "Create it, or mark the reference `optional: true`";
+/// What to do where Vault has no secret.
+const WRITE: &str = "Vault answers 404: write it (`vault kv put`), or see to the path. In the key-value engine, version 2, it has `data/` after the mount (secret/data/app), and it is one of the namespace that `vault.namespace` says";
 
 /// See the module.
 #[derive(Default)]
@@ -21,12 +30,17 @@ pub(crate) struct Origins {
     environ: HashMap<String, Value>,
     kubernetes: Option<(Cluster, ::kube::Client)>,
     pace: Pace,
+    vault: Option<Arc<Session>>,
+    vault_pace: vault::Pace,
     held: Known,
     changes: Changes,
 }
 
 /// A remote secret's name in metrics: its kind of keeper, and which.
 type Name = (&'static str, String);
+
+/// The kind of those in Vault.
+const VAULT: &str = "vault";
 
 /// Which remote secrets are held. Clones know the same.
 #[derive(Clone, Default)]
@@ -40,6 +54,15 @@ impl Origins {
         Self {
             kubernetes: Some((cluster, client)),
             pace,
+            ..Self::default()
+        }
+    }
+
+    /// With a pace of its own for Vault.
+    #[cfg(test)]
+    pub(super) fn with_vault(vault_pace: vault::Pace) -> Self {
+        Self {
+            vault_pace,
             ..Self::default()
         }
     }
@@ -83,13 +106,36 @@ impl Origins {
         Some(
             self.hold(("kubernetes", format!("{namespace}/{name}")), || {
                 let what = format!("Secret {name} in the namespace {namespace}");
-                let remote = Remote::new(what, self.changes.clone());
+                let remote = Remote::new(what, CREATE, self.changes.clone());
                 Held::new(
                     remote.clone(),
                     listen(client.clone(), id.clone(), self.pace, remote),
                 )
             }),
         )
+    }
+
+    /// Speaks with this Vault from here on.
+    pub(super) fn vault(&mut self, config: &config::Vault) -> Result<(), TrustError> {
+        let is_known = |session: &Arc<Session>| session.config().is_like(config);
+        if !self.vault.as_ref().is_some_and(is_known) {
+            self.vault = Some(Arc::new(Session::new(config, self.vault_pace)?));
+            // What another Vault has under these paths is another's.
+            self.held.lock().retain(|(kind, _), _| *kind != VAULT);
+        }
+        Ok(())
+    }
+
+    /// A secret of Vault, read again and again from here on if it is not yet.
+    pub(super) fn vault_secret(&self, path: &str) -> Option<Arc<Held>> {
+        let session = self.vault.as_ref()?;
+        Some(self.hold((VAULT, path.to_owned()), || {
+            let remote = Remote::new(vault_name(path), WRITE, self.changes.clone());
+            Held::new(
+                remote.clone(),
+                read(session.clone(), path.to_owned(), remote),
+            )
+        }))
     }
 
     fn hold(&self, name: Name, begin: impl FnOnce() -> Arc<Held>) -> Arc<Held> {
@@ -101,6 +147,24 @@ impl Origins {
         known.insert(name, Arc::downgrade(&held));
         held
     }
+}
+
+/// What messages call a secret of Vault.
+pub(super) fn vault_name(path: &str) -> String {
+    format!("Vault secret {path}")
+}
+
+/// Reads a secret of Vault for as long as it is polled.
+async fn read(session: Arc<Session>, path: String, remote: Arc<Remote>) {
+    vault::watch(session.clone(), path.clone(), |said| match said {
+        Ok(data) => remote.is(data.map(|data| {
+            data.into_iter()
+                .map(|(key, bytes)| (key, bytes.map(Value::new)))
+                .collect()
+        })),
+        Err(fault) => remote.fails(fault.tell(&path, session.config()), fault.is_final()),
+    })
+    .await;
 }
 
 /// Hears of a Secret for as long as it is polled.
@@ -116,9 +180,9 @@ async fn listen(client: ::kube::Client, id: SecretId, pace: Pace, remote: Arc<Re
     .await;
 }
 
-fn values(data: Data) -> BTreeMap<String, Value> {
+fn values(data: kube::Data) -> Keys {
     data.into_iter()
-        .map(|(key, bytes)| (key, Value::new(bytes)))
+        .map(|(key, bytes)| (key, Some(Value::new(bytes))))
         .collect()
 }
 

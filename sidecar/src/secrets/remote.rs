@@ -16,10 +16,15 @@ use super::{Value, changes::Changes};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RemoteError {
     /// Its keeper has no such secret.
-    #[error("there is no {0}. Create it, or mark the reference `optional: true`")]
-    Missing(String),
+    #[error("there is no {what}. {remedy}")]
+    Missing {
+        /// The secret.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// It has no such key.
-    #[error("the {what} has no key {key}; its keys are: {keys}", keys = if there.is_empty() { "none".into() } else { there.join(", ") })]
+    #[error("the {what} has no key {key}; its keys are: {keys}", keys = list(there))]
     NoKey {
         /// The secret.
         what: String,
@@ -27,6 +32,14 @@ pub(crate) enum RemoteError {
         key: String,
         /// Those there are.
         there: Vec<String>,
+    },
+    /// What the key holds is no value.
+    #[error("the {what} has the key {key}, and what it holds is not text, a number or a boolean")]
+    NoValue {
+        /// The secret.
+        what: String,
+        /// The key.
+        key: String,
     },
     /// Its keeper has not said.
     #[error("the {what} is not known: {why}")]
@@ -41,14 +54,32 @@ pub(crate) enum RemoteError {
 impl RemoteError {
     /// Whether the secret, or the key, is known not to be there.
     pub(crate) fn is_absence(&self) -> bool {
-        !matches!(self, Self::Unknown { .. })
+        matches!(self, Self::Missing { .. } | Self::NoKey { .. })
     }
+}
+
+/// Keys in a message. Vault lets one be anything, a line of a log too.
+fn list(keys: &[String]) -> String {
+    let is_plain = |key: &&str| {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        key.len() <= 253 && key.bytes().all(legal)
+    };
+    let mut shown: Vec<&str> = keys.iter().map(String::as_str).filter(is_plain).collect();
+    if shown.len() < keys.len() {
+        shown.push("some that are not plain words");
+    }
+    if shown.is_empty() {
+        shown.push("none");
+    }
+    shown.join(", ")
 }
 
 /// A remote secret and what was heard of it.
 pub(crate) struct Remote {
     /// What messages call it: `Secret db in the namespace payments`.
     what: String,
+    /// What to do where there is none.
+    remedy: &'static str,
     state: Mutex<State>,
     /// Whether waiting longer is of use.
     settled: watch::Sender<bool>,
@@ -63,17 +94,21 @@ struct State {
     trouble: Option<String>,
 }
 
+/// What is in a remote secret, by its keys; `None`: something that is no value.
+pub(super) type Keys = BTreeMap<String, Option<Value>>;
+
 #[derive(PartialEq)]
 enum Heard {
     Nothing,
     Missing,
-    Data(BTreeMap<String, Value>),
+    Data(Keys),
 }
 
 impl Remote {
-    pub(super) fn new(what: String, changes: Changes) -> Arc<Self> {
+    pub(super) fn new(what: String, remedy: &'static str, changes: Changes) -> Arc<Self> {
         Arc::new(Self {
             what,
+            remedy,
             state: Mutex::new(State {
                 data: Heard::Nothing,
                 at: Instant::now(),
@@ -94,7 +129,7 @@ impl Remote {
     }
 
     /// What it is now; `None`: there is none.
-    pub(super) fn is(&self, data: Option<BTreeMap<String, Value>>) {
+    pub(super) fn is(&self, data: Option<Keys>) {
         let data = data.map_or(Heard::Missing, Heard::Data);
         self.heard();
         let mut state = self.state();
@@ -131,12 +166,22 @@ impl Remote {
         let what = || self.what.clone();
         let state = self.state();
         match &state.data {
-            Heard::Data(data) => data.get(key).cloned().ok_or_else(|| RemoteError::NoKey {
+            Heard::Data(data) => match data.get(key) {
+                Some(Some(value)) => Ok(value.clone()),
+                Some(None) => Err(RemoteError::NoValue {
+                    what: what(),
+                    key: key.to_owned(),
+                }),
+                None => Err(RemoteError::NoKey {
+                    what: what(),
+                    key: key.to_owned(),
+                    there: data.keys().cloned().collect(),
+                }),
+            },
+            Heard::Missing => Err(RemoteError::Missing {
                 what: what(),
-                key: key.to_owned(),
-                there: data.keys().cloned().collect(),
+                remedy: self.remedy,
             }),
-            Heard::Missing => Err(RemoteError::Missing(what())),
             Heard::Nothing => Err(RemoteError::Unknown {
                 what: what(),
                 why: state

@@ -4,29 +4,25 @@
 
 use std::{
     collections::HashMap,
-    fs::{File, OpenOptions},
-    io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use nix::libc;
 use secrecy::{ExposeSecret as _, zeroize::Zeroizing};
 
 use super::{
     Value, environ,
-    origins::Origins,
+    file::read,
+    origins::{self, Origins},
     remote::{Held, RemoteError},
 };
 use crate::{
-    config::{Config, Position, SecretKeyRef, Source},
+    config::{Config, Position, SecretKeyRef, Source, VaultRef},
     kube::{ClusterError, SecretId},
+    vault::TrustError,
 };
-
-/// Bytes a secret may have. Kubernetes' own limit for a Secret is 1 MiB.
-pub(crate) const MAX_VALUE: u64 = 4 * 1024 * 1024;
 
 /// A source that gives no value. Says which, never what.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +66,17 @@ pub(crate) enum SourceError {
         /// Why.
         cause: ClusterError,
     },
-    /// Not in this version.
-    #[error(
-        "vaultRef is not supported by this version. Use fileRef with a file that the Vault agent writes"
-    )]
-    Vault,
+    /// A secret in Vault.
+    #[error("vaultRef {path}: {cause}")]
+    Vault {
+        /// Its path.
+        path: String,
+        /// Why.
+        cause: RemoteError,
+    },
+    /// Whom to believe that it is Vault.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
 }
 
 impl SourceError {
@@ -94,6 +96,8 @@ pub(crate) struct Store {
     secrets_dir: PathBuf,
     /// Those that were not mounted at start.
     held: HashMap<SecretKeyRef, Arc<Held>>,
+    /// By their paths.
+    vault: HashMap<String, Arc<Held>>,
 }
 
 impl Store {
@@ -128,6 +132,7 @@ impl Store {
             environ,
             secrets_dir: config.secrets_dir.clone(),
             held: HashMap::new(),
+            vault: HashMap::new(),
         };
         let mut wrong = Vec::new();
         for secret in refs() {
@@ -135,6 +140,20 @@ impl Store {
                 && let Err(error) = store.look_for(key, origins).await
             {
                 wrong.push((secret.at, error));
+            }
+        }
+        // (last: a session with another Vault is begun only for a configuration that is taken)
+        if wrong.is_empty()
+            && let Some(vault) = &config.vault
+            && let Err(cause) = origins.vault(vault)
+        {
+            wrong.push((vault.at, cause.into()));
+        }
+        for secret in refs() {
+            if let Source::VaultRef(VaultRef { path, .. }) = &secret.source
+                && let Some(held) = origins.vault_secret(path)
+            {
+                store.vault.insert(path.clone(), held);
             }
         }
         if wrong.is_empty() {
@@ -175,7 +194,7 @@ impl Store {
     /// Waits until what is kept elsewhere is known, or will not be soon.
     pub(crate) async fn settle(&self, longest: Duration) {
         let begun = Instant::now();
-        for held in self.held.values() {
+        for held in self.held.values().chain(self.vault.values()) {
             held.settle(longest.saturating_sub(begun.elapsed())).await;
         }
     }
@@ -254,7 +273,17 @@ impl Store {
                     }),
                 None => self.mounted(key),
             },
-            Source::VaultRef(_) => Err(SourceError::Vault),
+            Source::VaultRef(VaultRef { path, key }) => {
+                let held = self.vault.get(path).ok_or_else(|| RemoteError::Unknown {
+                    what: origins::vault_name(path),
+                    why: "no Vault is named".into(),
+                });
+                held.and_then(|held| held.remote.get(key))
+                    .map_err(|cause| SourceError::Vault {
+                        path: path.clone(),
+                        cause,
+                    })
+            }
         }
     }
 
@@ -274,73 +303,4 @@ impl Store {
 
 fn reference(secret: &SecretKeyRef) -> String {
     format!("{}/{}", secret.name, secret.key)
-}
-
-/// A regular file's bytes. Does not wait: a pipe or a device is an error.
-fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let file: File = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY)
-        .open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    if metadata.len() > MAX_VALUE {
-        return Err(io::Error::other(format!(
-            "{} bytes are more than a secret may have ({MAX_VALUE})",
-            metadata.len()
-        )));
-    }
-    // Room for one byte more than it has: that read tells whether it grew, and nothing moves.
-    let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
-    let read = file.take(metadata.len() + 1).read_to_end(&mut bytes)?;
-    if read != length {
-        return Err(io::Error::other("it changed while it was read"));
-    }
-    Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn dir() -> tempfile::TempDir {
-        tempfile::tempdir().expect("a temporary directory")
-    }
-
-    #[test]
-    fn a_file_is_taken_byte_by_byte() {
-        let dir = dir();
-        let path = dir.path().join("binary");
-        let bytes: Vec<u8> = (0..=255)
-            .cycle()
-            .take(1024 * 1024)
-            .chain(*b"\n\n\0\n")
-            .collect();
-        std::fs::write(&path, &bytes).unwrap();
-        assert!(*read(&path).unwrap() == bytes);
-    }
-
-    #[test]
-    fn a_pipe_is_refused_at_once() {
-        let dir = dir();
-        let path = dir.path().join("pipe");
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(
-            read(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("not a regular file")
-        );
-    }
-
-    #[test]
-    fn an_empty_file_is_an_empty_value() {
-        let dir = dir();
-        let path = dir.path().join("empty");
-        std::fs::write(&path, b"").unwrap();
-        assert!(read(&path).unwrap().is_empty());
-    }
 }

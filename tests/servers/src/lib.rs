@@ -4,7 +4,9 @@ mod api;
 mod leash;
 mod proxy;
 mod tls;
+mod vault;
 
 pub use api::{ADMIN_TOKEN, AGENT, AGENT_TOKEN, ApiServer};
 pub use proxy::{Fault, Proxy};
 pub use tls::Authority;
+pub use vault::{Lease, VAULT_ROLE, VaultFault, VaultServer};

@@ -63,6 +63,8 @@ fn the_schema_has_the_keys_that_are_accepted_and_no_others() {
         (&keys::SECRET_KEY_REF, definition("SecretKeyRef")),
         (&keys::FILE_REF, definition("FileRef")["oneOf"][1].clone()),
         (&keys::VAULT_REF, definition("VaultRef")),
+        (&keys::VAULT, definition("Vault")),
+        (&keys::VAULT_KUBERNETES, definition("VaultKubernetes")),
     ] {
         assert_eq!(
             schema["additionalProperties"],
@@ -75,12 +77,11 @@ fn the_schema_has_the_keys_that_are_accepted_and_no_others() {
             level.keys.iter().map(ToString::to_string).collect()
         );
     }
-    let sources = definition("Source")["oneOf"].as_array().unwrap().clone();
-    let sources: BTreeSet<String> = sources.iter().flat_map(properties).collect();
-    assert_eq!(
-        sources,
-        keys::SOURCE.keys.iter().map(ToString::to_string).collect()
-    );
+    for (level, name) in [(&keys::SOURCE, "Source"), (&keys::VAULT_AUTH, "VaultAuth")] {
+        let ways = definition(name)["oneOf"].as_array().unwrap().clone();
+        let ways: BTreeSet<String> = ways.iter().flat_map(properties).collect();
+        assert_eq!(ways, level.keys.iter().map(ToString::to_string).collect());
+    }
 }
 
 #[test]

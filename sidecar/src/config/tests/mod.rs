@@ -8,6 +8,7 @@ mod properties;
 mod rejects;
 mod rendering;
 mod semantics;
+mod vault;
 
 use std::path::{Path, PathBuf};
 

@@ -228,7 +228,6 @@ fn sources_are_checked() {
     ] {
         refused(&source(bad), because);
     }
-    accept(&source("vaultRef: {path: secret/data/app, key: token}"));
     refused(
         &binding("binary: a", "").replace("- \n", "[]\n"),
         "secretRefs is empty",

@@ -1,7 +1,8 @@
-//! Tests of Secrets read from a real API server (`make test-kube`).
+//! Tests of secrets that are kept elsewhere: in a real Kubernetes API server (`make test-kube`), and in Vault.
 
 mod faults;
 mod reading;
+mod vault;
 
 use std::{
     path::Path,

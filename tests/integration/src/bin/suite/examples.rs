@@ -10,7 +10,7 @@ use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 
 const EXAMPLES: &str = "/usr/share/kernelseal/examples";
-/// How the first line of an example begins that `run` refuses.
+/// How the first line of an example begins that `run` refuses here.
 const SHOWCASE: &str = "# A showcase";
 /// What the examples want mounted.
 const MOUNTED: [&str; 2] = ["stripe/api-key", "db-credentials/password"];
@@ -27,7 +27,7 @@ fn do_what_they_say() -> Result<()> {
         let text = fs::read_to_string(&path)?;
         if text.starts_with(SHOWCASE) {
             let (_, said) = Agent::expect_failure(&text)?;
-            ensure!(said.contains("this version"), "{said}");
+            ensure!(said.contains("selector.namespace"), "{said}");
             showcases += 1;
         } else {
             starts(&text).with_context(|| path.display().to_string())?;

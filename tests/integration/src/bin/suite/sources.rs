@@ -49,7 +49,10 @@ pub fn register(registry: Registry) -> Registry {
         )
         .test("sources::a_missing_variable", a_missing_variable)
         .test("sources::all_or_nothing", all_or_nothing)
-        .test("sources::vault_is_told_at_start", vault_is_told_at_start)
+        .test(
+            "sources::a_vault_that_is_not_named_is_told_at_start",
+            a_vault_that_is_not_named_is_told_at_start,
+        )
         .test(
             "sources::an_unmounted_secret_is_told_at_start",
             an_unmounted_secret_is_told_at_start,
@@ -222,13 +225,16 @@ fn all_or_nothing() -> Result<()> {
     Ok(())
 }
 
-/// The line of the reference, its file, and what to do instead.
-fn vault_is_told_at_start() -> Result<()> {
+/// The line of the reference, its file, and what to do.
+fn a_vault_that_is_not_named_is_told_at_start() -> Result<()> {
     let config = "version: v1\nsecrets:\n  - name: a\n    selector: {binary: probe-static}\n    secretRefs:\n      \
         - name: TOKEN\n        source: {vaultRef: {path: secret/data/app, key: token}}\n";
     let (_, said) = Agent::expect_failure(config)?;
     ensure!(said.contains("config.yaml:6:9"), "{said}");
-    ensure!(said.contains("vaultRef"), "{said}");
+    ensure!(
+        said.contains("vaultRef") && said.contains("add `vault:`"),
+        "{said}"
+    );
     Ok(())
 }
 

@@ -1,0 +1,36 @@
+//! One secret, read again and again: told as it is each time, for Vault tells nobody of changes.
+
+use std::sync::Arc;
+
+use super::{Data, Fault, Session};
+
+/// Tells of a secret, for as long as it is polled: its data, `None` when there is no such secret, and what
+/// keeps us from knowing.
+pub(crate) async fn watch(
+    session: Arc<Session>,
+    path: String,
+    mut tell: impl FnMut(Result<Option<Data>, Fault>),
+) {
+    let pace = *session.pace();
+    let mut retries = pace.retries();
+    loop {
+        let wait = match session.read(&path).await {
+            Ok(found) => {
+                retries = pace.retries();
+                let lease = found.as_ref().map(|content| content.lease);
+                tell(Ok(found.map(|content| content.data)));
+                match lease {
+                    Some(lease) if !lease.is_zero() => {
+                        (lease / 2).min(pace.refresh).max(pace.apart)
+                    }
+                    _ => pace.refresh,
+                }
+            }
+            Err(fault) => {
+                tell(Err(fault));
+                retries.next().unwrap_or(pace.retry_after_many)
+            }
+        };
+        session.pause(wait).await;
+    }
+}
