@@ -28,7 +28,7 @@ use crate::{
 
 /// Faster than the product's.
 const PACE: Pace = Pace {
-    answer_within: Duration::from_secs(2),
+    answer_within: Duration::from_secs(1),
     refresh: Duration::from_millis(60),
     apart: Duration::from_millis(20),
     login_apart: Duration::from_millis(300),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{APP, LOGIN, Lease, PACE, PASSWORD, RENEWAL, Scene};
+use super::{APP, LOGIN, Lease, PACE, PASSWORD, RENEWAL, Scene, VaultFault};
 
 const REFUSED: &str = "GET secret/data/app 403";
 const SHORT: Lease = Lease {
@@ -29,6 +29,21 @@ fn a_token_is_renewed_at_half_of_its_lease() {
     let scene = with(SHORT, |scene| scene.count(RENEWAL) == 2);
     assert!(begun.elapsed() > Duration::from_secs(2), "too early");
     assert_eq!(scene.count(LOGIN), 1);
+}
+
+#[test]
+fn a_renewal_that_fails_is_tried_again() {
+    let mut scene = Scene::new("hunter2");
+    scene.server.accept(super::JWT, SHORT);
+    let open = scene.open(&[PASSWORD]);
+    assert!(open.is(0, "hunter2"), "{}", open.error(0));
+    scene.server.set(VaultFault::Refuse(500));
+    scene.until("tried", || {
+        scene.count("POST auth/token/renew-self 500") > 0
+    });
+    scene.server.set(VaultFault::None);
+    scene.until("renewed", || scene.count(RENEWAL) > 0);
+    assert_eq!((scene.count(LOGIN), scene.count(REFUSED)), (1, 0));
 }
 
 #[test]
