@@ -48,6 +48,8 @@ fn lines_are_added_and_none_is_touched() {
         emptyDir: {}
       - name: kernelseal-config
         configMap: {name: kernelseal}
+      - name: kernelseal-pod
+        downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}
       - name: kernelseal-bpf
         hostPath: {path: /sys/fs/bpf, type: Directory}
 
@@ -68,7 +70,7 @@ fn the_sidecar_is_what_deploy_shows() {
     let example = documents(include_str!("../../../../../deploy/sidecar-pod.yaml"));
     let pod = &example[1]["spec"];
     let shown = &pod["initContainers"][0];
-    for key in ["name", "image", "restartPolicy", "resources"] {
+    for key in ["name", "image", "args", "restartPolicy", "resources"] {
         assert_eq!(sidecar[key], shown[key], "{key}");
     }
     let security = |key: &str| {
@@ -297,10 +299,17 @@ fn the_options_arrive() {
         .collect();
     assert_eq!(
         volumes,
-        ["scratch", "seal-config", "seal-0", "seal-1", "seal-bpf"]
+        [
+            "scratch",
+            "seal-config",
+            "seal-pod",
+            "seal-0",
+            "seal-1",
+            "seal-bpf"
+        ]
     );
     assert_eq!(spec["volumes"][1]["configMap"]["name"], "shop");
-    assert_eq!(spec["volumes"][3]["secret"]["secretName"], "b.c");
+    assert_eq!(spec["volumes"][4]["secret"]["secretName"], "b.c");
     // A pod's own word goes before.
     let own = DEPLOYMENT.replace(
         "labels: {app: checkout}",
