@@ -8,6 +8,7 @@
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
 #   make guest-programs K=6.12 F=redis   ordinary programs beside sealed ones, and sealed: the tests ordinary::
 #   make guest-pods K=6.12 F=rotat       pods on a containerd, from our own manifests: the tests cri::
+#   make guest-image   builds the Dockerfile, without docker and registry, and runs the image in such a pod
 #   make test-matrix   the kernel tests on every kernel
 #   make host-test     the kernel tests on this machine, as root
 #   make soak S=300    many starts for so many seconds, an hour unless told, in a guest: nothing grows, nothing is left
@@ -43,7 +44,7 @@ GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods pods-build test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods guest-image pods-build test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -92,7 +93,15 @@ STARTS ?= 100
 guest-pods: pods-build
 	tests/integration/guest/fetch $(K) pods
 	$(GUEST) --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
-	    --env KERNELSEAL_POD_STARTS=$(STARTS) -- pods $(F)
+	    --env KERNELSEAL_POD_STARTS=$(STARTS) -- pods --skip image:: $(F)
+
+# The Dockerfile as it is, built as root (by sudo) but without docker or a registry, and run as a sidecar.
+guest-image: pods-build
+	@.ci/install image
+	tests/integration/guest/fetch $(K) pods builder
+	tests/pods/build-image $(CARGO_TARGET_DIR)/image.tar
+	$(GUEST) --add $(CARGO_TARGET_DIR)/image.tar:/usr/share/kernelseal/image.tar \
+	    --disk $(KERNELSEAL_CACHE)/pods/image:/pods -- pods image::
 
 # Two guests at a time, each with its output in one piece; what was built for all is not built again.
 test-matrix: guest-build pods-build

@@ -52,6 +52,12 @@ fn a_killed_sidecar() -> Result<()> {
     )?;
     pod.wait_ended(SIDECAR)?;
     ensure_refused(&pod, &environ)?;
+    // Nothing of that name starts without its secrets meanwhile.
+    let ask = ["checkout", "--env", "TOKEN", "--file", "TOKEN"];
+    let told = pod
+        .exec("checkout", &ask)
+        .unwrap_or_else(|error| format!("{error:#}"));
+    ensure!(!told.contains("\"TOKEN\":"), "it ran: {told}");
     pod.start(SIDECAR)?;
     pod.wait_started(SIDECAR)?;
     ensure_refused(&pod, &environ)?;
@@ -59,7 +65,6 @@ fn a_killed_sidecar() -> Result<()> {
         pod.is_running("checkout")?,
         "the application ended with its sidecar"
     );
-    let ask = ["checkout", "--env", "TOKEN", "--file", "TOKEN"];
     let told = pod.exec("checkout", &ask)?;
     ensure_both(&serde_json::from_str(&told).context(told)?, "hunter2")?;
     let told = pod.exec("other", &ask)?;

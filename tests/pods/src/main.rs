@@ -3,6 +3,8 @@
 mod attack;
 mod cri;
 mod delivery;
+mod dockerfile;
+mod identity;
 mod image;
 mod lifecycle;
 mod manifest;
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         attack::register,
         manifests::register,
         lifecycle::register,
+        dockerfile::register,
     ];
     rooms
         .into_iter()

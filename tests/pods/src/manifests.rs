@@ -60,6 +60,11 @@ fn the_sidecar() -> Result<()> {
     let node = Lent::new()?;
     let pod = Pod::run(&node, shop()?)?;
     ensure_both(&pod.wait_for("checkout", |_| true)?, "hunter2")?;
+    ensure_narrow(&pod)
+}
+
+/// Fails unless the sidecar has what the manifest gives it and no more: capabilities, and a root file system.
+pub fn ensure_narrow(pod: &Pod<'_>) -> Result<()> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", pod.process(SIDECAR)?))?;
     let wanted: u64 = CAPABILITIES.iter().map(|bit| 1 << bit).sum();
     for set in ["CapPrm", "CapEff", "CapBnd"] {
@@ -69,6 +74,10 @@ fn the_sidecar() -> Result<()> {
         let has = u64::from_str_radix(line.context("no such line")?, 16)?;
         ensure!(has == wanted, "{set} is {has:x}, not {wanted:x}");
     }
+    ensure!(
+        status.contains("\nUid:\t0\t0\t0\t0\n"),
+        "not root:\n{status}"
+    );
     // Its file system is read-only, and in it is the one program. No shell could be run there.
     let root = format!("/proc/{}/root", pod.process(SIDECAR)?);
     ensure!(

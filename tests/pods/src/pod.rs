@@ -1,45 +1,22 @@
 //! A pod that runs: its containers in the kubelet's order, their logs, and commands in them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::identity::Identity;
 use crate::manifest::{Files, Manifest};
 use crate::node::Node;
 use crate::spec;
 use crate::volumes::Volumes;
-use crate::wire::{
-    CreateContainerRequest, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig,
-    PodSandboxMetadata, RUNNING,
-};
+use crate::wire::{CreateContainerRequest, PodSandboxConfig, RUNNING};
 
 static PODS: AtomicU32 = AtomicU32::new(1);
-
-/// Who a pod is.
-#[derive(Debug)]
-pub struct Identity {
-    pub name: String,
-    pub namespace: String,
-    pub uid: String,
-}
-
-impl Identity {
-    /// A field that a container's variable may name.
-    pub fn field(&self, path: &str) -> Result<String> {
-        Ok(match path {
-            "metadata.name" => self.name.clone(),
-            "metadata.namespace" => self.namespace.clone(),
-            "metadata.uid" => self.uid.clone(),
-            "spec.nodeName" => "guest".to_owned(),
-            _ => bail!("a field that this node does not know: {path}"),
-        })
-    }
-}
 
 /// A pod; dropping it ends and removes all of it.
 #[derive(Debug)]
@@ -90,7 +67,7 @@ impl<'a> Pod<'a> {
             uid: format!("0a1b2c3d-1111-2222-3333-{number:012x}"),
         };
         let volumes = Volumes::make(node, &who.uid, &manifest)?;
-        let config = config(&who);
+        let config = who.sandbox();
         let log = node.path(&config.log_directory);
         for container in
             names(&manifest.pod, "initContainers").chain(names(&manifest.pod, "containers"))
@@ -150,6 +127,11 @@ impl<'a> Pod<'a> {
         Ok(())
     }
 
+    /// The pod's own.
+    pub fn uid(&self) -> &str {
+        &self.who.uid
+    }
+
     /// The id of a container.
     pub fn id(&self, name: &str) -> Result<&str> {
         let container = self.containers.get(name);
@@ -173,6 +155,12 @@ impl<'a> Pod<'a> {
         let mut text = String::from_utf8_lossy(&answer.stdout).into_owned();
         text += &String::from_utf8_lossy(&answer.stderr);
         Ok(text)
+    }
+
+    /// The name of the image that a container runs.
+    pub fn image(&self, name: &str) -> Result<String> {
+        let image = self.node.cri.status(self.id(name)?)?.image;
+        Ok(image.context("containerd told no image")?.image)
     }
 
     /// The number of a container's first process on the node.
@@ -203,35 +191,4 @@ fn names(pod: &Value, list: &str) -> impl Iterator<Item = String> {
     containers
         .into_iter()
         .filter_map(|container| container["name"].as_str().map(str::to_owned))
-}
-
-fn config(who: &Identity) -> PodSandboxConfig {
-    let Identity {
-        name,
-        namespace,
-        uid,
-    } = who;
-    PodSandboxConfig {
-        metadata: Some(PodSandboxMetadata {
-            name: name.clone(),
-            uid: uid.clone(),
-            namespace: namespace.clone(),
-            attempt: 0,
-        }),
-        hostname: name.clone(),
-        log_directory: format!("/var/log/pods/{namespace}_{name}_{uid}"),
-        labels: HashMap::from([
-            ("io.kubernetes.pod.name".into(), name.clone()),
-            ("io.kubernetes.pod.namespace".into(), namespace.clone()),
-            ("io.kubernetes.pod.uid".into(), uid.clone()),
-        ]),
-        annotations: HashMap::new(),
-        linux: Some(LinuxPodSandboxConfig {
-            cgroup_parent: format!("/kubepods/burstable/pod{uid}"),
-            security_context: Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(spec::namespaces()),
-                seccomp: None,
-            }),
-        }),
-    }
 }

@@ -6,8 +6,8 @@ use std::fs;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::identity::Identity;
 use crate::node::Node;
-use crate::pod::Identity;
 use crate::volumes::Volumes;
 use crate::wire::{
     Capability, ContainerConfig, ContainerMetadata, HOST_TO_CONTAINER, ImageSpec, Int64Value,

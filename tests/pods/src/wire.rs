@@ -162,6 +162,7 @@ messages! {
     ContainerStatus {
         #[prost(int32, tag = "3")] state: i32,
         #[prost(int32, tag = "7")] exit_code: i32,
+        #[prost(message, optional, tag = "8")] image: Option<ImageSpec>,
         #[prost(string, tag = "10")] reason: String,
         #[prost(string, tag = "11")] message: String,
     }
