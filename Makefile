@@ -7,6 +7,8 @@
 #   make test-kube     Secrets from a real Kubernetes API server, which KUBEBUILDER_ASSETS names
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
 #   make guest-programs K=6.12 F=redis   ordinary programs beside sealed ones, and sealed: the tests ordinary::
+#   make guest-pods K=6.12 F=rotat       pods on a containerd, from our own manifests: the tests cri::
+#   make guest-image   builds the Dockerfile, without docker and registry, and runs the image in such a pod
 #   make test-matrix   the kernel tests on every kernel
 #   make host-test     the kernel tests on this machine, as root
 #   make soak S=300    many starts for so many seconds, an hour unless told, in a guest: nothing grows, nothing is left
@@ -42,7 +44,7 @@ GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods guest-image pods-build test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -58,7 +60,7 @@ deps-tests:
 deps-fuzz:
 	@.ci/install fuzz
 
-test: test-quick test-kube guest-test guest-programs soak-test
+test: test-quick test-kube guest-test guest-programs guest-pods soak-test
 
 test-quick: deps
 	cargo test --locked
@@ -82,13 +84,32 @@ guest-programs: guest-build
 	tests/integration/guest/fetch $(K) programs
 	$(GUEST) --disk $(KERNELSEAL_CACHE)/programs/image:/programs -- suite $(ORDINARY)$(F)
 
+# A crate of its own: the others need no gRPC.
+pods-build: guest-build
+	$(STATIC_BUILD) -p kernelseal-pods
+
+# The disk is a node's, with containerd (60 MB of Debian's packages). STARTS pods are started, one after the other, by one test.
+STARTS ?= 100
+guest-pods: pods-build
+	tests/integration/guest/fetch $(K) pods
+	$(GUEST) --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
+	    --env KERNELSEAL_POD_STARTS=$(STARTS) -- pods --skip image:: $(F)
+
+# The Dockerfile as it is, built as root (by sudo) but without docker or a registry, and run as a sidecar.
+guest-image: pods-build
+	@.ci/install image
+	tests/integration/guest/fetch $(K) pods builder
+	tests/pods/build-image $(CARGO_TARGET_DIR)/image.tar
+	$(GUEST) --add $(CARGO_TARGET_DIR)/image.tar:/usr/share/kernelseal/image.tar \
+	    --disk $(KERNELSEAL_CACHE)/pods/image:/pods -- pods image::
+
 # Two guests at a time, each with its output in one piece; what was built for all is not built again.
-test-matrix: guest-build
-	tests/integration/guest/fetch $(KERNELS) programs
-	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build $(KERNELS:%=test-on-%)
+test-matrix: guest-build pods-build
+	tests/integration/guest/fetch $(KERNELS) programs pods
+	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build $(KERNELS:%=test-on-%)
 
 test-on-%:
-	$(MAKE) --no-print-directory -o guest-build guest-test guest-programs K=$*
+	$(MAKE) --no-print-directory -o guest-build -o pods-build guest-test guest-programs guest-pods K=$*
 
 host-test: guest-build
 	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite --skip $(ORDINARY) $(F)
@@ -121,6 +142,7 @@ lint: deps
 	@.ci/install lint
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets -p kernelseal-pods -- -D warnings
 	cargo deny --locked check licenses bans sources
 
 advisories:

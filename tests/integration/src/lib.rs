@@ -2,7 +2,7 @@
 //!
 //! [`guest`] is the host's side. The rest is used inside: [`registry`] collects and runs tests,
 //! [`agent`] starts `kernelseal` with the configurations that [`config`] makes ([`quiet`] one that nobody listens to),
-//! [`process`] other programs, [`probe`] those of `fixtures/`, [`programs`] ordinary ones, [`namespace`] puts them where a
+//! [`process`] other programs, [`probe`] those of `fixtures/`, [`programs`] ordinary ones (a [`system`] of their own), [`namespace`] puts them where a
 //! pod would, [`container`] in one of its containers, [`terminal`] before somebody who types, [`scratch`] gives a folder for files.
 
 #![allow(
@@ -23,4 +23,5 @@ pub mod programs;
 pub mod quiet;
 pub mod registry;
 pub mod scratch;
+pub mod system;
 pub mod terminal;
