@@ -1,6 +1,7 @@
 # Builds the image from this repository:   docker build -t kernelseal .
 #
-# (Built this way with buildah, from a Debian made by debootstrap: 5.5 MB.)
+# `make guest-image` builds it without docker, by buildah from a Debian made by debootstrap, and runs it in a pod:
+# 16.5 MB, 6.7 compressed.
 
 FROM debian:bookworm AS build
 # Debian's Rust 1.96 with the standard library's source. Needs no rustup: rust-toolchain.toml is

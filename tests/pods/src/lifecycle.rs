@@ -89,7 +89,7 @@ fn a_changed_secret() -> Result<()> {
 
 /// Sidecar and application are started anew each time, the application as soon as the probe lets it.
 fn every_start() -> Result<()> {
-    let count: u32 = env::var("KERNELSEAL_POD_STARTS").map_or(Ok(100), |text| text.parse())?;
+    let count: u32 = env::var("KERNELSEAL_POD_STARTS").map_or(Ok(25), |text| text.parse())?;
     let node = Lent::new()?;
     let mut pod = Pod::empty(&node, shop()?)?;
     let begin = Instant::now();
