@@ -44,7 +44,7 @@ GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods guest-image pods-build test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods guest-image pods-build guests test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -60,7 +60,7 @@ deps-tests:
 deps-fuzz:
 	@.ci/install fuzz
 
-test: test-quick test-kube guest-test guest-programs guest-pods soak-test
+test: test-quick test-kube guests soak-test
 
 test-quick: deps
 	cargo test --locked
@@ -105,6 +105,10 @@ guest-image: pods-build
 	    --disk $(KERNELSEAL_CACHE)/pods/image:/pods -- pods image::
 
 # Two guests at a time, each with its output in one piece; what was built for all is not built again.
+guests: guest-build pods-build
+	tests/integration/guest/fetch $(K) programs pods
+	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build guest-test guest-programs guest-pods
+
 test-matrix: guest-build pods-build
 	tests/integration/guest/fetch $(KERNELS) programs pods
 	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build $(KERNELS:%=test-on-%)
