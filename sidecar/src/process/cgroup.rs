@@ -30,8 +30,8 @@ pub(crate) struct Cgroup {
     pub(crate) path: PathBuf,
     /// Whether that is the unified hierarchy.
     pub(crate) is_unified: bool,
-    /// The container, if it is one's.
-    pub(crate) container: Option<Id>,
+    /// Its paths in the others of version 1, where those count.
+    others: Vec<PathBuf>,
 }
 
 /// A container, as its control group tells.
@@ -44,11 +44,10 @@ pub(crate) struct Id {
 }
 
 impl Cgroup {
-    /// Of the lines `hierarchy:controllers:path`. `None` where they tell no path, or of two containers.
+    /// Of the lines `hierarchy:controllers:path`. `None` where they tell no path.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let mut unified = None;
-        let mut version_1: [Option<&Path>; VERSION_1.len()] = [None; VERSION_1.len()];
-        let mut container: Option<Id> = None;
+        let mut version_1: [Option<PathBuf>; VERSION_1.len()] = Default::default();
         for line in text.split(|byte| *byte == b'\n') {
             let mut fields = line.splitn(3, |byte| *byte == b':');
             let (Some(hierarchy), Some(controllers), Some(path)) =
@@ -58,30 +57,28 @@ impl Cgroup {
             };
             let path = Path::new(OsStr::from_bytes(path));
             if hierarchy == b"0" {
-                unified = Some(path);
+                unified = Some(path.to_owned());
             }
             for (place, name) in version_1.iter_mut().zip(VERSION_1) {
                 if controllers
                     .split(|byte| *byte == b',')
                     .any(|one| one == name)
                 {
-                    *place = Some(path);
+                    *place = Some(path.to_owned());
                 }
             }
-            match (Id::of(path), &container) {
-                (Some(found), None) => container = Some(found),
-                // whoever may write to one hierarchy must not choose by it
-                (Some(found), Some(known)) if found.container != known.container => return None,
-                _ => {}
-            }
         }
-        let old = version_1.into_iter().flatten().next();
-        let is_unified = old.is_none();
-        let path = old.or(unified)?.to_owned();
+        let mut others: Vec<PathBuf> = version_1.into_iter().flatten().collect();
+        let is_unified = others.is_empty();
+        let path = if is_unified {
+            unified?
+        } else {
+            others.remove(0)
+        };
         Some(Self {
             path,
             is_unified,
-            container,
+            others,
         })
     }
 
@@ -91,6 +88,18 @@ impl Cgroup {
             self.path = join(root, &self.path);
         }
         self
+    }
+
+    /// The container whose it is, seen from one that is in `own`; none where hierarchies tell of two, for who may
+    /// write to one must not choose by it.
+    pub(crate) fn container(&self, own: &Path) -> Option<Id> {
+        let id = Id::of(&self.path, own);
+        let mut others = self.others.iter().map(|path| Id::of(path, own));
+        let is_one = others.all(|other| match (&other, &id) {
+            (Some(other), Some(id)) => other.container == id.container,
+            (other, id) => other.is_none() && id.is_none(),
+        });
+        id.filter(|_| is_one)
     }
 }
 
@@ -121,35 +130,33 @@ pub(crate) fn root_of_namespace(from_machine: &Path, in_namespace: &Path) -> Opt
 }
 
 impl Id {
-    /// The outermost container of a pod, or of the machine: what runs inside of a container is its.
-    fn of(path: &Path) -> Option<Self> {
-        let names: Vec<&str> = path
-            .components()
-            .filter_map(|component| match component {
-                Component::Normal(name) => name.to_str(),
-                _ => None,
-            })
-            .collect();
-        let pod = names
-            .iter()
-            .enumerate()
-            .find_map(|(at, name)| Some((at, pod(name)?)));
-        let begin = pod.as_ref().map_or(0, |(at, _)| *at);
-        let id = names[begin..]
-            .iter()
-            .enumerate()
-            .filter(|(at, name)| {
-                let is_podmans_pod = name.len() == ID_DIGITS
-                    && begin + at > 0
-                    && names[begin + at - 1] == "libpod_parent";
-                !is_podmans_pod
-            })
-            .find_map(|(_, name)| container(name))?;
+    /// The outermost container on the way from where we are: what runs inside of it may name its own control groups
+    /// as it likes. What both are in (a node that is a container itself) is not counted.
+    fn of(path: &Path, own: &Path) -> Option<Self> {
+        let (names, own) = (names(path), names(own));
+        let ours = own.iter().rposition(|name| container(name).is_some());
+        let shared = names.iter().zip(&own[..ours.unwrap_or(own.len())]);
+        let begin = shared.take_while(|(name, own)| name == own).count();
+        let is_id = |at: &usize| {
+            let is_podmans_pod =
+                names[*at].len() == ID_DIGITS && *at > 0 && names[at - 1] == "libpod_parent";
+            !is_podmans_pod && container(names[*at]).is_some()
+        };
+        let at = (begin..names.len()).find(is_id)?;
         Some(Self {
-            container: id.to_owned(),
-            pod: pod.map(|(_, uid)| uid),
+            container: container(names[at])?.to_owned(),
+            pod: names[..=at].iter().rev().find_map(|name| pod(name)),
         })
     }
+}
+
+fn names(path: &Path) -> Vec<&str> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => name.to_str(),
+            _ => None,
+        })
+        .collect()
 }
 
 /// `<id>`, `<prefix>-<id>`, `<prefix>-<id>.scope`; `<slice>:<prefix>:<id>`, as runc names what it was
@@ -196,6 +203,11 @@ mod tests {
 
     #[track_caller]
     fn is(path: &str, pod: Option<&str>) {
+        is_from("/", path, pod);
+    }
+
+    #[track_caller]
+    fn is_from(own: &str, path: &str, pod: Option<&str>) {
         let found = parse(&format!("0::{path}\n"));
         assert_eq!(found.path, Path::new(path));
         assert!(found.is_unified);
@@ -203,7 +215,7 @@ mod tests {
             container: ID.into(),
             pod: pod.map(Into::into),
         };
-        assert_eq!(found.container, Some(expected), "{path}");
+        assert_eq!(found.container(Path::new(own)), Some(expected), "{path}");
     }
 
     #[test]
@@ -249,8 +261,35 @@ mod tests {
         );
         is(&format!("/kubepods/pod{POD}/{ID}/{inner}"), Some(POD));
         // a node that is a container itself (kind): its pods are what counts
-        is(
-            &format!("/docker/{OTHER}/kubelet/kubepods/pod{POD}/{ID}"),
+        let node = format!("/docker/{OTHER}/kubelet/kubepods");
+        is_from(
+            &format!("{node}/besteffort/pod{POD}/{OTHER}"),
+            &format!("{node}/burstable/pod{POD}/{ID}"),
+            Some(POD),
+        );
+    }
+
+    #[test]
+    fn who_names_his_own_control_groups_names_no_other_container() {
+        let inner = format!("kubelet/kubepods/pod{POD}/{OTHER}");
+        let pod = format!("/kubepods/burstable/pod{POD}");
+        is_from(
+            &format!("{pod}/{OTHER}"),
+            &format!("{pod}/{ID}/{inner}"),
+            Some(POD),
+        );
+        is_from(
+            &format!("{pod}/{OTHER}"),
+            &format!("{pod}/{ID}/pod{POD}/{OTHER}"),
+            Some(POD),
+        );
+        is(&format!("/docker/{ID}/{inner}"), None);
+        is(&format!("/../{ID}/{inner}"), None);
+        is(&format!("/../{ID}/docker-{OTHER}.scope"), None);
+        // the agent's own container
+        is_from(
+            &format!("{pod}/{ID}"),
+            &format!("{pod}/{ID}/below"),
             Some(POD),
         );
     }
@@ -267,7 +306,8 @@ mod tests {
             &format!("/docker/{}", ID.to_uppercase()),
             &format!("/docker/x{ID}"),
         ] {
-            assert_eq!(parse(&format!("0::{path}\n")).container, None, "{path}");
+            let found = parse(&format!("0::{path}\n"));
+            assert_eq!(found.container(Path::new("/")), None, "{path}");
         }
     }
 
@@ -278,15 +318,17 @@ mod tests {
         let found = parse(&text);
         assert_eq!(found.path, Path::new(&path));
         assert!(!found.is_unified);
-        assert_eq!(found.container.unwrap().container, ID);
+        assert_eq!(found.container(Path::new("/")).unwrap().container, ID);
         let text = format!("12:pids:/docker/{ID}\n1:name=systemd:/system.slice\n");
         assert_eq!(parse(&text).path, Path::new("/system.slice"));
     }
 
     #[test]
     fn two_containers_are_none() {
-        let text = format!("12:pids:/docker/{ID}\n1:name=systemd:/docker/{OTHER}\n");
-        assert_eq!(Cgroup::parse(text.as_bytes()), None);
+        for other in [format!("/docker/{OTHER}"), "/".into()] {
+            let text = format!("12:pids:/docker/{ID}\n1:name=systemd:{other}\n");
+            assert_eq!(parse(&text).container(Path::new("/")), None);
+        }
         assert_eq!(Cgroup::parse(b""), None);
         assert_eq!(Cgroup::parse(b"12:cpu\n"), None);
     }

@@ -77,6 +77,8 @@ impl Pod {
 pub(crate) struct Whereabouts {
     /// The root of our control group namespace, from the machine's.
     root: PathBuf,
+    /// Our own control group.
+    own: PathBuf,
     /// What the kubelet mounted for the agent.
     ours: Option<Mounted>,
     /// `None` for an agent that answers for a node.
@@ -88,12 +90,15 @@ pub(crate) struct Whereabouts {
 impl Whereabouts {
     /// `own_cgroup` is the agent's, from the machine's root; `pod` the one that all it sees belongs to.
     pub(crate) fn new(own_cgroup: &Path, pod: Option<Pod>) -> io::Result<Self> {
-        let own = Cgroup::parse(&fs::read("/proc/self/cgroup")?);
-        let root = own
-            .filter(|own| own.is_unified)
-            .and_then(|own| cgroup::root_of_namespace(own_cgroup, &own.path))
-            .unwrap_or_else(|| "/".into());
+        let own = Cgroup::parse(&fs::read("/proc/self/cgroup")?).unwrap_or_default();
+        let root = if own.is_unified {
+            cgroup::root_of_namespace(own_cgroup, &own.path)
+        } else {
+            None
+        };
+        let root = root.unwrap_or_else(|| "/".into());
         Ok(Self {
+            own: own.absolute(&root).path,
             root,
             ours: Mounted::all(&fs::read("/proc/self/mountinfo")?).next(),
             pod,
@@ -125,7 +130,7 @@ impl Whereabouts {
     /// With whether there is nothing more to find out.
     fn look_up(&self, process: Process) -> io::Result<(Place, bool)> {
         let found = process.cgroup()?.absolute(&self.root);
-        let Some(id) = found.container else {
+        let Some(id) = found.container(&self.own) else {
             let cgroup = found.path;
             return Ok((
                 Place {
@@ -171,7 +176,7 @@ impl Whereabouts {
     fn name_of(&self, process: Process, id: &Id) -> Option<String> {
         let ours = self.ours.as_ref()?;
         let told = |seen: &Seen| {
-            let is_first = seen.cgroup()?.container? == *id && seen.is_started_from_outside();
+            let is_first = self.container_of(seen)? == *id && self.is_started_from_outside(seen);
             let mountinfo = is_first.then(|| seen.read("mountinfo").ok())??;
             Mounted::all(&mountinfo).find(|mounted| {
                 let is_its = match (&id.pod, &self.pod) {
@@ -192,6 +197,26 @@ impl Whereabouts {
                     .find_map(|seen| told(&seen))
             })
             .map(|mounted| mounted.name)
+    }
+
+    fn container_of(&self, seen: &Seen) -> Option<Id> {
+        seen.cgroup()?.absolute(&self.root).container(&self.own)
+    }
+
+    /// Whether its parent is none that we see, or lives in no container: the runtime.
+    fn is_started_from_outside(&self, seen: &Seen) -> bool {
+        match seen.parent() {
+            Some(0) => true,
+            Some(parent) => {
+                let runtime = Seen::open(parent).ok();
+                let is_outside = runtime.is_some_and(|runtime| {
+                    runtime.cgroup().is_some() && self.container_of(&runtime).is_none()
+                });
+                // (asked again: the number was the parent's while we looked)
+                is_outside && seen.parent() == Some(parent)
+            }
+            None => false,
+        }
     }
 }
 
@@ -224,20 +249,6 @@ impl Seen {
 
     fn parent(&self) -> Option<u32> {
         text::parent(&self.read("status").ok()?)
-    }
-
-    /// Whether its parent is none that we see, or lives in no container: the runtime.
-    fn is_started_from_outside(&self) -> bool {
-        match self.parent() {
-            Some(0) => true,
-            Some(parent) => {
-                let cgroup = Self::open(parent).ok().and_then(|parent| parent.cgroup());
-                // (asked again: the number was the parent's while we looked)
-                cgroup.is_some_and(|cgroup| cgroup.container.is_none())
-                    && self.parent() == Some(parent)
-            }
-            None => false,
-        }
     }
 }
 

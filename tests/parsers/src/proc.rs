@@ -8,7 +8,7 @@ use crate::parsers::{cgroup::Cgroup, text};
 pub fn feed(bytes: &[u8]) {
     if let Some(cgroup) = Cgroup::parse(bytes) {
         assert!(cgroup.path.as_os_str().len() < bytes.len());
-        let id = cgroup.container.clone().map(|id| id.container);
+        let id = cgroup.container(Path::new("/")).map(|id| id.container);
         assert!(id.is_none_or(|id| id.len() == 64 && contains(bytes, id.as_bytes())));
         let absolute = cgroup.absolute(Path::new("/machine")).path;
         assert!(

@@ -35,6 +35,10 @@ pub fn register(registry: Registry) -> Registry {
         )
         .test("containers::a_name_that_is_claimed", a_name_that_is_claimed)
         .test(
+            "containers::a_control_group_of_ones_own",
+            a_control_group_of_ones_own,
+        )
+        .test(
             "containers::a_name_that_nothing_tells",
             a_name_that_nothing_tells,
         )
@@ -183,6 +187,33 @@ fn a_name_that_is_claimed() -> Result<()> {
     }
     let sealed = agent.events(Duration::from_millis(300))?.iter();
     ensure!(sealed.filter(|event| event["type"] == "SEALED").count() == 1);
+    Ok(())
+}
+
+/// Who may make control groups below its own names them like the application's pod and container.
+fn a_control_group_of_ones_own() -> Result<()> {
+    let pod = Pod::new()?;
+    for wanted in ["app", &pod.app.id] {
+        let mut agent = pod.agent(&config().selector("container", wanted))?;
+        let own = Path::new("/sys/fs/cgroup").join(pod.other.cgroup().strip_prefix("/")?);
+        for below in ["", "kubelet/kubepods"] {
+            let inner = own.join(below).join(format!("pod{POD}")).join(&pod.app.id);
+            let script = format!(
+                "mkdir -p {0} && echo 0 > {0}/cgroup.procs && exec {1} --env TOKEN --file TOKEN",
+                inner.display(),
+                probe::path(PROGRAM)?.display()
+            );
+            let mut command = pod.other.command(&pod.place, "sh")?;
+            let (_, found) = report(command.args(["-c", &script]))?;
+            ensure_none(&found)?;
+        }
+        let events = agent.events(Duration::from_millis(300))?;
+        ensure!(
+            !events.iter().any(|event| event["type"] == "SEALED"),
+            "{events:?}"
+        );
+        ensure!(agent.stop()?.success());
+    }
     Ok(())
 }
 
