@@ -65,9 +65,10 @@ test: test-quick test-kube guests soak-test
 test-quick: deps
 	cargo test --locked
 
-# Those marked `ignore`: without a server they fail, and say what to do. Four at a time: they wait more than they work.
+# Without a server they fail, and say what to do. Four at a time: they wait more than they work.
 test-kube: deps
-	cargo test --locked -p kernelseal -- --ignored --test-threads 4
+	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- --test-threads 4 tests::cluster
+	cargo test --locked -p kernelseal --features test-kube --test kubernetes -- --test-threads 4
 
 guest-fetch:
 	tests/integration/guest/fetch $(K)
@@ -148,6 +149,7 @@ lint: deps
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --all-targets -p kernelseal-pods -- -D warnings
+	cargo clippy --locked --all-targets -p kernelseal --features test-kube -- -D warnings
 	cargo deny --locked check licenses bans sources
 
 advisories:

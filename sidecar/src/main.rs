@@ -13,6 +13,7 @@ mod kernel;
 mod kube;
 mod observe;
 mod out_of_reach;
+mod patience;
 mod process;
 mod seal;
 mod secrets;

@@ -15,6 +15,8 @@ use tokio::{
 };
 use tower::{BoxError, service_fn};
 
+use crate::patience::Patience;
+
 /// Bytes of an answer that is read as a whole. A Secret has 1 MiB at most; base64 and what else the
 /// API keeps with it may make a few of that.
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
@@ -22,26 +24,20 @@ const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 /// How often, and for how long, the API is asked.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
-    /// An answer's first byte, and all of a list, must be there by then.
-    pub(crate) answer_within: Duration,
+    /// With an answer's first byte, and with all of a list.
+    pub(crate) patience: Patience,
     /// A watch ends after so long, and is begun anew: a dead connection is noticed by then.
     pub(crate) watch_for: Duration,
     /// From one request to the next. Watches that end at once are no reason to hammer the API.
     pub(crate) apart: Duration,
-    /// Before asking again after a failure, at first.
-    pub(crate) retry_after: Duration,
-    /// After many failures. It doubles in between, and up to as much again is added by chance.
-    pub(crate) retry_after_many: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            answer_within: Duration::from_secs(10),
+            patience: Patience::default(),
             watch_for: Duration::from_mins(2),
             apart: Duration::from_secs(1),
-            retry_after: Duration::from_millis(800),
-            retry_after_many: Duration::from_secs(15),
         }
     }
 }
@@ -58,8 +54,9 @@ pub(super) fn open(
         let (through, heard, last) = (through.clone(), heard.clone(), last.clone());
         async move {
             wait_for_turn(&last, pace.apart).await;
+            let answer_within = pace.patience.answer_within;
             let is_watch = request.uri().query().is_some_and(is_watch);
-            let answer = timeout(pace.answer_within, async {
+            let answer = timeout(answer_within, async {
                 let answer = through.send(request).await?;
                 let is_good = answer.status().is_success();
                 let (parts, body) = answer.into_parts();
@@ -80,7 +77,7 @@ pub(super) fn open(
             });
             answer
                 .await
-                .map_err(|_| BoxError::from(format!("no answer within {:?}", pace.answer_within)))?
+                .map_err(|_| BoxError::from(format!("no answer within {answer_within:?}")))?
         }
     });
     Client::new(service, namespace)

@@ -3,10 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use backon::ExponentialBuilder;
 use kube::runtime::{utils::Backoff, watcher::ExponentialBackoff};
 
-use super::Pace;
+use crate::patience::Patience;
 
 /// Without a failure for so long, the next one is a first one.
 const CALM: Duration = Duration::from_mins(2);
@@ -18,14 +17,9 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    pub(super) fn new(pace: &Pace) -> Self {
-        let waits = ExponentialBuilder::default()
-            .with_min_delay(pace.retry_after)
-            .with_max_delay(pace.retry_after_many)
-            .with_jitter()
-            .without_max_times();
+    pub(super) fn new(patience: &Patience) -> Self {
         Self {
-            waits: waits.into(),
+            waits: patience.retries().into(),
             failed: None,
         }
     }
@@ -53,13 +47,14 @@ mod tests {
 
     #[test]
     fn a_list_that_only_begins_does_not_shorten_the_wait() {
-        let mut retry = Retry::new(&Pace::default());
+        let patience = Patience::default();
+        let mut retry = Retry::new(&patience);
         let mut waited = Duration::ZERO;
         for _ in 0..20 {
             waited = retry.next().unwrap();
             retry.reset();
         }
-        assert!(waited >= Pace::default().retry_after_many);
-        assert!(waited <= 2 * Pace::default().retry_after_many);
+        assert!(waited >= patience.retry_after_many);
+        assert!(waited <= 2 * patience.retry_after_many);
     }
 }

@@ -46,7 +46,7 @@ pub(crate) async fn watch(
         .fields(&format!("metadata.name={}", id.name))
         .timeout(seconds.max(1));
     loop {
-        let events = watcher(api.clone(), config.clone()).backoff(Retry::new(&pace));
+        let events = watcher(api.clone(), config.clone()).backoff(Retry::new(&pace.patience));
         let mut events = pin!(events);
         let mut listed = None;
         while let Some(event) = events.next().await {

@@ -48,7 +48,7 @@ pub(crate) struct Known(Arc<Mutex<BTreeMap<Name, Weak<Held>>>>);
 
 impl Origins {
     /// Of a cluster, with a pace of its own.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "test-kube"))]
     pub(super) fn of(cluster: Cluster, pace: Pace) -> Self {
         let client = cluster.client().expect("a client");
         Self {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use backon::BackoffBuilder as _;
+
 use super::{Data, Fault, Session};
 
 /// Tells of a secret, for as long as it is polled: its data, `None` when there is no such secret, and what
@@ -12,11 +14,11 @@ pub(crate) async fn watch(
     mut tell: impl FnMut(Result<Option<Data>, Fault>),
 ) {
     let pace = *session.pace();
-    let mut retries = pace.retries();
+    let mut retries = pace.patience.retries().build();
     loop {
         let wait = match session.read(&path).await {
             Ok(found) => {
-                retries = pace.retries();
+                retries = pace.patience.retries().build();
                 let lease = found.as_ref().map(|content| content.lease);
                 tell(Ok(found.map(|content| content.data)));
                 match lease {
@@ -28,7 +30,7 @@ pub(crate) async fn watch(
             }
             Err(fault) => {
                 tell(Err(fault));
-                retries.next().unwrap_or(pace.retry_after_many)
+                retries.next().unwrap_or(pace.patience.retry_after_many)
             }
         };
         session.pause(wait).await;

@@ -1,17 +1,14 @@
-//! Tests of secrets that are kept elsewhere: in a real Kubernetes API server (`make test-kube`), and in Vault.
+//! Tests of secrets that are kept elsewhere: in a Kubernetes API server, and in Vault.
 
-mod faults;
-mod reading;
+#[cfg(feature = "test-kube")]
+mod cluster;
 mod vault;
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
-use ::kube::config::Kubeconfig;
-use kernelseal_servers::{AGENT_TOKEN, ApiServer, Proxy};
 use tempfile::TempDir;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -20,61 +17,29 @@ use tokio::{
 };
 
 use super::{Origins, SourceError, Store, Value};
-use crate::{
-    config::{self, Config, Source},
-    kube::{Cluster, Pace},
-};
+use crate::config::{Config, Position, Source};
 
 /// Until then, what is to happen has happened.
 const SOON: Duration = Duration::from_secs(30);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(20);
-/// A start waits so long here.
+/// A start waits so long here, at most.
 const WAIT: Duration = Duration::from_secs(3);
-/// Faster than the product's.
-const PACE: Pace = Pace {
-    answer_within: Duration::from_secs(2),
-    watch_for: Duration::from_secs(3),
-    apart: Duration::from_millis(200),
-    retry_after: Duration::from_millis(100),
-    retry_after_many: Duration::from_millis(500),
-};
 
-/// A namespace of its own, an agent's sources, and a proxy before the server they talk to.
-struct Scene {
-    server: &'static ApiServer,
-    proxy: Proxy,
-    namespace: String,
+/// An agent's sources, and a folder for what they are told by files.
+struct Sources {
     runtime: Runtime,
     origins: Origins,
     changes: watch::Receiver<u64>,
     dir: TempDir,
 }
 
-impl Scene {
-    fn new() -> Self {
-        let server = ApiServer::shared();
-        Self::behind(Proxy::before(server).unwrap())
-    }
-
-    fn behind(proxy: Proxy) -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let server = ApiServer::shared();
-        let namespace = format!("scene-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        server.namespace(&namespace).unwrap();
+impl Sources {
+    fn new(origins: impl AsyncFnOnce(&Path) -> Origins) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let file = server
-            .kubeconfig(dir.path(), proxy.url(), &namespace, AGENT_TOKEN)
-            .unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let origins = runtime.block_on(async {
-            let cluster = Cluster::of(Kubeconfig::read_from(file).unwrap()).await;
-            Origins::of(cluster.unwrap(), PACE)
-        });
+        let origins = runtime.block_on(origins(dir.path()));
         Self {
-            server,
-            proxy,
-            namespace,
             runtime,
             changes: origins.changes().listen(),
             origins,
@@ -82,54 +47,30 @@ impl Scene {
         }
     }
 
-    /// With the Secret `db` that has a `password`, and the right to read it.
-    fn with_password(password: &str) -> Self {
-        let scene = Self::new();
-        scene.password(password);
-        scene.server.allow(&scene.namespace, "db").unwrap();
-        scene
-    }
-
-    fn password(&self, password: &str) {
-        let data: &[(&str, &[u8])] = &[("password", password.as_bytes())];
-        self.server
-            .secret(&self.namespace, "db", Some(data))
-            .unwrap();
-    }
-
-    /// A configuration with these references, `{name: db, key: password}`.
-    fn config(&self, references: &[&str]) -> Config {
-        let refs: Vec<_> = references
-            .iter()
-            .enumerate()
-            .map(|(at, text)| format!("{{name: S{at}, source: {{secretKeyRef: {text}}}}}"))
-            .collect();
-        let text = format!(
-            "version: v1\nsecretsDir: {}\nsecrets:\n  - name: a\n    selector: {{binary: /a}}\n    secretRefs: [{}]\n",
-            self.dir.path().join("mounted").display(),
-            refs.join(", ")
-        );
-        config::parse(&text, Path::new("config.yaml")).unwrap()
-    }
-
-    fn open(&mut self, references: &[&str]) -> Open {
-        let config = self.config(references);
+    fn open(
+        &mut self,
+        config: &Config,
+        wait: Duration,
+    ) -> Result<Open, Vec<(Position, SourceError)>> {
         let store = self.runtime.block_on(async {
-            let store = Store::open(&config, &mut self.origins).await;
-            let store = store.unwrap_or_else(|wrong| panic!("{wrong:?}"));
-            store.settle(WAIT).await;
-            store
-        });
+            let store = Store::open(config, &mut self.origins).await?;
+            store.settle(wait).await;
+            Ok::<_, Vec<(Position, SourceError)>>(store)
+        })?;
         let refs = &config.secrets[0].secret_refs;
         let sources = refs.iter().map(|secret| secret.source.clone()).collect();
-        Open { store, sources }
+        Ok(Open { store, sources })
     }
 
     /// Lets the runtime work until something is so.
     fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !is_so() {
-            assert!(begun.elapsed() < SOON, "not {what} within {SOON:?}");
+            let notes = self.notes();
+            assert!(
+                begun.elapsed() < SOON,
+                "not {what} within {SOON:?}: {notes}"
+            );
             self.work(STEP);
         }
     }

@@ -6,37 +6,33 @@ mod tokens;
 
 use std::{
     fs,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kernelseal_servers::{Lease, VAULT_ROLE, VaultFault, VaultServer};
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::{
-    runtime::{Builder, Runtime},
-    sync::watch,
-    time::sleep,
-};
 
-use super::{Open, SOON, STEP};
+use super::{Open, STEP, Sources, WAIT};
 use crate::{
     config::{self, Config, Position},
-    secrets::{Origins, SourceError, Store},
+    patience::Patience,
+    secrets::{Origins, SourceError},
     vault::Pace,
 };
 
 /// Faster than the product's.
 const PACE: Pace = Pace {
-    answer_within: Duration::from_secs(1),
+    patience: Patience {
+        answer_within: Duration::from_secs(1),
+        retry_after: Duration::from_millis(40),
+        retry_after_many: Duration::from_millis(150),
+    },
     refresh: Duration::from_millis(60),
     apart: Duration::from_millis(20),
     login_apart: Duration::from_millis(300),
-    retry_after: Duration::from_millis(40),
-    retry_after_many: Duration::from_millis(150),
 };
-/// A start waits so long here, at most.
-const WAIT: Duration = Duration::from_secs(3);
 /// The secret of most tests.
 const APP: &str = "secret/data/app";
 /// What a service account proves itself by here.
@@ -45,12 +41,23 @@ const JWT: &str = "eyJhbGciOi.eyJpc3Mi.c2lnbmF0dXJl";
 /// A server, and an agent's sources.
 struct Scene {
     server: VaultServer,
-    runtime: Runtime,
-    origins: Origins,
-    changes: watch::Receiver<u64>,
-    dir: TempDir,
+    sources: Sources,
     /// How long a start waits.
     wait: Duration,
+}
+
+impl Deref for Scene {
+    type Target = Sources;
+
+    fn deref(&self) -> &Sources {
+        &self.sources
+    }
+}
+
+impl DerefMut for Scene {
+    fn deref_mut(&mut self) -> &mut Sources {
+        &mut self.sources
+    }
 }
 
 impl Scene {
@@ -65,13 +72,9 @@ impl Scene {
     }
 
     fn of(server: VaultServer, password: &str, pace: Pace) -> Self {
-        let origins = Origins::with_vault(pace);
         let scene = Self {
             server,
-            runtime: Builder::new_current_thread().enable_all().build().unwrap(),
-            changes: origins.changes().listen(),
-            origins,
-            dir: tempfile::tempdir().unwrap(),
+            sources: Sources::new(async |_| Origins::with_vault(pace)),
             wait: WAIT,
         };
         scene.server.accept(JWT, Lease::NONE);
@@ -129,46 +132,14 @@ impl Scene {
         section: &str,
         references: &[&str],
     ) -> Result<Open, Vec<(Position, SourceError)>> {
-        let config = configuration(section, references);
-        let store = self.runtime.block_on(async {
-            let store = Store::open(&config, &mut self.origins).await?;
-            store.settle(self.wait).await;
-            Ok::<_, Vec<(Position, SourceError)>>(store)
-        })?;
-        let refs = &config.secrets[0].secret_refs;
-        let sources = refs.iter().map(|secret| secret.source.clone()).collect();
-        Ok(Open { store, sources })
-    }
-
-    /// Lets the runtime work until something is so.
-    fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let begun = Instant::now();
-        while !is_so() {
-            assert!(
-                begun.elapsed() < SOON,
-                "not {what} within {SOON:?}: {}",
-                self.notes()
-            );
-            self.work(STEP);
-        }
+        self.sources
+            .open(&configuration(section, references), self.wait)
     }
 
     /// Waits until there is this reason for there being no value.
     fn until_error(&self, open: &Open, why: &str) -> String {
         self.until(why, || open.error(0).contains(why));
         open.error(0)
-    }
-
-    fn until_password(&self, open: &Open, password: &str) {
-        self.until(password, || open.is(0, password));
-    }
-
-    fn work(&self, time: Duration) {
-        self.runtime.block_on(async { sleep(time).await });
-    }
-
-    fn notes(&self) -> String {
-        self.origins.known().notes().join("\n")
     }
 
     /// How many requests so far were these.

@@ -7,7 +7,6 @@ use super::{Open, Scene};
 const PASSWORD: &str = "{name: db, key: password}";
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn one_rule_with_the_secrets_name_is_enough() {
     let mut scene = Scene::with_password("hunter2");
     let open = scene.open(&[PASSWORD]);
@@ -16,7 +15,6 @@ fn one_rule_with_the_secrets_name_is_enough() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn bytes_are_what_they_were() {
     let mut scene = Scene::with_password("hunter2");
     let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
@@ -31,7 +29,6 @@ fn bytes_are_what_they_were() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_refusal_says_the_rule_that_is_missing_and_the_rule_helps() {
     let mut scene = Scene::new();
     scene.password("hunter2");
@@ -46,7 +43,6 @@ fn a_refusal_says_the_rule_that_is_missing_and_the_rule_helps() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_secret_that_is_not_there_is_named_and_may_come_and_go() {
     let mut scene = Scene::new();
     scene.server.allow(&scene.namespace, "db").unwrap();
@@ -62,7 +58,6 @@ fn a_secret_that_is_not_there_is_named_and_may_come_and_go() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_key_that_is_not_there_is_told_with_those_that_are() {
     let mut scene = Scene::with_password("hunter2");
     let data: &[(&str, &[u8])] = &[("user", b"hunter2"), ("url", b"hunter2")];
@@ -77,7 +72,6 @@ fn a_key_that_is_not_there_is_told_with_those_that_are() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn what_is_optional_need_not_be_there() {
     let mut scene = Scene::new();
     scene.server.allow(&scene.namespace, "db").unwrap();
@@ -96,7 +90,6 @@ fn what_is_optional_need_not_be_there() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn what_is_optional_is_an_error_when_nobody_knows() {
     let mut scene = Scene::new();
     let open = scene.open(&["{name: db, key: password, optional: true}"]);
@@ -104,7 +97,6 @@ fn what_is_optional_is_an_error_when_nobody_knows() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_mounted_secret_wins() {
     let mut scene = Scene::with_password("of the API");
     let folder = scene.dir.path().join("mounted/db");
@@ -122,7 +114,6 @@ fn a_mounted_secret_wins() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_change_is_told_and_only_a_change() {
     let mut scene = Scene::with_password("first");
     let open = scene.open(&[PASSWORD]);
@@ -138,7 +129,6 @@ fn a_change_is_told_and_only_a_change() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn another_configuration_keeps_what_it_still_wants() {
     let mut scene = Scene::with_password("hunter2");
     let data: &[(&str, &[u8])] = &[("key", b"of the other")];
@@ -175,7 +165,6 @@ fn another_configuration_keeps_what_it_still_wants() {
 
 /// An `Open` does not outlive what it is about.
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_dropped_store_leaves_nothing() {
     let mut scene = Scene::with_password("hunter2");
     let open: Open = scene.open(&[PASSWORD]);

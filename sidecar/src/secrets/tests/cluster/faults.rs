@@ -32,7 +32,6 @@ fn start_with(fault: Fault) -> (Scene, super::Open, String) {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_start_without_an_api_is_a_start() {
     for (fault, word) in [
         (Fault::Away, "does not answer"),
@@ -50,7 +49,6 @@ fn a_start_without_an_api_is_a_start() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn an_answer_that_is_none_is_quoted_nowhere() {
     for (this, that) in [
         ("]}", "]"),
@@ -68,7 +66,6 @@ fn an_answer_that_is_none_is_quoted_nowhere() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_stranger_is_told_by_its_certificate() {
     let server = ApiServer::shared();
     let mut scene = Scene::behind(Proxy::of_a_stranger(server).unwrap());
@@ -84,7 +81,6 @@ fn a_stranger_is_told_by_its_certificate() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn without_the_api_the_cache_serves_and_says_how_old_it_is() {
     let (scene, open) = after(Fault::Away);
     scene.password("second");
@@ -99,7 +95,6 @@ fn without_the_api_the_cache_serves_and_says_how_old_it_is() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_right_that_is_taken_away_midway_is_told_and_the_cache_serves() {
     let (scene, open) = after(Fault::Refuse(403));
     scene.until("noted", || scene.notes().contains("resourceNames: [db]"));
@@ -107,7 +102,6 @@ fn a_right_that_is_taken_away_midway_is_told_and_the_cache_serves() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn what_is_too_old_is_listed_anew() {
     for fault in [Fault::EndWatches(410), Fault::RefuseWatches(410)] {
         let (scene, open) = after(fault);
@@ -117,7 +111,6 @@ fn what_is_too_old_is_listed_anew() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn watches_that_are_cut_are_begun_again_and_not_too_often() {
     let (scene, open) = after(Fault::CutWatches(Duration::ZERO));
     scene.work(Duration::from_secs(1));
@@ -134,7 +127,6 @@ fn watches_that_are_cut_are_begun_again_and_not_too_often() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn watches_that_say_nothing_are_given_up() {
     let (scene, open) = after(Fault::SilentWatches);
     scene.password("second");
@@ -145,7 +137,6 @@ fn watches_that_say_nothing_are_given_up() {
 }
 
 #[test]
-#[ignore = "needs an API server: make test-kube"]
 fn a_slow_answer_is_an_answer() {
     let (scene, open) = after(Fault::Slow(Duration::from_millis(1)));
     scene.password("second");
