@@ -1,0 +1,103 @@
+//! Programs that get no secrets: those no binding is about, and those that cannot have theirs.
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use sidecar_common::policy::{HELD_COMING, Held};
+
+use super::{
+    Work,
+    failure::Failure,
+    held::{HeldTask, HoldError},
+    text,
+    verify::Verdict,
+    watchdog,
+};
+use crate::{
+    config::OnFailure,
+    observe::{Action, Clock, Detail, Kind},
+    process::{Place, Process},
+};
+
+impl Work {
+    /// A traced program cannot be attached to; it gets nothing, and if it is one of ours it does
+    /// not start.
+    pub(super) fn judge_traced(&mut self, tgid: u32, held: &Held, process: Process, place: &Place) {
+        let config = self.config.clone();
+        match self.verify(&config, tgid, held, process, place, None) {
+            Verdict::Refused(refusal) => self.refuse(tgid, held, place, None, &refusal.into()),
+            Verdict::Is(_) | Verdict::IsNot => self.let_go_unattached(tgid, held),
+        }
+    }
+
+    /// A program that no binding is about goes its way, as if we had not been there.
+    pub(super) fn let_go(&mut self, tgid: u32, held: &Held, task: HeldTask) {
+        self.maps.unseal(tgid, held.seal);
+        let maps = &mut self.maps;
+        match task.release(|| maps.forget_held(tgid)) {
+            Ok(()) | Err(HoldError::Gone) => {}
+            Err(e) => {
+                tracing::error!(
+                    pid = held.pid,
+                    "could not release a program that is not ours: {e}"
+                );
+            }
+        }
+    }
+
+    /// The same where somebody else is attached.
+    pub(super) fn let_go_unattached(&mut self, tgid: u32, held: &Held) {
+        self.maps.unseal(tgid, held.seal);
+        if held.flags & HELD_COMING != 0 {
+            let _ = self.maps.waive(tgid, held);
+            return;
+        }
+        let _ = self.maps.forget_held(tgid);
+        let _ = kill(Pid::from_raw(held.pid.cast_signed()), Signal::SIGCONT);
+    }
+
+    /// A program that cannot have its secrets: by the policy it does not start, or starts without.
+    pub(super) fn refuse(
+        &mut self,
+        tgid: u32,
+        held: &Held,
+        place: &Place,
+        task: Option<HeldTask>,
+        failure: &Failure,
+    ) {
+        let reason = failure.to_string();
+        let is_gone = matches!(failure, Failure::Hold(HoldError::Gone));
+        let action = match self.config.policy.on_failure {
+            _ if is_gone => Action::Gone,
+            OnFailure::Deny => Action::Killed,
+            OnFailure::Allow => Action::Started,
+        };
+        match (action, task) {
+            (Action::Gone, _) => drop(self.maps.forget_held(tgid)),
+            (Action::Killed, Some(task)) => task.kill(),
+            (Action::Killed, None) => {
+                watchdog::kill_held(&self.maps, tgid, held);
+            }
+            (Action::Started, Some(task)) => {
+                self.maps.unseal(tgid, held.seal);
+                let maps = &mut self.maps;
+                if let Err(e) = task.release(|| maps.forget_held(tgid)) {
+                    tracing::warn!(pid = held.pid, "could not release it: {e}");
+                }
+            }
+            (Action::Started, None) => self.let_go_unattached(tgid, held),
+        }
+        if self.given_up.take(held.seal) {
+            return; // the watchdog was there first, and has said so
+        }
+        self.metrics.refused.inc();
+        let name = text(&held.name);
+        tracing::warn!(pid = held.pid, process = %name, "refused: {reason}");
+        let detail = Detail::Refused {
+            reason: &reason,
+            action,
+        };
+        self.emit(Clock::monotonic_ns(), Kind::Refused, held, place, detail);
+    }
+}
