@@ -284,20 +284,21 @@ impl Vault {
         Ok(*content == *value.expose())
     }
 
-    /// Raises the limits of the tmpfs by a file of that length.
+    /// Sets the limits of the tmpfs to what is in it and a file of that length.
     fn make_room(&self, length: usize) -> Result<(), FileError> {
-        let grow = || -> rustix::io::Result<()> {
+        let limit = || -> rustix::io::Result<()> {
             let now = fstatvfs(&self.mount)?;
-            let pages = now.f_blocks + length.div_ceil(PAGE) as u64;
+            let pages = now.f_blocks - now.f_bfree + length.div_ceil(PAGE) as u64;
             let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
             let context = fspick(self.mount.as_fd(), "", flags)?;
             let set =
                 |key, value: u64| fsconfig_set_string(context.as_fd(), key, value.to_string());
-            set("size", pages * PAGE as u64)?;
-            set("nr_inodes", now.f_files + 1)?;
+            // (a size of none is no limit)
+            set("size", (pages + 1) * PAGE as u64)?;
+            set("nr_inodes", now.f_files - now.f_ffree + 1)?;
             fsconfig_reconfigure(context.as_fd())
         };
-        grow().map_err(step("make room in a tmpfs"))
+        limit().map_err(step("make room in a tmpfs"))
     }
 
     /// Overwrites every file that is there, whatever its name by now. What cannot be overwritten

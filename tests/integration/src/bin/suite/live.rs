@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use kernelseal_integration::process::{Running, spawn, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
 use serde_json::{Value, json};
 
 use super::observe::{get, serving};
@@ -35,6 +36,10 @@ pub fn register(registry: Registry) -> Registry {
         .test("live::the_mode_changes_at_once", the_mode_changes)
         .test("live::no_gap_when_names_change", no_gap)
         .test("live::a_file_is_replaced", a_file_is_replaced)
+        .test(
+            "live::a_folder_grows_no_further_than_its_files",
+            a_folder_grows_no_further_than_its_files,
+        )
         .test("live::replaced_files_are_whole", replaced_files_are_whole)
         .test("live::a_signal_tells_of_it", a_signal_tells_of_it)
         .test(
@@ -226,6 +231,7 @@ impl Told {
         let script = r#"#!/bin/sh
 trap 'echo "hup $(cat $KERNELSEAL_SECRETS_DIR/TOKEN)"' HUP
 trap 'echo told to end; exit 3' TERM
+trap 'rm $KERNELSEAL_SECRETS_DIR/TOKEN; echo away' USR1
 echo "begins $TOKEN $(cat $KERNELSEAL_SECRETS_DIR/TOKEN)"
 while :; do sleep 0.1; done
 "#;
@@ -297,6 +303,27 @@ fn a_file_is_replaced() -> Result<()> {
     let path = format!("/run/kernelseal/secrets/{}/TOKEN", teller.pid());
     ensure!(fs::read(&path).is_err(), "{path} is open");
     ensure!(!agent.log_contains("not replaced"));
+    Ok(())
+}
+
+/// A program that takes its file away, and is given it again, has no more room of memory than before.
+fn a_folder_grows_no_further_than_its_files() -> Result<()> {
+    let told = Told::new()?;
+    let mut agent = Agent::run(&told.config())?;
+    let mut teller = told.start()?;
+    for n in 1..=4 {
+        teller.signal(Signal::SIGUSR1)?;
+        ensure!(teller.line(SOON)? == "away");
+        told.set(&n.to_string())?;
+        rotated(&mut agent, &teller, n)?;
+    }
+    let folder = format!("/run/kernelseal/secrets/{}", teller.pid());
+    let room = statvfs(Path::new(&folder))?;
+    ensure!(
+        room.blocks_free() <= 1 && room.files_free() <= 1,
+        "{room:?}"
+    );
+    ensure!(asks(&mut teller)? == "hup 4");
     Ok(())
 }
 
