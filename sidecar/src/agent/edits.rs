@@ -129,6 +129,15 @@ impl Edits {
         tracing::error!("the configuration before stays in force: {why:#}");
     }
 
+    /// The kernel side did not take the last one: by which programs are held, and what is refused.
+    pub(super) fn is_in_force_by_halves(&self, why: &anyhow::Error) {
+        self.metrics.config_is_good.set(0);
+        tracing::error!(
+            "not all of the configuration is in force: {why:#}. Programs that it names newly may start without their \
+             secrets until it is; that is tried again and again, and /ready says no until then"
+        );
+    }
+
     /// The last one is in force.
     pub(super) fn accept(&self) {
         self.metrics.config_is_good.set(1);

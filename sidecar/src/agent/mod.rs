@@ -148,11 +148,20 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
 
     let mut tick = interval(Watchdog::interval(&edits.config.policy));
     let mut applied = None;
+    // (the kernel side may have no room for it now, and later)
+    let mut is_renewed = true;
     let has_ended_early = loop {
         tokio::select! {
             () = signals.end() => break false,
             _ = &mut has_ended => break true,
-            _ = tick.tick() => shift.look(),
+            _ = tick.tick() => {
+                shift.look();
+                if !is_renewed && shift.renew(&edits.config).is_ok() {
+                    is_renewed = true;
+                    ready.store(true, Ordering::Relaxed);
+                    edits.accept();
+                }
+            }
             () = sources.change() => shift.refresh()?,
             Ok(()) = changes.changed() => shift.refresh()?,
             () = edits.next() => {
@@ -170,8 +179,13 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
             }
             () = heard(&mut applied) => {
                 applied = None;
-                shift.renew(&edits.config)?;
-                edits.accept();
+                let renewed = shift.renew(&edits.config);
+                is_renewed = renewed.is_ok();
+                ready.store(is_renewed, Ordering::Relaxed);
+                match renewed {
+                    Ok(()) => edits.accept(),
+                    Err(e) => edits.is_in_force_by_halves(&e),
+                }
             }
         }
     };

@@ -7,13 +7,16 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
-use kernelseal_integration::probe::{self, ensure_both, report};
+use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
 use kernelseal_integration::process::{self, run};
 use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{SOON, agent, nobody_is_stopped, target};
 use crate::lifecycle::PINS;
+use crate::observe::{get, serving};
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
@@ -22,6 +25,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("faults::a_start_that_fails", a_start_that_fails)
         .test("faults::too_many_held", too_many_held)
         .test("faults::too_many_folders", too_many_folders)
+        .test("faults::no_room_for_another_name", no_room_for_another_name)
 }
 
 /// The pinned map of that name.
@@ -41,7 +45,7 @@ struct Filled {
 impl Filled {
     /// Above every process number there can be (`PID_MAX_LIMIT` is 2^22).
     const FIRST: &'static str = "8000000";
-    const COUNT: &'static str = "40000";
+    const COUNT: &'static str = "80000";
 
     /// With the bytes of a key and of a value.
     fn up(map: &str, sizes: [&'static str; 2]) -> Result<Self> {
@@ -119,6 +123,29 @@ fn too_many_folders() -> Result<()> {
     let mut agent = agent()?;
     let filled = Filled::up("VAULTS", ["8", "16"])?;
     refused_while(&mut agent, filled, "make a tmpfs")
+}
+
+/// An edit that the kernel side has no room for does not end the agent, and is in force once there is room.
+fn no_room_for_another_name() -> Result<()> {
+    let folder = Scratch::new()?;
+    let one = folder.probe("probe-static", "one")?;
+    let two = folder.probe("probe-static", "two")?;
+    let before = serving().and_seal("one").value("TOKEN", "hunter2");
+    let path = folder.file("config.yaml", before.to_string())?;
+    let mut agent = Agent::start_with(Agent::command(&[]), &path)?;
+    let is_ready = || Ok::<_, anyhow::Error>(get("/ready")?.0.contains("200"));
+    agent.ready(SOON)?;
+    let filled = Filled::up("BINDINGS", ["16", "8"])?;
+    let after = before.and_seal("two").value("TOKEN", "other");
+    fs::write(&path, after.to_string())?;
+    agent.signal(Signal::SIGHUP)?;
+    agent.wait_for_log("not all of the configuration is in force", SOON)?;
+    ensure!(!is_ready()?, "ready with a name that is not watched");
+    ensure_both(&report(&mut asked_for_token(&one))?.1, "hunter2")?;
+    drop(filled);
+    agent.wait_for_log("another configuration is in force", SOON)?;
+    ensure!(is_ready()?);
+    ensure_both(&report(&mut asked_for_token(&two))?.1, "other")
 }
 
 /// An agent that cannot begin leaves what one before it left: names that are refused.
