@@ -12,7 +12,7 @@ use crate::config::{LogFormat, LogLevel};
 /// Whose lines are written: our own modules'.
 const OURS: &str = env!("CARGO_CRATE_NAME");
 /// Lines that may wait for the writer.
-const WAITING: usize = 1024;
+const WAITING: usize = 512;
 
 /// Writes out what waits when it is dropped.
 pub(crate) struct Log(#[expect(dead_code, reason = "held for its drop")] WorkerGuard);

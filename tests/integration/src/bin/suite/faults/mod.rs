@@ -18,6 +18,7 @@ use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report, 
 use kernelseal_integration::process::{self, Running, run, state, stopped, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
+use nix::fcntl::{FcntlArg::F_SETPIPE_SZ, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::{TimeSpec, TimeValLike};
@@ -143,8 +144,9 @@ fn no_descriptors() -> Result<()> {
 
 /// A log collector that stands still holds up nobody's start, and takes no memory.
 fn nobody_reads() -> Result<()> {
-    /// Refusals, of some 300 bytes in each stream: more than a pipe and all queues hold.
+    /// Refusals, a line of some 100 bytes in each stream: more than a pipe of a page and the queues hold.
     const REFUSED: usize = 600;
+    const PAGE: i32 = 4096;
     let scratch = Scratch::new()?;
     let config = Config::token_for("probe-static")
         .and_seal("forker")
@@ -158,6 +160,8 @@ fn nobody_reads() -> Result<()> {
             .stderr(Stdio::piped())
             .spawn()?,
     );
+    fcntl(deaf.0.stdout.as_ref().expect("a pipe"), F_SETPIPE_SZ(PAGE))?;
+    fcntl(deaf.0.stderr.as_ref().expect("a pipe"), F_SETPIPE_SZ(PAGE))?;
     until("it is at work", SOON, || {
         report(&mut target().expect("a fixture"))
             .is_ok_and(|(_, found)| ensure_both(&found, "hunter2").is_ok())
