@@ -100,7 +100,7 @@ guest-pods: pods-build
 # All of Kubernetes that a pod meets, in the guest: etcd, API server, kubelet, containerd. (GOGC: they spend memory rather
 # than emulated time.)
 KUBELET ?= $(KUBEBUILDER_ASSETS)/kubelet
-guest-kubelet: pods-build kubelet-there
+guest-kubelet: kubelet-there pods-build
 	tests/integration/guest/fetch $(K) pods
 	$(GUEST) --timeout 3600 --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
 	    $(foreach program,etcd kube-apiserver,--add $(KUBEBUILDER_ASSETS)/$(program):/usr/lib/kernelseal/kube/$(program)) \
@@ -109,9 +109,11 @@ guest-kubelet: pods-build kubelet-there
 	    -- pods kubelet::$(F)
 
 kubelet-there:
-	@for program in "$(KUBEBUILDER_ASSETS)/etcd" "$(KUBEBUILDER_ASSETS)/kube-apiserver" "$(KUBELET)"; do \
-	    [ -f "$$program" ] || { echo "make guest-kubelet: there is no $$program. It runs a real API server and kubelet: set KUBEBUILDER_ASSETS to a folder with" \
-	        "kube-apiserver and etcd (setup-envtest use -p path), and put a kubelet of that version beside them, or name it in KUBELET" >&2; exit 1; }; \
+	@say() { echo "make guest-kubelet: $$1 It runs a real API server and kubelet: set KUBEBUILDER_ASSETS to a folder with kube-apiserver and" \
+	    "etcd (setup-envtest use -p path), and put a kubelet of that version beside them, or name it in KUBELET" >&2; exit 1; }; \
+	[ -n "$(KUBEBUILDER_ASSETS)" ] || say "KUBEBUILDER_ASSETS is not set."; \
+	for program in "$(KUBEBUILDER_ASSETS)/etcd" "$(KUBEBUILDER_ASSETS)/kube-apiserver" "$(KUBELET)"; do \
+	    [ -f "$$program" ] || say "there is no $$program."; \
 	done
 
 # The Dockerfile as it is, built as root (by sudo) but without docker or a registry, and run as a sidecar.

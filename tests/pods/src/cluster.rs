@@ -141,15 +141,6 @@ impl ClusterPod<'_> {
             .read(&format!("/api/v1/namespaces/{namespace}/pods/{name}"))
     }
 
-    /// Takes the pod away, and waits until the kubelet has.
-    pub fn delete(&self) -> Result<()> {
-        let (namespace, name) = (self.namespace, self.name);
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        self.cluster.server.delete(&path)?;
-        let gone = || Ok(self.cluster.server.read(&path).is_err().then_some(()));
-        self.cluster.until("the pod is gone", gone)
-    }
-
     /// The id of a container's last start.
     pub fn id(&self, container: &str) -> Result<String> {
         let status = self.status(container)?;
