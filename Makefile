@@ -8,6 +8,7 @@
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
 #   make guest-programs K=6.12 F=redis   ordinary programs beside sealed ones, and sealed: the tests ordinary::
 #   make guest-pods K=6.12 F=rotat       pods on a containerd, from our own manifests: the tests cri::
+#   make guest-kubelet K=6.12            the same under a real kubelet and API server (KUBEBUILDER_ASSETS): the tests kubelet::
 #   make guest-image   builds the Dockerfile, without docker and registry, and runs the image in such a pod
 #   make test-matrix   the kernel tests on every kernel
 #   make host-test     the kernel tests on this machine, as root
@@ -44,7 +45,7 @@ GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
 
-.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods guest-image pods-build guests test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods guest-kubelet kubelet-there guest-image pods-build guests test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -67,7 +68,7 @@ test-quick: deps
 
 # Without a server they fail, and say what to do. Four at a time: they wait more than they work.
 test-kube: deps
-	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- --test-threads 4 tests::cluster
+	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- --test-threads 4 tests::cluster kube::pods
 	cargo test --locked -p kernelseal --features test-kube --test kubernetes -- --test-threads 4
 
 guest-fetch:
@@ -95,7 +96,26 @@ STARTS ?= 25
 guest-pods: pods-build
 	tests/integration/guest/fetch $(K) pods
 	$(GUEST) --timeout 3600 --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
-	    --env KERNELSEAL_POD_STARTS=$(STARTS) -- pods --skip image:: $(F)
+	    --env KERNELSEAL_POD_STARTS=$(STARTS) -- pods --skip image:: --skip kubelet:: $(F)
+
+# All of Kubernetes that a pod meets, in the guest: etcd, API server, kubelet, containerd. (GOGC: they spend memory rather
+# than emulated time.)
+KUBELET ?= $(KUBEBUILDER_ASSETS)/kubelet
+guest-kubelet: kubelet-there pods-build
+	tests/integration/guest/fetch $(K) pods
+	$(GUEST) --timeout 3600 --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
+	    $(foreach program,etcd kube-apiserver,--add $(KUBEBUILDER_ASSETS)/$(program):/usr/lib/kernelseal/kube/$(program)) \
+	    --env KUBEBUILDER_ASSETS=/usr/lib/kernelseal/kube --env GOGC=400 \
+	    --add $(KUBELET):/usr/lib/kernelseal/kube/kubelet --env KERNELSEAL_KUBELET=/usr/lib/kernelseal/kube/kubelet \
+	    -- pods kubelet::$(F)
+
+kubelet-there:
+	@say() { echo "make guest-kubelet: $$1 It runs a real API server and kubelet: set KUBEBUILDER_ASSETS to a folder with kube-apiserver and" \
+	    "etcd (setup-envtest use -p path), and put a kubelet of that version beside them, or name it in KUBELET" >&2; exit 1; }; \
+	[ -n "$(KUBEBUILDER_ASSETS)" ] || say "KUBEBUILDER_ASSETS is not set."; \
+	for program in "$(KUBEBUILDER_ASSETS)/etcd" "$(KUBEBUILDER_ASSETS)/kube-apiserver" "$(KUBELET)"; do \
+	    [ -f "$$program" ] || say "there is no $$program."; \
+	done
 
 # The Dockerfile as it is, built as root (by sudo) but without docker or a registry, and run as a sidecar.
 guest-image: pods-build
@@ -106,16 +126,16 @@ guest-image: pods-build
 	    --disk $(KERNELSEAL_CACHE)/pods/image:/pods -- pods image::
 
 # Two guests at a time, each with its output in one piece; what was built for all is not built again.
-guests: guest-build pods-build
+guests: kubelet-there guest-build pods-build
 	tests/integration/guest/fetch $(K) programs pods
-	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build guest-test guest-programs guest-pods
+	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build guest-test guest-programs guest-pods guest-kubelet
 
-test-matrix: guest-build pods-build
+test-matrix: kubelet-there guest-build pods-build
 	tests/integration/guest/fetch $(KERNELS) programs pods
 	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build $(KERNELS:%=test-on-%)
 
 test-on-%:
-	$(MAKE) --no-print-directory -o guest-build -o pods-build guest-test guest-programs guest-pods K=$*
+	$(MAKE) --no-print-directory -o guest-build -o pods-build guest-test guest-programs guest-pods guest-kubelet K=$*
 
 host-test: guest-build
 	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite --skip $(ORDINARY) $(F)

@@ -28,7 +28,7 @@ use sidecar_common::policy::SCOPE_FAIL_OPEN;
 use crate::{
     config::OnFailure,
     kernel::{Maps, own_scope, pins},
-    observe::{Journal, Metrics},
+    observe::{Journal, Metrics, NODE_NAME},
     seal::{GivenUp, Watchdog},
 };
 
@@ -36,8 +36,6 @@ use crate::{
 const LOOKS: u32 = 500;
 /// From look to look. A program that is held more shortly may not have come to its stop.
 const STEP: Duration = Duration::from_millis(2);
-/// The variable by which a pod is told its node's name.
-const NODE_NAME: &str = "NODE_NAME";
 
 /// An agent's guardian, as the agent sees it.
 pub(crate) struct Guardian {

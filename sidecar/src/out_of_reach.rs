@@ -3,15 +3,17 @@
 
 use crate::{
     config::{Config, Position},
+    observe::NODE_NAME,
     process::{LABELS, POD_NAMESPACE, Pod},
 };
 
 /// Each place where it is said, and what to do. `pod` is the one that all the agent sees belongs to; `has_labels`
-/// whether it was given that pod's labels.
+/// whether it was given that pod's labels, `has_pods` whether an agent of a node can ask for those of its pods.
 pub(crate) fn find(
     config: &Config,
     pod: Option<&Pod>,
     has_labels: bool,
+    has_pods: bool,
 ) -> Vec<(Position, String)> {
     let mut found = Vec::new();
     for binding in &config.secrets {
@@ -29,17 +31,24 @@ pub(crate) fn find(
         ];
         for (key, _) in keys.into_iter().filter(|(_, is_set)| *is_set) {
             match pod {
+                None if has_pods => {}
                 None => tell(
                     key,
-                    "an agent that is not in the program's pod does not know it. Run it as a sidecar (shareProcessNamespace: true), or select by container or cgroupPath".into(),
+                    format!(
+                        "an agent that is not in the program's pod asks the API for it, and cannot. Give it the node's name in {NODE_NAME} (fieldRef spec.nodeName) and a service account that may read pods, as deploy/daemonset.yaml and deploy/rbac.yaml do; or run it as a sidecar (shareProcessNamespace: true), or select by container or cgroupPath"
+                    ),
                 ),
                 Some(pod) if key == "namespace" && pod.namespace.is_none() => tell(
                     key,
-                    format!("set {POD_NAMESPACE} for the agent (fieldRef metadata.namespace), as `kernelseal inject` does"),
+                    format!(
+                        "set {POD_NAMESPACE} for the agent (fieldRef metadata.namespace), as `kernelseal inject` does"
+                    ),
                 ),
                 Some(_) if key == "labels" && !has_labels => tell(
                     key,
-                    format!("give the agent its pod's labels as {LABELS} (a downwardAPI volume), as `kernelseal inject` does"),
+                    format!(
+                        "give the agent its pod's labels as {LABELS} (a downwardAPI volume), as `kernelseal inject` does"
+                    ),
                 ),
                 Some(_) => {}
             }
@@ -64,7 +73,7 @@ mod tests {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let is_showcase = fs::read_to_string(&path).unwrap().starts_with(SHOWCASE);
-            let found = find(&load(&path).unwrap(), None, false);
+            let found = find(&load(&path).unwrap(), None, false, false);
             let name = path.display();
             assert_eq!(is_showcase, !found.is_empty(), "{name}: {found:?}");
         }
@@ -81,7 +90,7 @@ secrets:
 ";
         let config = parse(text, Path::new("config.yaml")).unwrap();
         let told = |pod: Option<&Pod>, has_labels| -> Vec<String> {
-            find(&config, pod, has_labels)
+            find(&config, pod, has_labels, false)
                 .into_iter()
                 .map(|(at, what)| format!("{at}: {what}"))
                 .collect()
@@ -89,6 +98,8 @@ secrets:
         let on_a_node = told(None, true);
         assert_eq!(on_a_node.len(), 2);
         assert!(on_a_node[0].starts_with("4:15: binding a: selector.namespace: an agent that"));
+        assert!(on_a_node[0].contains("NODE_NAME"), "{on_a_node:?}");
+        assert!(find(&config, None, false, true).is_empty());
         let untold = told(Some(&Pod::default()), false);
         assert!(untold[0].contains("set POD_NAMESPACE"), "{untold:?}");
         assert!(untold[1].contains("/etc/podinfo/labels"), "{untold:?}");

@@ -1,6 +1,7 @@
 //! The one place that wires everything: from a configuration to an agent at work, and its end.
 
 mod edits;
+mod neighbours;
 mod shift;
 
 use std::{
@@ -31,7 +32,7 @@ use crate::{
     kernel::{self, Claim, Maps, Ring, pins},
     observe::{self, Metrics},
     out_of_reach,
-    process::{LABELS, Pod},
+    process::{LABELS, Pod, Pods},
     seal::Watchdog,
     secrets::{self, Known, Origins, Store},
     takeover::Others,
@@ -97,7 +98,12 @@ fn ensure_loaded() -> anyhow::Result<()> {
 
 /// What parses but does nothing, or nothing here, must not be taken for protection.
 fn refuse_what_cannot_be_done(path: &Path, config: &Config) -> anyhow::Result<()> {
-    let found = out_of_reach::find(config, own_pod().as_ref(), Path::new(LABELS).exists());
+    let found = out_of_reach::find(
+        config,
+        own_pod().as_ref(),
+        Path::new(LABELS).exists(),
+        neighbours::can_be_known(),
+    );
     ensure!(found.is_empty(), in_file(path, found));
     Ok(())
 }
@@ -122,7 +128,8 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let ready = Arc::new(AtomicBool::new(false));
     let mut origins = Origins::default();
-    listen(&config.monitoring, &metrics, &ready, origins.known()).await?;
+    let pods = Pods::default();
+    listen(&config.monitoring, &metrics, &ready, origins.known(), &pods).await?;
     let mut edits = Edits::of(path, config, metrics.clone())?;
     let mut store = open_store(path, &edits.config, &mut origins).await?;
     while edits.config.policy.mode == Mode::Disabled {
@@ -143,7 +150,9 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     ready.store(false, Ordering::Relaxed);
     let mut sources = Looks::at(store.files(&edits.config));
     let mut changes = origins.changes().listen();
-    let (mut shift, mut has_ended) = Shift::begin(&edits.config, store, &metrics).await?;
+    let mut others = pods.changes();
+    let known = neighbours::meet(&pods).await?;
+    let (mut shift, mut has_ended) = Shift::begin(&edits.config, store, &metrics, known).await?;
     ready.store(true, Ordering::Relaxed);
 
     let mut tick = interval(Watchdog::interval(&edits.config.policy));
@@ -164,6 +173,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
             }
             () = sources.change() => shift.refresh()?,
             Ok(()) = changes.changed() => shift.refresh()?,
+            Ok(()) = others.changed() => shift.look_again()?,
             () = edits.next() => {
                 let store = match open_store(path, &edits.config, &mut origins).await {
                     Ok(store) => store,
@@ -208,6 +218,7 @@ async fn listen(
     metrics: &Metrics,
     ready: &Arc<AtomicBool>,
     known: Known,
+    pods: &Pods,
 ) -> anyhow::Result<()> {
     if monitoring.enabled && monitoring.metrics_port != 0 {
         let port = monitoring.metrics_port;
@@ -215,9 +226,10 @@ async fn listen(
             let known = known.clone();
             move || known.ages()
         })?;
+        let pods = pods.clone();
         let notes = move || {
             let weaker = kernel::version::weaker().map(str::to_owned);
-            weaker.chain(known.notes()).collect()
+            weaker.chain(known.notes()).chain(pods.note()).collect()
         };
         let server = observe::serve(port, metrics.clone(), ready.clone(), notes)
             .await

@@ -15,7 +15,7 @@ use crate::{
     guardian::Guardian,
     kernel::{Claim, Maps, pins},
     observe::{Journal, JournalWriter, Metrics},
-    process::Whereabouts,
+    process::{Pods, Whereabouts},
     seal::{GivenUp, Order, Orders, Sealer, Watchdog},
     secrets::Store,
 };
@@ -34,11 +34,12 @@ pub(super) struct Shift {
 }
 
 impl Shift {
-    /// Begins. The receiver hears when the delivering thread has ended.
+    /// Begins; `pods` are the node's, where an agent that answers for one can know them. The receiver hears when the delivering thread has ended.
     pub(super) async fn begin(
         config: &Arc<Config>,
         store: Store,
         metrics: &Metrics,
+        pods: Option<Pods>,
     ) -> anyhow::Result<(Self, oneshot::Receiver<()>)> {
         let audit_log = config.monitoring.audit_log.as_deref();
         let (journal, writer) = Journal::start(audit_log).context("monitoring.auditLog")?;
@@ -69,7 +70,7 @@ impl Shift {
             config: config.clone(),
             store,
             scope,
-            whereabouts: Whereabouts::new(&own_cgroup, own_pod())
+            whereabouts: Whereabouts::new(&own_cgroup, own_pod(), pods)
                 .context("look up where we live")?,
             maps: Maps::open()?,
             ring,
@@ -128,6 +129,11 @@ impl Shift {
     /// A source may have another value.
     pub(super) fn refresh(&self) -> anyhow::Result<()> {
         Ok(self.orders.give(Order::Refresh)?)
+    }
+
+    /// More may be known of what waits for that.
+    pub(super) fn look_again(&self) -> anyhow::Result<()> {
+        Ok(self.orders.give(Order::LookAgain)?)
     }
 
     /// Has the delivering thread work by another configuration. When that is done the receiver hears, and it is

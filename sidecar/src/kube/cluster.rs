@@ -51,11 +51,22 @@ impl Cluster {
         let kubeconfig = Kubeconfig::from_env().map_err(|e| refused(&e))?;
         if let Some(kubeconfig) = kubeconfig {
             Self::of(kubeconfig).await.map(Some)
-        } else if env::var_os(IN_A_CLUSTER).is_some() && Path::new(TOKEN).exists() {
+        } else if Self::is_ours() {
             Self::new(Config::incluster()?).map(Some)
         } else {
             Ok(None)
         }
+    }
+
+    /// Whether there are credentials for one, good or not.
+    pub(crate) fn is_named() -> bool {
+        let kubeconfig = env::var_os("KUBECONFIG").is_some_and(|named| !named.is_empty());
+        kubeconfig || Self::is_ours()
+    }
+
+    /// Whether we are in one, and may speak to it.
+    fn is_ours() -> bool {
+        env::var_os(IN_A_CLUSTER).is_some() && Path::new(TOKEN).exists()
     }
 
     /// The one that a kubeconfig is about.

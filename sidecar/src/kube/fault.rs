@@ -6,7 +6,7 @@ use kube::{Error, client::AuthError, core::Status, runtime::watcher};
 
 use super::SecretId;
 
-/// Why a Secret's watch has nothing to say.
+/// Why a watch has nothing to say.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// 403, with the user that the API takes us for.
@@ -67,15 +67,25 @@ impl Fault {
         )
     }
 
-    /// What is wrong, and what to do about it.
+    /// What is wrong with a Secret, and what to do about it.
     pub(crate) fn tell(&self, id: &SecretId) -> String {
         let SecretId { namespace, name } = id;
+        self.tell_of(|user| format!(
+            "{user} may not read it (403). In the namespace {namespace} a Role with the rule {rule}, bound to that account by a RoleBinding, allows it",
+            rule = rule(name),
+        ))
+    }
+
+    /// The same for a node's pods.
+    pub(crate) fn tell_of_pods(&self) -> String {
+        self.tell_of(|user| format!(
+            "{user} may not read them (403). A ClusterRole with the rule {PODS_RULE}, bound to that account by a ClusterRoleBinding, allows it",
+        ))
+    }
+
+    fn tell_of(&self, forbidden: impl FnOnce(&str) -> String) -> String {
         match self {
-            Self::Forbidden(user) => format!(
-                "{} may not read it (403). In the namespace {namespace} a Role with the rule {rule}, bound to that account by a RoleBinding, allows it",
-                user.as_deref().unwrap_or("the agent's account"),
-                rule = rule(name),
-            ),
+            Self::Forbidden(user) => forbidden(user.as_deref().unwrap_or("the agent's account")),
             Self::Unauthorized => "the API does not know the agent's token (401). Mount the service account's (automountServiceAccountToken), or see to the one that KUBECONFIG names".into(),
             Self::Expired => "what the agent knows is too old to go on from (410); it asks anew".into(),
             Self::Status(code) => format!("the API answered {code}"),
@@ -85,6 +95,9 @@ impl Fault {
         }
     }
 }
+
+/// The rule that a node's pods take. (No role can be for one node's alone: it is all pods, or none.)
+const PODS_RULE: &str = r#"{apiGroups: [""], resources: [pods], verbs: [list, watch]}"#;
 
 /// The rule of a Role, as YAML.
 fn rule(name: &str) -> String {

@@ -1,21 +1,17 @@
 //! One Secret, watched: read through the API, and told whenever it is another.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, pin::pin};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-use futures_util::StreamExt as _;
 use k8s_openapi::{ByteString, NamespaceResourceScope, api::core::v1 as core};
 use kube::{
     Api, Client, Resource,
     api::ObjectMeta,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{Event, watcher},
 };
 use secrecy::zeroize::Zeroizing;
 use serde::Deserialize;
 
-use super::{Fault, Pace, line, retry::Retry};
+use super::{Fault, Pace, follow, line};
 
 /// Which Secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,34 +37,18 @@ pub(crate) async fn watch(
     let client = line::open(client, pace, heard);
     let api: Api<Secret> = Api::namespaced(client, &id.namespace);
     // By name: a Role that names the Secret is then enough.
-    let seconds = u32::try_from(pace.watch_for.as_secs()).unwrap_or(u32::MAX);
-    let config = watcher::Config::default()
-        .fields(&format!("metadata.name={}", id.name))
-        .timeout(seconds.max(1));
-    loop {
-        let events = watcher(api.clone(), config.clone()).backoff(Retry::new(&pace.patience));
-        let mut events = pin!(events);
-        let mut listed = None;
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Event::Init) => listed = None,
-                Ok(Event::InitApply(secret)) => listed = Some(secret),
-                Ok(Event::InitDone) => tell(Ok(listed.take().map(Secret::into_data))),
-                Ok(Event::Apply(secret)) => tell(Ok(Some(secret.into_data()))),
-                Ok(Event::Delete(_)) => tell(Ok(None)),
-                Err(error) => {
-                    let fault = Fault::of(&error);
-                    // A watch that is refused with 410 is not listed anew by the watcher.
-                    let is_stuck = matches!(error, watcher::Error::WatchStartFailed(_));
-                    let begin_anew = is_stuck && fault == Fault::Expired;
-                    tell(Err(fault));
-                    if begin_anew {
-                        break;
-                    }
-                }
-            }
-        }
-    }
+    let config = follow::config(&format!("metadata.name={}", id.name), &pace);
+    let mut listed = None;
+    let begin = || watcher(api.clone(), config.clone());
+    follow::follow(pace, begin, |event| match event {
+        Ok(Event::Init) => listed = None,
+        Ok(Event::InitApply(secret)) => listed = Some(secret),
+        Ok(Event::InitDone) => tell(Ok(listed.take().map(Secret::into_data))),
+        Ok(Event::Apply(secret)) => tell(Ok(Some(secret.into_data()))),
+        Ok(Event::Delete(_)) => tell(Ok(None)),
+        Err(fault) => tell(Err(fault)),
+    })
+    .await;
 }
 
 /// A Secret as the API sends it, as far as it is of use. Never shown: its annotations, too, may hold

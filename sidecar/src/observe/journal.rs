@@ -185,15 +185,22 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// The node's name: Kubernetes' if the pod was told (`NODE_NAME`), else the host's.
-fn node_name() -> String {
-    std::env::var("NODE_NAME")
+/// Variable by which a pod is told its node's name in Kubernetes (`fieldRef`).
+pub(crate) const NODE_NAME: &str = "NODE_NAME";
+
+/// The node's name in Kubernetes, if we were told.
+pub(crate) fn node_in_kubernetes() -> Option<String> {
+    std::env::var(NODE_NAME)
         .ok()
         .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| {
-            nix::unistd::gethostname()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned()
-        })
+}
+
+/// The node's name: Kubernetes' if the pod was told, else the host's.
+fn node_name() -> String {
+    node_in_kubernetes().unwrap_or_else(|| {
+        nix::unistd::gethostname()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    })
 }

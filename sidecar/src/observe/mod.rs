@@ -11,5 +11,5 @@ mod metrics;
 pub(crate) use clock::Clock;
 pub(crate) use event::{Action, Container, Detail, Event, Kind, Who};
 pub(crate) use http::{listen, serve};
-pub(crate) use journal::{Journal, Writer as JournalWriter};
+pub(crate) use journal::{Journal, NODE_NAME, Writer as JournalWriter, node_in_kubernetes};
 pub(crate) use metrics::Metrics;

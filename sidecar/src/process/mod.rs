@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod kubelet;
+mod pods;
 pub(crate) mod text;
 mod whereabouts;
 
@@ -16,6 +17,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
 use sha2::{Digest as _, Sha256};
 
 use self::cgroup::Cgroup;
+pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::whereabouts::{LABELS, POD_NAMESPACE, Place, Pod, Whereabouts};
 
 /// A file, by where it is kept.

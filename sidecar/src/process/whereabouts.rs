@@ -1,7 +1,8 @@
 //! Where a process lives: its control group, its container, its pod.
 //!
 //! Asked of the kernel and of the kubelet's mounts, not over the network: a container's first program must not
-//! wait until the API server has heard of the container.
+//! wait until the API server has heard of the container. What an agent in another pod cannot know by these, the pod's
+//! name, namespace and labels, somebody has asked the API before ([`Pods`]).
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,6 +17,7 @@ use super::{
     Process,
     cgroup::{self, Cgroup, Id},
     kubelet::Mounted,
+    pods::Pods,
     text,
 };
 use crate::observe::Container;
@@ -37,6 +39,8 @@ pub(crate) struct Place {
     pub(crate) cgroup: PathBuf,
     /// Its container, if it lives in one.
     pub(crate) container: Option<Container>,
+    /// The uid of its container's pod, where its control group tells one.
+    pub(crate) pod: Option<String>,
 }
 
 impl Place {
@@ -83,13 +87,16 @@ pub(crate) struct Whereabouts {
     ours: Option<Mounted>,
     /// `None` for an agent that answers for a node.
     pod: Option<Pod>,
+    /// The node's, for such an agent, if it can know them.
+    pods: Option<Pods>,
     /// By the control group's number, which the kernel gives out once.
     places: HashMap<u64, Arc<Place>>,
 }
 
 impl Whereabouts {
-    /// `own_cgroup` is the agent's, from the machine's root; `pod` the one that all it sees belongs to.
-    pub(crate) fn new(own_cgroup: &Path, pod: Option<Pod>) -> io::Result<Self> {
+    /// `own_cgroup` is the agent's, from the machine's root; `pod` the one that all it sees belongs to, and if there is
+    /// none, `pods` those of the node.
+    pub(crate) fn new(own_cgroup: &Path, pod: Option<Pod>, pods: Option<Pods>) -> io::Result<Self> {
         let own = Cgroup::parse(&fs::read("/proc/self/cgroup")?).unwrap_or_default();
         let root = if own.is_unified {
             cgroup::root_of_namespace(own_cgroup, &own.path)
@@ -101,6 +108,7 @@ impl Whereabouts {
             own: own.absolute(&root).path,
             root,
             ours: Mounted::all(&fs::read("/proc/self/mountinfo")?).next(),
+            pods: pods.filter(|_| pod.is_none()),
             pod,
             places: HashMap::new(),
         })
@@ -127,6 +135,11 @@ impl Whereabouts {
         self.places.get(&cgroup).cloned()
     }
 
+    /// The pods of the node, for an agent that answers for one and knows of them.
+    pub(crate) fn pods(&self) -> Option<&Pods> {
+        self.pods.as_ref()
+    }
+
     /// With whether there is nothing more to find out.
     fn look_up(&self, process: Process) -> io::Result<(Place, bool)> {
         let found = process.cgroup()?.absolute(&self.root);
@@ -135,7 +148,7 @@ impl Whereabouts {
             return Ok((
                 Place {
                     cgroup,
-                    container: None,
+                    ..Place::default()
                 },
                 true,
             ));
@@ -146,8 +159,9 @@ impl Whereabouts {
         } else {
             self.name_of(process, &id)
         };
-        let is_certain = name.is_some() || is_strange || self.ours.is_none();
-        let pod = self.pod.clone().filter(|_| !is_strange).unwrap_or_default();
+        let is_named = name.is_some() || is_strange || self.ours.is_none();
+        let (pod, is_known) = self.pod_of(&id, is_strange);
+        let is_certain = is_named && is_known;
         let container = Container {
             id: id.container,
             pod_name: pod.name,
@@ -158,9 +172,24 @@ impl Whereabouts {
             Place {
                 cgroup: found.path,
                 container: Some(container),
+                pod: id.pod,
             },
             is_certain,
         ))
+    }
+
+    /// The pod of a container, and whether there is no more to know of it.
+    fn pod_of(&self, id: &Id, is_strange: bool) -> (Pod, bool) {
+        let Some((pods, uid)) = self.pods.as_ref().zip(id.pod.as_ref()) else {
+            let own = self.pod.clone().filter(|_| !is_strange);
+            return (own.unwrap_or_default(), true);
+        };
+        let known = pods.find(uid);
+        let pod = known.as_ref().map(|pod| Pod {
+            name: Some(pod.name.clone()),
+            namespace: Some(pod.namespace.clone()),
+        });
+        (pod.unwrap_or_default(), known.is_some())
     }
 
     /// Whether it is of another pod, whatever brought it into our PID namespace.
@@ -258,7 +287,7 @@ mod tests {
 
     #[test]
     fn we_live_somewhere() {
-        let mut whereabouts = Whereabouts::new(Path::new("/"), None).unwrap();
+        let mut whereabouts = Whereabouts::new(Path::new("/"), None, None).unwrap();
         let ourselves = Process::new(std::process::id());
         let place = whereabouts.of(ourselves, 7).unwrap();
         assert!(place.cgroup.is_absolute());

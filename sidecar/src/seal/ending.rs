@@ -32,13 +32,16 @@ pub(super) enum Due {
     Old(Vec<File>),
     /// A program that was asked to end is killed.
     Kill(OwnedFd),
+    /// Who waited for more to be known has waited long enough.
+    LookAgain,
 }
 
 impl Work {
     /// A sealed process ended; with the last of its tree, its files go.
     pub(super) fn end(&mut self, exit: &Exit) {
         let Some(tree) = self.trees.get_mut(&exit.seal) else {
-            return; // it was refused
+            // it was refused, or would have been
+            return self.forget_waiting(exit.seal);
         };
         if exit.flags & EXIT_ROOT != 0 {
             tree.has_root = false;
@@ -111,6 +114,10 @@ impl Work {
                 Due::Kill(process) => {
                     // (nobody, if it has ended)
                     let _ = pidfd_send_signal(&process, Signal::KILL);
+                    continue;
+                }
+                Due::LookAgain => {
+                    self.look_again();
                     continue;
                 }
             };

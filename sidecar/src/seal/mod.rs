@@ -13,6 +13,7 @@ mod report;
 mod rotate;
 mod stack;
 mod verify;
+mod waiting;
 mod watchdog;
 
 use std::{
@@ -45,6 +46,7 @@ use self::{
     rotate::{Memory, Prints},
     stack::Variable,
     verify::{Evidence, Refusal, Verdict, verify},
+    waiting::Waiting,
 };
 use crate::{
     config::{Binding, Config, OnFailure},
@@ -112,6 +114,9 @@ struct Work {
     prints: Prints,
     /// What is to be done at a time.
     due: Vec<(Instant, Due)>,
+    waiting: Vec<Waiting>,
+    /// Nothing waits any more.
+    is_ending: bool,
     dropped: u64,
 }
 
@@ -143,6 +148,8 @@ impl Sealer {
             trees: HashMap::new(),
             prints: Prints::default(),
             due: Vec::new(),
+            waiting: Vec::new(),
+            is_ending: false,
         };
         // what an agent before us sealed, and what it left held
         work.adopt();
@@ -176,6 +183,8 @@ impl Sealer {
             }
             work.journal.flush();
             if is_told && work.obey(orders) {
+                work.is_ending = true;
+                work.look_again();
                 work.catch_up();
                 work.journal.flush();
                 return Ok(());
@@ -190,6 +199,11 @@ impl Work {
         for order in orders.take() {
             match order {
                 Order::Stop => return true,
+                Order::LookAgain => {
+                    self.look_again();
+                    self.journal.flush();
+                    continue;
+                }
                 Order::Refresh => {}
                 Order::Reconfigure(config, store, done) => {
                     (self.config, self.store) = (config, store);
@@ -221,8 +235,9 @@ impl Work {
 
     /// The life of a secret, for one program that stands before its first instruction, or is coming to.
     fn live(&mut self, tgid: u32, held: &Held) {
-        // of this moment: a program lives by one configuration
-        let config = self.config.clone();
+        if self.waits(held) {
+            return;
+        }
         let process = Process::new(held.pid);
         if held.flags & HELD_TRACED != 0 {
             let place = self.place_of(held, process);
@@ -239,13 +254,27 @@ impl Work {
             *held
         };
         let place = self.place_of(held, process);
-        let mut task = match attached {
-            Ok(task) => task,
-            Err(e) => return self.refuse(tgid, held, &place, None, &e.into()),
-        };
+        match attached {
+            Ok(task) => self.serve(tgid, held, process, place, task),
+            Err(e) => self.refuse(tgid, held, &place, None, &e.into()),
+        }
+    }
+
+    /// From here on we are attached.
+    fn serve(
+        &mut self,
+        tgid: u32,
+        held: &Held,
+        process: Process,
+        place: Arc<Place>,
+        mut task: HeldTask,
+    ) {
+        // of this moment: a program lives by one configuration
+        let config = self.config.clone();
         let bindings = match self.verify(&config, tgid, held, process, &place, Some(&task)) {
             Verdict::Is(bindings) => bindings,
             Verdict::IsNot => return self.let_go(tgid, held, task),
+            Verdict::NotYet(why) => return self.let_wait(tgid, held, task, &why),
             Verdict::Refused(refusal) => {
                 return self.refuse(tgid, held, &place, Some(task), &refusal.into());
             }
@@ -298,6 +327,9 @@ impl Work {
             held,
             process,
             place,
+            pods: self.whereabouts.pods(),
+            // (who is not attached to cannot be waited for)
+            may_wait: task.is_some() && self.may_wait(held),
             path: path.as_deref(),
             is_held: &|| matches!(self.maps.held(tgid), Ok(Some(_))),
         };

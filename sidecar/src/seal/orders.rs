@@ -19,6 +19,8 @@ pub(crate) enum Order {
     Reconfigure(Arc<Config>, Store, oneshot::Sender<()>),
     /// A source may have another value: what runs is brought up to it.
     Refresh,
+    /// There is more to know of who is held.
+    LookAgain,
     /// Deliver what is held, and end.
     Stop,
 }

@@ -27,7 +27,9 @@ impl Work {
         let config = self.config.clone();
         match self.verify(&config, tgid, held, process, place, None) {
             Verdict::Refused(refusal) => self.refuse(tgid, held, place, None, &refusal.into()),
-            Verdict::Is(_) | Verdict::IsNot => self.let_go_unattached(tgid, held),
+            Verdict::Is(_) | Verdict::IsNot | Verdict::NotYet(_) => {
+                self.let_go_unattached(tgid, held);
+            }
         }
     }
 

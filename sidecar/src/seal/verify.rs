@@ -10,7 +10,7 @@ use sidecar_common::policy::{HELD_SCRIPT, HELD_TRACED, Held};
 
 use crate::{
     config::{Binding, Selector},
-    process::{Content, FileId, LABELS, Place, Pod, Process},
+    process::{Content, FileId, LABELS, Place, Pod, Pods, Process},
 };
 
 /// What was found out about a held program.
@@ -19,6 +19,8 @@ pub(crate) enum Verdict<'c> {
     Is(Vec<&'c Binding>),
     /// No binding is about it.
     IsNot,
+    /// It may be one, but not enough is known of its pod yet.
+    NotYet(Refusal),
     /// It must not have secrets.
     Refused(Refusal),
 }
@@ -70,6 +72,9 @@ pub(crate) enum Refusal {
         "its pod's namespace is not known: set POD_NAMESPACE for the agent (fieldRef metadata.namespace)"
     )]
     NoPod,
+    /// The API has not told of it.
+    #[error("the pod of its container, {0}, is not known{why}", why = .1.as_ref().map_or_else(|| ": the API has not told of it".to_owned(), |why| format!(": {why}")))]
+    UnknownPod(String, Option<String>),
     /// It ended, or its time was up.
     #[error("it was given up while its file was looked at")]
     NoLongerHeld,
@@ -94,6 +99,10 @@ pub(crate) struct Evidence<'a> {
     pub(crate) process: Process,
     /// Where it lives.
     pub(crate) place: &'a Place,
+    /// The node's pods, for an agent that answers for one.
+    pub(crate) pods: Option<&'a Pods>,
+    /// Whether there is time to learn more.
+    pub(crate) may_wait: bool,
     /// The path that was executed, as the program was given it.
     pub(crate) path: Option<&'a Path>,
     /// Whether it is still held: a long look at a program that is gone is in vain.
@@ -108,16 +117,18 @@ pub(crate) fn verify<'c>(
     let Evidence {
         held,
         process,
-        place,
+        may_wait,
         ..
     } = *evidence;
     let name = held.name.get(..held.name_len as usize).unwrap_or_default();
     let mut meant = Vec::new();
     let mut refusal = None;
     for binding in bindings.filter(|b| b.selector.basename().as_bytes() == name) {
-        match describes(&binding.selector, held, place) {
+        match describes(&binding.selector, evidence) {
             Ok(true) => {}
             Ok(false) => continue,
+            // Whatever the others say: what it gets must not be a matter of a moment.
+            Err(unknown @ Refusal::UnknownPod(..)) if may_wait => return Verdict::NotYet(unknown),
             Err(refused) => {
                 refusal = Some(refused);
                 continue;
@@ -140,7 +151,8 @@ pub(crate) fn verify<'c>(
 }
 
 /// Whether the selector is about this process at all.
-fn describes(selector: &Selector, held: &Held, place: &Place) -> Result<bool, Refusal> {
+fn describes(selector: &Selector, evidence: &Evidence<'_>) -> Result<bool, Refusal> {
+    let Evidence { held, place, .. } = *evidence;
     if selector.uid.is_some_and(|uid| uid != held.uid) {
         return Ok(false);
     }
@@ -170,6 +182,9 @@ fn describes(selector: &Selector, held: &Held, place: &Place) -> Result<bool, Re
             return Ok(false);
         }
     }
+    if let Some(pods) = evidence.pods {
+        return is_in_pod(selector, place, pods);
+    }
     if let Some(wanted) = &selector.namespace {
         let namespace = container.pod_namespace.as_ref();
         if namespace.ok_or(Refusal::NoPod)? != wanted {
@@ -185,6 +200,25 @@ fn describes(selector: &Selector, held: &Held, place: &Place) -> Result<bool, Re
     })?;
     let mut wanted = selector.labels.iter();
     Ok(wanted.all(|(key, value)| labels.get(key) == Some(value)))
+}
+
+/// Whether its pod is one that the selector means, for an agent that answers for a node. A container of no pod is in none.
+fn is_in_pod(selector: &Selector, place: &Place, pods: &Pods) -> Result<bool, Refusal> {
+    if selector.namespace.is_none() && selector.labels.is_empty() {
+        return Ok(true);
+    }
+    let Some(uid) = &place.pod else {
+        return Ok(false);
+    };
+    let pod = pods
+        .find(uid)
+        .ok_or_else(|| Refusal::UnknownPod(uid.clone(), pods.trouble()))?;
+    let is_there = selector
+        .namespace
+        .as_ref()
+        .is_none_or(|wanted| *wanted == pod.namespace);
+    let mut labels = selector.labels.iter();
+    Ok(is_there && labels.all(|(key, value)| pod.labels.get(key) == Some(value)))
 }
 
 /// Whether the file is the one the binding means.
@@ -261,4 +295,130 @@ fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{config::parse, observe::Container, process::NamedPod};
+
+    const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+
+    /// In a container, of the pod of that uid or of none.
+    fn place(pod: Option<&str>) -> Place {
+        Place {
+            cgroup: "/kubepods/x".into(),
+            container: Some(Container {
+                id: "4f53cda18c2baa0c".repeat(4),
+                pod_name: None,
+                pod_namespace: None,
+                name: Some("app".into()),
+            }),
+            pod: pod.map(Into::into),
+        }
+    }
+
+    fn pod(app: &str) -> NamedPod {
+        NamedPod {
+            name: "shop-1".into(),
+            namespace: "shop".into(),
+            labels: BTreeMap::from([("app".into(), app.into()), ("tier".into(), "web".into())]),
+            mirrors: None,
+        }
+    }
+
+    /// What comes of a program named `a`, for an agent of a node that knows these pods.
+    fn judged(selectors: &[&str], place: &Place, pods: &Pods, may_wait: bool) -> String {
+        let bindings: Vec<String> = selectors
+            .iter()
+            .enumerate()
+            .map(|(at, selector)| {
+                format!("  - {{name: b{at}, selector: {{binary: a, {selector}}}, secretRefs: [{{name: X{at}, source: {{value: x}}}}]}}\n")
+            })
+            .collect();
+        let text = format!("version: v1\nsecrets:\n{}", bindings.concat());
+        let config = parse(&text, Path::new("config.yaml")).unwrap();
+        let mut held: Held = bytemuck::Zeroable::zeroed();
+        (held.name[0], held.name_len) = (b'a', 1);
+        let evidence = Evidence {
+            held: &held,
+            process: Process::new(std::process::id()),
+            place,
+            pods: Some(pods),
+            may_wait,
+            path: None,
+            is_held: &|| true,
+        };
+        match verify(&evidence, config.secrets.iter()) {
+            Verdict::Is(meant) => meant.iter().map(|binding| binding.name.as_str()).collect(),
+            Verdict::IsNot => "is not".into(),
+            Verdict::NotYet(why) => format!("not yet: {why}"),
+            Verdict::Refused(why) => format!("refused: {why}"),
+        }
+    }
+
+    #[test]
+    fn an_agent_of_a_node_goes_by_the_pod_of_the_uid() {
+        let pods = Pods::default();
+        pods.is(UID.into(), pod("checkout"));
+        let here = place(Some(UID));
+        let ask = |selector| judged(&[selector], &here, &pods, true);
+        assert_eq!(ask("namespace: shop"), "b0");
+        assert_eq!(ask("namespace: other"), "is not");
+        assert_eq!(ask("labels: {app: checkout, tier: web}"), "b0");
+        assert_eq!(ask("labels: {app: checkout, tier: db}"), "is not");
+        assert_eq!(
+            ask("namespace: shop, labels: {app: checkout}, container: app"),
+            "b0"
+        );
+        assert_eq!(ask("namespace: shop, container: other"), "is not");
+        // as somebody changes them
+        pods.is(UID.into(), pod("other"));
+        assert_eq!(ask("labels: {app: checkout}"), "is not");
+        // a container of no pod is in no namespace, and whoever is not in a container neither
+        assert_eq!(
+            judged(&["namespace: shop"], &place(None), &pods, true),
+            "is not"
+        );
+        let outside = Place {
+            container: None,
+            ..place(None)
+        };
+        assert_eq!(
+            judged(&["namespace: shop"], &outside, &pods, true),
+            "is not"
+        );
+    }
+
+    #[test]
+    fn a_pod_that_is_not_known_is_waited_for_and_then_refused() {
+        let pods = Pods::default();
+        let here = place(Some(UID));
+        let waiting = judged(&["namespace: shop"], &here, &pods, true);
+        assert!(waiting.starts_with("not yet: "), "{waiting}");
+        let refused = judged(&["namespace: shop"], &here, &pods, false);
+        assert_eq!(
+            refused,
+            format!(
+                "refused: the pod of its container, {UID}, is not known: the API has not told of it"
+            )
+        );
+        pods.fails("it is away".into());
+        let refused = judged(&["labels: {app: a}"], &here, &pods, false);
+        assert!(refused.ends_with("is not known: it is away"), "{refused}");
+        // What it gets is not a matter of a moment: no binding goes ahead of another.
+        let both = ["container: app", "namespace: shop"];
+        assert!(judged(&both, &here, &pods, true).starts_with("not yet"));
+        pods.is(UID.into(), pod("checkout"));
+        assert_eq!(judged(&both, &here, &pods, true), "b0b1");
+        // Who asks for no pod waits for none, and who is another user's neither.
+        pods.gone(UID);
+        assert_eq!(judged(&["container: app"], &here, &pods, true), "b0");
+        assert_eq!(
+            judged(&["namespace: shop, uid: 7"], &here, &pods, true),
+            "is not"
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::*;
@@ -221,27 +222,46 @@ fn the_capabilities_are_these_and_nobody_is_privileged() {
 }
 
 #[test]
-fn roles_read_named_secrets_and_change_nothing() {
-    let roles = of_kind("Role");
-    assert!(!roles.is_empty() && of_kind("ClusterRole").is_empty());
-    for rule in roles
-        .iter()
-        .flat_map(|role| role["rules"].as_array().unwrap())
-    {
-        let verbs: Vec<_> = rule["verbs"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|verb| verb.as_str().unwrap())
-            .collect();
-        if rule["resources"] == serde_json::json!(["secrets"]) {
-            assert!(!rule["resourceNames"].as_array().unwrap().is_empty());
-            assert_eq!(verbs, ["get", "list", "watch"]);
+fn roles_read_named_secrets_and_pods_and_change_nothing() {
+    let of_chart = fs::read_to_string(folder("sidecar/tests/manifests/chart.yaml")).unwrap();
+    let of_chart = documents(&of_chart);
+    for (all, kind) in [
+        ("deploy", "Role"),
+        ("the chart", "Role"),
+        ("deploy", "ClusterRole"),
+        ("the chart", "ClusterRole"),
+    ] {
+        let roles: Vec<Value> = if all == "deploy" {
+            of_kind(kind)
         } else {
-            assert_eq!(
-                (&rule["resources"], verbs),
-                (&serde_json::json!(["pods"]), vec!["get"])
-            );
+            of_chart
+                .iter()
+                .filter(|document| document["kind"] == kind)
+                .cloned()
+                .collect()
+        };
+        assert!(!roles.is_empty(), "{all}: no {kind}");
+        for rule in roles
+            .iter()
+            .flat_map(|role| role["rules"].as_array().unwrap())
+        {
+            let names = &rule["resourceNames"];
+            let allowed = (&rule["resources"], &rule["verbs"]);
+            if kind == "Role" {
+                assert!(!names.as_array().unwrap().is_empty());
+                assert_eq!(
+                    allowed,
+                    (&json!(["secrets"]), &json!(["get", "list", "watch"])),
+                    "{all}"
+                );
+            } else {
+                // An agent of a node asks for its pods; no role can be narrower.
+                assert_eq!(
+                    allowed,
+                    (&json!(["pods"]), &json!(["list", "watch"])),
+                    "{all}"
+                );
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::node::Lent;
 use crate::pod::Pod;
 
 /// `hunter2` backwards: the attacker's own arguments must not hold what it looks for.
-const BACKWARDS: &str = "2retnuh";
+pub const BACKWARDS: &str = "2retnuh";
 /// What a container has by the runtime's default is enough to read a neighbour of the same user; these do for the rest.
 const CAPABILITIES: [&str; 4] = ["SYS_PTRACE", "SYS_ADMIN", "DAC_READ_SEARCH", "PERFMON"];
 
@@ -59,6 +59,33 @@ pub fn ensure_refused(pod: &Pod<'_>, file: &str) -> Result<()> {
     Ok(())
 }
 
+/// Fails unless the attack tried every way, and none led to the secret.
+pub fn ensure_nothing_leaked(told: &str) -> Result<()> {
+    let outcomes: Vec<Value> = told
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    ensure!(outcomes.len() > 30, "the attack tried little: {told}");
+    for outcome in &outcomes {
+        ensure!(outcome["leaked"] == false, "{outcome}");
+    }
+    for vector in [
+        "attach",
+        "seize",
+        "process_vm_readv",
+        "plain:environ",
+        "plain:mem",
+        "file-root",
+    ] {
+        let outcome = outcomes.iter().find(|outcome| outcome["vector"] == vector);
+        ensure!(
+            outcome.is_some_and(|outcome| outcome["errno"] == 1),
+            "{vector}: {outcome:?}"
+        );
+    }
+    Ok(())
+}
+
 fn nothing() -> Result<()> {
     let node = Lent::new()?;
     let pod = besieged(&node)?;
@@ -85,28 +112,7 @@ fn nothing() -> Result<()> {
     ensure_refused(&pod, &file)?;
     let command = ["attack", "all", &target, BACKWARDS, &file];
     let told = pod.exec("shell", &command)?;
-    let outcomes: Vec<Value> = told
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    ensure!(outcomes.len() > 30, "the attack tried little: {told}");
-    for outcome in &outcomes {
-        ensure!(outcome["leaked"] == false, "{outcome}");
-    }
-    for vector in [
-        "attach",
-        "seize",
-        "process_vm_readv",
-        "plain:environ",
-        "plain:mem",
-        "file-root",
-    ] {
-        let outcome = outcomes.iter().find(|outcome| outcome["vector"] == vector);
-        ensure!(
-            outcome.is_some_and(|outcome| outcome["errno"] == 1),
-            "{vector}: {outcome:?}"
-        );
-    }
+    ensure_nothing_leaked(&told)?;
     // Who it was, the sidecar tells, with the pod's own numbers.
     pod.wait_for(SIDECAR, |event| {
         let of_target = event["target_pid"].as_u64() == target.parse().ok();

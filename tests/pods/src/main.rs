@@ -1,17 +1,23 @@
-//! Pods of our own manifests on a real containerd: the tests `cri::`, which `make guest-pods` runs in a guest.
+//! Pods of our own manifests on a real containerd: the tests `cri::`, which `make guest-pods` runs in a guest, and, under a real
+//! kubelet and API server, `kubelet::`, which `make guest-kubelet` does.
 
 mod attack;
+mod cluster;
 mod cri;
+mod daemon;
 mod delivery;
 mod dockerfile;
 mod identity;
 mod image;
+mod kubelet;
 mod lifecycle;
+mod log;
 mod manifest;
 mod manifests;
 mod node;
 mod pod;
 mod spec;
+mod stack;
 mod volumes;
 mod watch;
 mod wire;
@@ -27,6 +33,8 @@ fn main() -> ExitCode {
         manifests::register,
         lifecycle::register,
         dockerfile::register,
+        stack::register,
+        daemon::register,
     ];
     rooms
         .into_iter()

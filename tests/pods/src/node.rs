@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,9 +35,9 @@ version = 2
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
 "#;
-/// Each pod has a wire to the node and an address.
+/// Each pod has a wire to the node, by which it reaches all that the node does, and an address.
 const NETWORK: &str = r#"{"cniVersion": "0.4.0", "name": "pods", "plugins": [
-  {"type": "ptp", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.22.0.0/16"}]]}}
+  {"type": "ptp", "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.22.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}}
 ]}"#;
 
 /// A machine that runs pods.
@@ -47,7 +47,7 @@ pub struct Node {
     pub root: PathBuf,
     /// Its containerd.
     pub cri: Cri,
-    _containerd: Child,
+    containerd: Child,
 }
 
 static NODE: Mutex<Option<Node>> = Mutex::new(None);
@@ -89,8 +89,8 @@ impl Node {
         let log = root.join("var/log/containerd.log");
         let mut containerd = system::command(&root, "/usr/bin/containerd")?
             .args(["--log-level", "info"])
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(File::create(&log)?)
             .spawn()
             .context("cannot start containerd")?;
@@ -109,7 +109,7 @@ impl Node {
         let node = Self {
             root,
             cri,
-            _containerd: containerd,
+            containerd,
         };
         node.import_images()?;
         println!("the node was up in {:?}", begin.elapsed());
@@ -126,6 +126,18 @@ impl Node {
     pub fn inside(&self, outside: &Path) -> Result<String> {
         let inside = Path::new("/").join(outside.strip_prefix(&self.root)?);
         Ok(inside.to_string_lossy().into_owned())
+    }
+
+    /// A command with the node's root that sees containerd's mounts, and whose mounts containerd sees.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["-m", "-t", &self.containerd.id().to_string(), program])
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "/root")
+            .stdin(Stdio::null());
+        command
     }
 
     fn import_images(&self) -> Result<()> {
@@ -170,7 +182,8 @@ impl Node {
     }
 }
 
-fn write(root: &Path, place: &str, text: &str) -> Result<()> {
+/// Writes a file of the node's.
+pub fn write(root: &Path, place: &str, text: &str) -> Result<()> {
     let file = root.join(place);
     fs::create_dir_all(file.parent().context("no folder")?)?;
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))

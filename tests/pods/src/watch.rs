@@ -1,6 +1,5 @@
 //! Waits for what a pod does: its probes, its containers' ends, and what they print.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::thread;
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::log;
 use crate::pod::Pod;
 use crate::wire::EXITED;
 
@@ -104,17 +104,7 @@ impl Pod<'_> {
             .node
             .path(&self.config.log_directory)
             .join(format!("{name}/{attempt}.log"));
-        let mut text = String::new();
-        for line in fs::read_to_string(file).unwrap_or_default().lines() {
-            // The time, the stream, whether the line is whole, and the line.
-            let mut parts = line.splitn(4, ' ').skip(1);
-            let (stream, whole) = (parts.next(), parts.next());
-            if stream.is_some_and(|stream| streams.contains(&stream)) {
-                text += parts.next().unwrap_or_default();
-                text += if whole == Some("F") { "\n" } else { "" };
-            }
-        }
-        Ok(text)
+        Ok(log::text(&file, streams))
     }
 
     /// The first line of JSON that a container prints for which `wanted` holds.

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener},
     path::{Path, PathBuf},
     sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
@@ -34,9 +34,13 @@ pub const AGENT: &str = "agent";
 /// That user's token.
 pub const AGENT_TOKEN: &str = "token-of-the-agent";
 
+/// What pods are told of where the API is: the first address of the services' range.
+pub const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 443);
+
 const RBAC: &str = "rbac.authorization.k8s.io";
-/// How long the server may take to be ready. A machine at its limit takes half a minute.
-const READY_WITHIN: Duration = Duration::from_secs(90);
+/// How long the server may take to be ready. A machine at its limit takes half a minute, an emulated one that
+/// shares it with others a few.
+const READY_WITHIN: Duration = Duration::from_mins(5);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(100);
 /// Whoever finds a port free may find it taken a moment later.
@@ -58,12 +62,15 @@ impl ApiServer {
         SHARED.get_or_init(|| Self::start().expect("a Kubernetes API server"))
     }
 
-    /// Starts one.
+    /// Starts one, on loopback.
     pub fn start() -> Result<Self> {
         let assets = assets()?;
         let mut failure = None;
         for _ in 0..ATTEMPTS {
-            match Self::try_start(&assets) {
+            match Self::try_start(
+                &assets,
+                SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port()?),
+            ) {
                 Ok(server) => return Ok(server),
                 Err(e) => failure = Some(e),
             }
@@ -71,10 +78,15 @@ impl ApiServer {
         Err(failure.context("no attempt")?)
     }
 
-    fn try_start(assets: &Path) -> Result<Self> {
+    /// Starts one at an address of this machine's. At [`SERVICE`] pods find it as in any cluster.
+    pub fn start_at(address: SocketAddrV4) -> Result<Self> {
+        Self::try_start(&assets()?, address)
+    }
+
+    fn try_start(assets: &Path, address: SocketAddrV4) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let authority = Authority::new()?;
-        let identity = authority.identity()?;
+        let identity = authority.identity_at(*address.ip())?;
         let file = |name: &str, content: &str| -> Result<String> {
             let path = dir.path().join(name);
             fs::write(&path, content)?;
@@ -86,7 +98,7 @@ impl ApiServer {
             "{ADMIN_TOKEN},admin,admin,\"system:masters\"\n{AGENT_TOKEN},{AGENT},{AGENT}\n"
         );
         let tokens = file("tokens.csv", &tokens)?;
-        let (client, peer, port) = (free_port()?, free_port()?, free_port()?);
+        let (client, peer) = (free_port()?, free_port()?);
         let at = |port: u16| format!("http://127.0.0.1:{port}");
         let etcd = [
             format!("--data-dir={}", dir.path().join("etcd").display()),
@@ -97,8 +109,8 @@ impl ApiServer {
         ];
         let api = [
             format!("--etcd-servers={}", at(client)),
-            format!("--secure-port={port}"),
-            "--bind-address=127.0.0.1".into(),
+            format!("--secure-port={}", address.port()),
+            format!("--bind-address={}", address.ip()),
             format!("--cert-dir={}", dir.path().display()),
             format!("--tls-cert-file={certificate}"),
             format!("--tls-private-key-file={key}"),
@@ -115,7 +127,7 @@ impl ApiServer {
             Leash::start(&assets.join("etcd"), &etcd, dir.path())?,
         ];
         let server = Self {
-            url: format!("https://127.0.0.1:{port}"),
+            url: format!("https://{address}"),
             authority,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(1)

@@ -1,12 +1,13 @@
 //! What kernelseal's tests talk to: servers on loopback that end with the test's process, however it ends.
 
 mod api;
+mod documents;
 mod leash;
 mod proxy;
 mod tls;
 mod vault;
 
-pub use api::{ADMIN_TOKEN, AGENT, AGENT_TOKEN, ApiServer};
+pub use api::{ADMIN_TOKEN, AGENT, AGENT_TOKEN, ApiServer, SERVICE};
 pub use proxy::{Fault, Proxy};
 pub use tls::Authority;
 pub use vault::{Lease, VAULT_ROLE, VaultFault, VaultServer};

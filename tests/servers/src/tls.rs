@@ -1,6 +1,10 @@
 //! Certificates, and a listener that speaks TLS.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Result;
 use axum::serve::Listener;
@@ -54,7 +58,12 @@ impl Authority {
 
     /// A certificate for loopback.
     pub(crate) fn identity(&self) -> Result<Identity> {
-        let params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        self.identity_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// A certificate for an address.
+    pub(crate) fn identity_at(&self, address: Ipv4Addr) -> Result<Identity> {
+        let params = CertificateParams::new(["localhost".to_owned(), address.to_string()])?;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Identity { certificate, key })

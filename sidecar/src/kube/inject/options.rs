@@ -26,6 +26,10 @@ pub(crate) struct Options {
     /// A Secret to mount for `secretKeyRef`, at /etc/kernelseal/secrets/NAME. May be given more than once.
     #[arg(long = "mount-secret", value_name = "NAME", value_parser = config_map)]
     pub(crate) mount_secrets: Vec<String>,
+    /// Give the sidecar, and no other container, a token of the pod's service account: for a `secretKeyRef` that is
+    /// read from the API.
+    #[arg(long)]
+    pub(crate) api_token: bool,
     /// The configuration's `monitoring.metricsPort`: the probes ask there.
     #[arg(long, value_name = "PORT", default_value_t = METRICS_PORT, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) metrics_port: u16,

@@ -89,6 +89,13 @@ pub(super) fn plan(pod: &Value, options: &Options) -> Result<Plan, Remark> {
     if options.older_cluster {
         annotate(pod, options, edits);
     }
+    if options.api_token && spec["automountServiceAccountToken"] != false {
+        notes.push(remark(
+            pointer(&["spec"]),
+            "every container of the pod may get a token of its service account, and with it what the sidecar reads",
+            "set automountServiceAccountToken: false in the pod, or in its ServiceAccount",
+        ));
+    }
     if spec["hostNetwork"] == true {
         notes.push(remark(
             pointer(&["spec", "hostNetwork"]),

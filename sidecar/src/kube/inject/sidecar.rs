@@ -10,6 +10,8 @@ use super::{options::Options, tree};
 
 /// Where applications find their secret files; theirs to mount where they cannot create it.
 pub(super) const RUN: &str = "/run/kernelseal";
+/// Where clients of the API look for who they are.
+const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// A piece of YAML that begins at column 0, without a line break at its end, and what it says.
 #[derive(Clone, Debug)]
@@ -114,6 +116,12 @@ pub(super) fn container(options: &Options) -> Piece {
             "    - {{name: {name}-{index}, mountPath: /etc/kernelseal/secrets/{secret}, readOnly: true}}"
         );
     }
+    if options.api_token {
+        let _ = writeln!(
+            text,
+            "    - {{name: {name}-api, mountPath: {API_TOKEN}, readOnly: true}}  # who the agent is to the API"
+        );
+    }
     let _ = writeln!(
         text,
         "    - {{name: {name}-bpf, mountPath: /sys/fs/bpf}}  # the kernel side, one for all agents of the node"
@@ -135,6 +143,17 @@ pub(super) fn volumes(options: &Options, config_map: &str, run: bool) -> Vec<Pie
         let secret = scalar(secret);
         texts.push(format!(
             "- name: {name}-{index}\n  secret: {{secretName: {secret}}}"
+        ));
+    }
+    if options.api_token {
+        // As Kubernetes writes it into every container of a pod that does not say otherwise.
+        texts.push(format!(
+            "- name: {name}-api
+  projected:
+    sources:
+      - serviceAccountToken: {{path: token}}
+      - configMap: {{name: kube-root-ca.crt, items: [{{key: ca.crt, path: ca.crt}}]}}
+      - downwardAPI: {{items: [{{path: namespace, fieldRef: {{fieldPath: metadata.namespace}}}}]}}"
         ));
     }
     texts.push(format!(

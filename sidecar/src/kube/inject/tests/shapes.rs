@@ -272,6 +272,59 @@ spec:
 }
 
 #[test]
+fn a_token_is_for_the_sidecar_alone() {
+    const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let source = "apiVersion: v1
+kind: Pod
+spec:
+  automountServiceAccountToken: false
+  containers:
+    - name: app
+      image: a
+";
+    for more in [&["--api-token"][..], &["--api-token", "--older-cluster"]] {
+        let done = injected(source, more);
+        assert!(done.notes.is_empty(), "{:?}", done.notes);
+        assert_kept(source, &done.text);
+        let spec = &documents(&done.text)[0]["spec"];
+        let lists = ["initContainers", "containers"].map(|list| spec[list].as_array());
+        for container in lists.into_iter().flatten().flatten() {
+            let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+            let has_token = mounts
+                .into_iter()
+                .any(|mount| mount["mountPath"] == ACCOUNT && mount["name"] == "kernelseal-api");
+            assert_eq!(has_token, container["name"] == "kernelseal", "{container}");
+        }
+        let volumes = spec["volumes"].as_array().unwrap();
+        let volume = volumes
+            .iter()
+            .find(|volume| volume["name"] == "kernelseal-api");
+        let sources = volume.unwrap()["projected"]["sources"].as_array().unwrap();
+        let paths = [
+            "/serviceAccountToken/path",
+            "/configMap/items/0/path",
+            "/downwardAPI/items/0/path",
+        ];
+        let paths: Vec<_> = sources
+            .iter()
+            .zip(paths)
+            .map(|(source, path)| source.pointer(path).unwrap().as_str().unwrap())
+            .collect();
+        assert_eq!(paths, ["token", "ca.crt", "namespace"]);
+        assert_eq!(injected(&done.text, more).text, done.text);
+    }
+    // Where all containers get one, that is said.
+    let open = source.replace("  automountServiceAccountToken: false\n", "");
+    let done = injected(&open, &["--api-token"]);
+    assert!(
+        done.notes[0].message.contains("every container"),
+        "{}",
+        done.notes[0]
+    );
+    assert!(injected(&open, &[]).notes.is_empty());
+}
+
+#[test]
 fn the_options_arrive() {
     let more = [
         "--name",

@@ -26,6 +26,7 @@ mod sources;
 mod stacks;
 mod starts;
 mod takeover;
+mod unknown_pods;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         names::register,
         identity::register,
         containers::register,
+        unknown_pods::register,
         sources::register,
         examples::register,
         policy::register,

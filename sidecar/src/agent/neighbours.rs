@@ -1,0 +1,62 @@
+//! The pods of a node, for an agent that answers for one: asked of the API, told to those who look programs up.
+
+use ::kube::Client;
+use anyhow::Context as _;
+use k8s_openapi::jiff::Timestamp;
+
+use super::own_pod;
+use crate::{
+    kube::{Cluster, NodePod, Pace, PodNews, watch_pods},
+    observe::node_in_kubernetes,
+    process::{NamedPod, Pods},
+};
+
+/// Whether this agent can ask for pods: it answers for a node whose name it was told, and has somebody to ask.
+pub(super) fn can_be_known() -> bool {
+    own_pod().is_none() && node_in_kubernetes().is_some() && Cluster::is_named()
+}
+
+/// Listens for them from here on, if it can. Nothing is asked before the runtime is next given its turn.
+pub(super) async fn meet(pods: &Pods) -> anyhow::Result<Option<Pods>> {
+    let Some(node) = node_in_kubernetes().filter(|_| can_be_known()) else {
+        return Ok(None);
+    };
+    let why = "the pods of this node cannot be asked for";
+    let Some(cluster) = Cluster::find().await.context(why)? else {
+        return Ok(None);
+    };
+    let client = cluster.client().context(why)?;
+    tokio::spawn(listen(client, node, pods.clone()));
+    Ok(Some(pods.clone()))
+}
+
+async fn listen(client: Client, node: String, pods: Pods) {
+    let heard = {
+        let pods = pods.clone();
+        move || pods.heard()
+    };
+    watch_pods(client, node, Pace::default(), heard, |news| match news {
+        Ok(PodNews::All(all)) => {
+            tracing::info!(pods = all.len(), "the API tells of this node's pods");
+            pods.are(all.into_iter().map(named));
+        }
+        Ok(PodNews::Is(pod)) => {
+            let (uid, pod) = named(pod);
+            pods.is(uid, pod);
+        }
+        Ok(PodNews::Gone(uid)) => pods.gone(&uid),
+        Err(fault) => pods.fails(fault.tell_of_pods()),
+    })
+    .await;
+}
+
+fn named(pod: NodePod) -> (String, NamedPod) {
+    let since = pod.since.map_or(i128::MAX, Timestamp::as_nanosecond);
+    let named = NamedPod {
+        name: pod.name,
+        namespace: pod.namespace,
+        labels: pod.labels,
+        mirrors: pod.mirrors.map(|uid| (uid, since)),
+    };
+    (pod.uid, named)
+}

@@ -1,0 +1,49 @@
+//! A watch that goes on: listed, watched, and begun anew where the watcher alone would be stuck.
+
+use std::{fmt::Debug, pin::pin};
+
+use futures_util::{Stream, StreamExt as _};
+use kube::runtime::{
+    WatchStreamExt as _,
+    watcher::{self, Event},
+};
+
+use super::{Fault, Pace, retry::Retry};
+
+/// A watcher's configuration for what the fields say, at our pace.
+pub(super) fn config(fields: &str, pace: &Pace) -> watcher::Config {
+    let seconds = u32::try_from(pace.watch_for.as_secs()).unwrap_or(u32::MAX);
+    watcher::Config::default()
+        .fields(fields)
+        .timeout(seconds.max(1))
+}
+
+/// Tells every event, and what keeps us from hearing more, for as long as it is polled. `begin` gives a new
+/// watcher.
+pub(super) async fn follow<K, S>(
+    pace: Pace,
+    begin: impl Fn() -> S,
+    mut tell: impl FnMut(Result<Event<K>, Fault>),
+) where
+    K: Clone + Debug + Send + 'static,
+    S: Stream<Item = watcher::Result<Event<K>>> + Send,
+{
+    loop {
+        let mut events = pin!(begin().backoff(Retry::new(&pace.patience)));
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(event) => tell(Ok(event)),
+                Err(error) => {
+                    let fault = Fault::of(&error);
+                    // A watch that is refused with 410 is not listed anew by the watcher.
+                    let is_stuck = matches!(error, watcher::Error::WatchStartFailed(_));
+                    let begin_anew = is_stuck && fault == Fault::Expired;
+                    tell(Err(fault));
+                    if begin_anew {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Programs that wait until the API has told of their pod. They stand there, attached, while others get theirs.
+
+use std::time::{Duration, Instant};
+
+use sidecar_common::policy::Held;
+
+use super::{Work, ending::Due, held::HeldTask, verify::Refusal};
+use crate::{
+    observe::Clock,
+    process::{Place, Process},
+};
+
+/// One of them.
+pub(super) struct Waiting {
+    tgid: u32,
+    held: Held,
+    task: HeldTask,
+}
+
+impl Work {
+    /// Whether there is time to wait. A quarter of what there is at all is left for what comes then: the watchdog has no
+    /// good reason to tell.
+    pub(super) fn may_wait(&self, held: &Held) -> bool {
+        !self.is_ending && !self.time_to_wait(held).is_zero()
+    }
+
+    fn time_to_wait(&self, held: &Held) -> Duration {
+        let since = Clock::monotonic_ns().saturating_sub(held.since_ns);
+        let longest = self.config.policy.hold_timeout / 4 * 3;
+        longest.saturating_sub(Duration::from_nanos(since))
+    }
+
+    /// It is looked at again when more is known, and in the end.
+    pub(super) fn let_wait(&mut self, tgid: u32, held: &Held, task: HeldTask, why: &Refusal) {
+        tracing::debug!(pid = held.pid, "it waits: {why}");
+        let end = Instant::now() + self.time_to_wait(held);
+        self.due.push((end, Due::LookAgain));
+        let held = *held;
+        self.waiting.push(Waiting { tgid, held, task });
+    }
+
+    /// Whether it waits.
+    pub(super) fn waits(&self, held: &Held) -> bool {
+        self.waiting
+            .iter()
+            .any(|waiting| waiting.held.seal == held.seal)
+    }
+
+    /// One that ended meanwhile. (We trace it: until we let go, its parent does not hear.)
+    pub(super) fn forget_waiting(&mut self, seal: u64) {
+        self.waiting.retain(|waiting| waiting.held.seal != seal);
+    }
+
+    /// Looks at all of them again. Those of which no more is known wait on, or have waited long enough.
+    pub(super) fn look_again(&mut self) {
+        for Waiting { tgid, held, task } in std::mem::take(&mut self.waiting) {
+            let process = Process::new(held.pid);
+            let place = self.whereabouts.of(process, held.cgroup);
+            let place = place.unwrap_or_else(|_| Place::default().into());
+            self.serve(tgid, &held, process, place, task);
+        }
+    }
+}

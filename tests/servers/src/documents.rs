@@ -1,0 +1,77 @@
+//! Objects as manifests write them: applied, read, changed and deleted, by the administrator.
+
+use anyhow::{Context as _, Result};
+use axum::http::{Method, Request};
+use serde_json::Value;
+
+use crate::{ADMIN_TOKEN, ApiServer};
+
+/// Of the kinds that tests apply, those that are in no namespace.
+const IN_NO_NAMESPACE: [&str; 3] = ["Namespace", "ClusterRole", "ClusterRoleBinding"];
+
+impl ApiServer {
+    /// Makes an object what its document says. A field that the server does not know is an error.
+    pub fn apply_document(&self, document: &Value) -> Result<Value> {
+        let path = path(document)?;
+        let query = format!("{path}?fieldManager=tests&force=true");
+        self.ask(
+            Method::PATCH,
+            &query,
+            Some(("application/apply-patch+yaml", document)),
+        )
+        .with_context(|| format!("apply {path}"))
+    }
+
+    /// Changes fields of an object, by a merge patch.
+    pub fn change(&self, path: &str, fields: &Value) -> Result<Value> {
+        self.ask(
+            Method::PATCH,
+            path,
+            Some(("application/merge-patch+json", fields)),
+        )
+        .with_context(|| format!("change {path}"))
+    }
+
+    /// An object, or a list of them: `/api/v1/namespaces/NAME/pods/NAME`.
+    pub fn read(&self, path: &str) -> Result<Value> {
+        self.ask(Method::GET, path, None)
+            .with_context(|| format!("read {path}"))
+    }
+
+    /// Takes an object away. A pod's kubelet has its own time for that.
+    pub fn delete(&self, path: &str) -> Result<Value> {
+        self.ask(Method::DELETE, path, None)
+            .with_context(|| format!("delete {path}"))
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Option<(&str, &Value)>) -> Result<Value> {
+        let client = self.client(Some(ADMIN_TOKEN))?;
+        let mut request = Request::builder().method(method).uri(path);
+        let mut content = Vec::new();
+        if let Some((kind, value)) = body {
+            request = request.header("content-type", kind);
+            content = value.to_string().into_bytes();
+        }
+        Ok(self
+            .runtime()
+            .block_on(client.request(request.body(content)?))?)
+    }
+}
+
+/// Where the API has the object of a document.
+fn path(document: &Value) -> Result<String> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let version = text(&document["apiVersion"]).context("a document without apiVersion")?;
+    let kind = text(&document["kind"]).context("a document without kind")?;
+    let name = text(&document["metadata"]["name"]).context("a document without a name")?;
+    let root = if version.contains('/') { "apis" } else { "api" };
+    let plural = kind.to_lowercase() + "s";
+    if IN_NO_NAMESPACE.contains(&kind.as_str()) {
+        return Ok(format!("/{root}/{version}/{plural}/{name}"));
+    }
+    let namespace = text(&document["metadata"]["namespace"]);
+    let namespace = namespace.with_context(|| format!("{kind} {name} names no namespace"))?;
+    Ok(format!(
+        "/{root}/{version}/namespaces/{namespace}/{plural}/{name}"
+    ))
+}
