@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 
 use self::{
     edits::{Edits, Looks, Signals, interval},
+    neighbours::Neighbours,
     shift::Shift,
 };
 use crate::{
@@ -131,6 +132,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let pods = Pods::default();
     listen(&config.monitoring, &metrics, &ready, origins.known(), &pods).await?;
     let mut edits = Edits::of(path, config, metrics.clone())?;
+    let neighbours = Neighbours::find().await?;
     let mut store = open_store(path, &edits.config, &mut origins).await?;
     while edits.config.policy.mode == Mode::Disabled {
         tracing::warn!(
@@ -151,7 +153,8 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut sources = Looks::at(store.files(&edits.config));
     let mut changes = origins.changes().listen();
     let mut others = pods.changes();
-    let known = neighbours::meet(&pods).await?;
+    // (no waiting from here on, or who listens for secrets would hear of them before we are guarded)
+    let known = neighbours.map(|neighbours| neighbours.listen(&pods));
     let (mut shift, mut has_ended) = Shift::begin(&edits.config, store, &metrics, known).await?;
     ready.store(true, Ordering::Relaxed);
 

@@ -1,5 +1,7 @@
 //! The pods of a node, for an agent that answers for one: asked of the API, told to those who look programs up.
 
+use std::time::Duration;
+
 use ::kube::Client;
 use anyhow::Context as _;
 use k8s_openapi::jiff::Timestamp;
@@ -11,23 +13,39 @@ use crate::{
     process::{NamedPod, Pods},
 };
 
+/// From one request to the next: a list comes in pages, and until its last one programs wait.
+const APART: Duration = Duration::from_millis(250);
+
 /// Whether this agent can ask for pods: it answers for a node whose name it was told, and has somebody to ask.
 pub(super) fn can_be_known() -> bool {
     own_pod().is_none() && node_in_kubernetes().is_some() && Cluster::is_named()
 }
 
-/// Listens for them from here on, if it can. Nothing is asked before the runtime is next given its turn.
-pub(super) async fn meet(pods: &Pods) -> anyhow::Result<Option<Pods>> {
-    let Some(node) = node_in_kubernetes().filter(|_| can_be_known()) else {
-        return Ok(None);
-    };
-    let why = "the pods of this node cannot be asked for";
-    let Some(cluster) = Cluster::find().await.context(why)? else {
-        return Ok(None);
-    };
-    let client = cluster.client().context(why)?;
-    tokio::spawn(listen(client, node, pods.clone()));
-    Ok(Some(pods.clone()))
+/// Whom to ask, and for which node.
+pub(super) struct Neighbours {
+    client: Client,
+    node: String,
+}
+
+impl Neighbours {
+    /// Nothing, where they cannot be known. Asks nobody yet.
+    pub(super) async fn find() -> anyhow::Result<Option<Self>> {
+        let Some(node) = node_in_kubernetes().filter(|_| can_be_known()) else {
+            return Ok(None);
+        };
+        let why = "the pods of this node cannot be asked for";
+        let Some(cluster) = Cluster::find().await.context(why)? else {
+            return Ok(None);
+        };
+        let client = cluster.client().context(why)?;
+        Ok(Some(Self { client, node }))
+    }
+
+    /// Listens from here on: as soon as the runtime is next given its turn.
+    pub(super) fn listen(self, pods: &Pods) -> Pods {
+        tokio::spawn(listen(self.client, self.node, pods.clone()));
+        pods.clone()
+    }
 }
 
 async fn listen(client: Client, node: String, pods: Pods) {
@@ -35,7 +53,11 @@ async fn listen(client: Client, node: String, pods: Pods) {
         let pods = pods.clone();
         move || pods.heard()
     };
-    watch_pods(client, node, Pace::default(), heard, |news| match news {
+    let pace = Pace {
+        apart: APART,
+        ..Pace::default()
+    };
+    watch_pods(client, node, pace, heard, |news| match news {
         Ok(PodNews::All(all)) => {
             tracing::info!(pods = all.len(), "the API tells of this node's pods");
             pods.are(all.into_iter().map(named));
