@@ -14,7 +14,7 @@ use crate::{
     config::{Config, Policy},
     guardian::Guardian,
     kernel::{Claim, Maps, pins},
-    observe::{Journal, JournalWriter, Metrics},
+    observe::{Journal, Metrics},
     process::Whereabouts,
     seal::{GivenUp, Order, Orders, Sealer, Watchdog},
     secrets::Store,
@@ -30,7 +30,6 @@ pub(super) struct Shift {
     watchdog: Watchdog,
     orders: Orders,
     thread: JoinHandle<std::io::Result<()>>,
-    writer: JournalWriter,
 }
 
 impl Shift {
@@ -39,9 +38,9 @@ impl Shift {
         config: &Arc<Config>,
         store: Store,
         metrics: &Metrics,
+        journal: Journal,
     ) -> anyhow::Result<(Self, oneshot::Receiver<()>)> {
         let audit_log = config.monitoring.audit_log.as_deref();
-        let (journal, writer) = Journal::start(audit_log).context("monitoring.auditLog")?;
         let Staked {
             claim,
             ring,
@@ -102,7 +101,6 @@ impl Shift {
             watchdog,
             orders,
             thread,
-            writer,
         };
         Ok((shift, has_ended))
     }
@@ -159,7 +157,6 @@ impl Shift {
             mut watchdog,
             orders,
             thread,
-            writer,
         } = self;
         tracing::info!("ending");
         claim.stop_holding(&pins::lock()?)?;
@@ -176,7 +173,6 @@ impl Shift {
         claim.leave(&pins::lock()?, under_seal)?;
         guardian.dismiss();
         drop(watchdog);
-        writer.finish();
         match result {
             Some(Ok(())) if !has_ended_early => Ok(()),
             None if !has_ended_early => {

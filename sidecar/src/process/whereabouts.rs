@@ -8,6 +8,7 @@ use std::{
     env, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{Mode, OFlags, openat};
@@ -22,6 +23,10 @@ use crate::observe::Container;
 
 /// Places that are remembered; a node has fewer control groups that live.
 const REMEMBERED: usize = 4096;
+/// Between two looks at all processes for one that tells a container's name.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
+const TICK_NS: u64 = 10_000_000;
 /// Where the agent's pod has its labels (a downwardAPI volume).
 pub(crate) const LABELS: &str = "/etc/podinfo/labels";
 /// Variables by which the agent is told of its pod (`fieldRef`).
@@ -85,6 +90,8 @@ pub(crate) struct Whereabouts {
     pod: Option<Pod>,
     /// By the control group's number, which the kernel gives out once.
     places: HashMap<u64, Arc<Place>>,
+    /// Those of which there may be more to find out, and when to look again.
+    uncertain: HashMap<u64, (Arc<Place>, Instant)>,
 }
 
 impl Whereabouts {
@@ -103,6 +110,7 @@ impl Whereabouts {
             ours: Mounted::all(&fs::read("/proc/self/mountinfo")?).next(),
             pod,
             places: HashMap::new(),
+            uncertain: HashMap::new(),
         })
     }
 
@@ -120,6 +128,35 @@ impl Whereabouts {
             self.places.insert(cgroup, place.clone());
         }
         Ok(place)
+    }
+
+    /// Where a process lives or lived that nobody holds, and that started at that moment (boot clock, in
+    /// nanoseconds). `None` where it is gone and nothing is remembered of its control group.
+    pub(crate) fn of_seen(&mut self, pid: u32, started_ns: u64, cgroup: u64) -> Option<Arc<Place>> {
+        if let Some(place) = self.known(cgroup) {
+            return Some(place);
+        }
+        if let Some((place, until)) = self.uncertain.get(&cgroup)
+            && Instant::now() < *until
+        {
+            return Some(place.clone());
+        }
+        let place = self.of(Process::new(pid), cgroup).ok()?;
+        // The number was its own all the while, if it is now.
+        let stat = Seen::open(pid).ok()?.read("stat").ok();
+        let is_it = stat.and_then(|stat| text::started(&stat)) == Some(started_ns / TICK_NS);
+        if !is_it {
+            self.places.remove(&cgroup);
+            return None;
+        }
+        if cgroup != 0 && self.known(cgroup).is_none() {
+            if self.uncertain.len() >= REMEMBERED {
+                self.uncertain.clear();
+            }
+            let until = Instant::now() + LOOK_AGAIN;
+            self.uncertain.insert(cgroup, (place.clone(), until));
+        }
+        Some(place)
     }
 
     /// What is remembered of a control group.

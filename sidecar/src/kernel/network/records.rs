@@ -1,0 +1,56 @@
+//! The network monitor's ring buffer, read record by record.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::maps::{MapData, RingBuf};
+use sidecar_common::{
+    event::Header,
+    network::{Answer, Flow, Gone, KIND_ACCEPT, KIND_ANSWER, KIND_CLOSE, KIND_CONNECT, KIND_GONE},
+};
+
+use super::super::ring::whole;
+
+/// What the kernel side says.
+#[derive(Debug)]
+pub(crate) enum NetworkRecord {
+    /// A connection began, could not be made, or ended; which, is in its header.
+    Flow(Box<Flow>),
+    /// A UDP socket is gone.
+    Gone(Gone),
+    /// A DNS server answered.
+    Answer(Box<Answer>),
+    /// Bytes that are none of these.
+    Unknown,
+}
+
+impl NetworkRecord {
+    /// What a record's bytes mean.
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        let parse = || -> Option<Self> {
+            let header: Header = whole(bytes)?;
+            Some(match header.kind {
+                KIND_CONNECT | KIND_ACCEPT | KIND_CLOSE => Self::Flow(Box::new(whole(bytes)?)),
+                KIND_GONE => Self::Gone(whole(bytes)?),
+                KIND_ANSWER => Self::Answer(Box::new(whole(bytes)?)),
+                _ => return None,
+            })
+        };
+        parse().unwrap_or(Self::Unknown)
+    }
+}
+
+/// The reading end.
+pub(crate) struct NetworkRing(pub(super) RingBuf<MapData>);
+
+impl NetworkRing {
+    /// The next record, if there is one.
+    pub(crate) fn next(&mut self) -> Option<NetworkRecord> {
+        self.0.next().map(|bytes| NetworkRecord::parse(&bytes))
+    }
+}
+
+impl AsFd for NetworkRing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
