@@ -249,6 +249,29 @@ pub struct Gone {
     pub socket: u64,
 }
 
+/// A control group that owns connections: [`Place`]. Told before the first of them.
+pub const KIND_PLACE: u32 = 6;
+
+/// Levels below the root at which a control group is told with its names.
+pub const PLACE_LEVELS: usize = 10;
+/// Bytes of a control group's name that are told, with its NUL: a container's is its id with what runtimes put
+/// around it.
+pub const PLACE_NAME_LEN: usize = 128;
+
+/// Where a control group is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Place {
+    /// `tgid` is 0.
+    pub header: Header,
+    /// Its inode number in cgroup2.
+    pub cgroup: u64,
+    /// How many of the names are its; one more than there are if it lies too deep.
+    pub levels: u64,
+    /// Its own name, and those above it up to the root, which has none; NUL-terminated.
+    pub names: [[u8; PLACE_NAME_LEN]; PLACE_LEVELS],
+}
+
 /// An answer of a DNS server, as a watched process read it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

@@ -19,6 +19,7 @@ mod datagram;
 mod ends;
 mod filter;
 mod owner;
+mod places;
 mod records;
 mod tcp;
 mod udp;

@@ -1,12 +1,14 @@
 //! Whose a connection is.
 
-use aya_ebpf::{
-    helpers::generated::bpf_get_current_cgroup_id, macros::raw_tracepoint,
-    programs::RawTracePointContext,
-};
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use sidecar_common::network::{Owner, Settings};
 
-use crate::kernel::{self, follow, off, read};
+use crate::{
+    kernel::{self, follow, off, read},
+    places,
+};
 
 /// The running process, if it is one that the scope's agent sees. To be asked only where the process itself is at
 /// work.
@@ -17,11 +19,13 @@ pub(crate) fn of_current(settings: &Settings) -> Option<Owner> {
     if pid == 0 {
         return None;
     }
+    // SAFETY: the helper has no preconditions.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    places::tell(cgroup, task);
     Some(Owner {
         pid,
         reserved: 0,
-        // SAFETY: the helper has no preconditions.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        cgroup,
         started_ns: kernel::start_of(task),
         // (a thread may have a name of its own)
         comm: read(follow(task, off!(task_leader)), off!(task_comm)),
@@ -44,8 +48,10 @@ pub(crate) fn number_of_current(settings: &Settings) -> u32 {
     }
 }
 
-/// The level of the PID namespace of who asks: the agent. Attached nowhere; it runs for its answer.
-#[raw_tracepoint]
-pub fn own_level(_ctx: RawTracePointContext) -> i32 {
-    kernel::level_of(kernel::pid_of(kernel::current())).cast_signed()
+/// The level of the PID namespace of who asks: the agent. Attached nowhere; it runs for its answer, which aya's macro
+/// for such programs would not give.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub fn own_level(_ctx: *mut c_void) -> u32 {
+    kernel::level_of(kernel::pid_of(kernel::current()))
 }

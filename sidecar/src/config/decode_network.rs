@@ -138,14 +138,12 @@ fn cidr(report: &mut Report, node: &Node, what: &str) -> Option<IpNet> {
     let network = text
         .parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    match network {
+    if let Ok(network) = network {
         // (bits behind the prefix say nothing)
-        Ok(network) => Some(network.trunc()),
-        Err(_) => {
-            let message = format!("{what}: {} is not a network", quoted(text));
-            let hint = "write an address and its prefix: 10.0.0.0/8, \"fd00::/8\"";
-            report.error(&node.mark, message, hint);
-            None
-        }
+        return Some(network.trunc());
     }
+    let message = format!("{what}: {} is not a network", quoted(text));
+    let hint = "write an address and its prefix: 10.0.0.0/8, \"fd00::/8\"";
+    report.error(&node.mark, message, hint);
+    None
 }

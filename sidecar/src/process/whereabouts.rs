@@ -5,7 +5,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    env, fs, io,
+    env, fs,
+    hash::Hash,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -92,6 +94,18 @@ pub(crate) struct Whereabouts {
     places: HashMap<u64, Arc<Place>>,
     /// Those of which there may be more to find out, and when to look again.
     uncertain: HashMap<u64, (Arc<Place>, Instant)>,
+    /// Where control groups are, as the kernel told.
+    paths: HashMap<u64, PathBuf>,
+    /// Of processes whose control group tells nothing: by number and start.
+    processes: HashMap<(u32, u64), Arc<Place>>,
+}
+
+/// One more; all others are looked up again when they are too many.
+fn remember<K: Eq + Hash, V>(places: &mut HashMap<K, V>, key: K, value: V) {
+    if places.len() >= REMEMBERED {
+        places.clear();
+    }
+    places.insert(key, value);
 }
 
 impl Whereabouts {
@@ -111,6 +125,8 @@ impl Whereabouts {
             pod,
             places: HashMap::new(),
             uncertain: HashMap::new(),
+            paths: HashMap::new(),
+            processes: HashMap::new(),
         })
     }
 
@@ -122,40 +138,65 @@ impl Whereabouts {
         let (place, is_certain) = self.look_up(process)?;
         let place = Arc::new(place);
         if is_certain && cgroup != 0 {
-            if self.places.len() >= REMEMBERED {
-                self.places.clear();
-            }
-            self.places.insert(cgroup, place.clone());
+            remember(&mut self.places, cgroup, place.clone());
         }
         Ok(place)
     }
 
+    /// The kernel told where a control group is.
+    pub(crate) fn learn(&mut self, cgroup: u64, path: PathBuf) {
+        if self.paths.len() >= REMEMBERED {
+            self.paths.clear();
+        }
+        self.paths.insert(cgroup, path);
+    }
+
     /// Where a process lives or lived that nobody holds, and that started at that moment (boot clock, in
-    /// nanoseconds). `None` where it is gone and nothing is remembered of its control group.
+    /// nanoseconds). `None` where it is gone and nothing is known of its control group.
     pub(crate) fn of_seen(&mut self, pid: u32, started_ns: u64, cgroup: u64) -> Option<Arc<Place>> {
+        match self.paths.get(&cgroup) {
+            Some(path) => {
+                let path = path.clone();
+                Some(self.of_path(path, Process::new(pid), cgroup))
+            }
+            // (in the root, where version 1 leaves everybody, or too deep)
+            None => self.of_process(pid, started_ns),
+        }
+    }
+
+    fn of_path(&mut self, path: PathBuf, process: Process, cgroup: u64) -> Arc<Place> {
         if let Some(place) = self.known(cgroup) {
-            return Some(place);
+            return place;
         }
         if let Some((place, until)) = self.uncertain.get(&cgroup)
             && Instant::now() < *until
         {
+            return place.clone();
+        }
+        let (place, is_certain) = self.place_at(Cgroup::unified(path), process);
+        let place = Arc::new(place);
+        if is_certain {
+            remember(&mut self.places, cgroup, place.clone());
+            self.uncertain.remove(&cgroup);
+        } else {
+            let until = Instant::now() + LOOK_AGAIN;
+            remember(&mut self.uncertain, cgroup, (place.clone(), until));
+        }
+        place
+    }
+
+    fn of_process(&mut self, pid: u32, started_ns: u64) -> Option<Arc<Place>> {
+        if let Some(place) = self.processes.get(&(pid, started_ns)) {
             return Some(place.clone());
         }
-        let place = self.of(Process::new(pid), cgroup).ok()?;
+        let (place, _) = self.look_up(Process::new(pid)).ok()?;
         // The number was its own all the while, if it is now.
-        let stat = Seen::open(pid).ok()?.read("stat").ok();
-        let is_it = stat.and_then(|stat| text::started(&stat)) == Some(started_ns / TICK_NS);
-        if !is_it {
-            self.places.remove(&cgroup);
+        let stat = Seen::open(pid).ok()?.read("stat").ok()?;
+        if text::started(&stat)? != started_ns / TICK_NS {
             return None;
         }
-        if cgroup != 0 && self.known(cgroup).is_none() {
-            if self.uncertain.len() >= REMEMBERED {
-                self.uncertain.clear();
-            }
-            let until = Instant::now() + LOOK_AGAIN;
-            self.uncertain.insert(cgroup, (place.clone(), until));
-        }
+        let place = Arc::new(place);
+        remember(&mut self.processes, (pid, started_ns), place.clone());
         Some(place)
     }
 
@@ -167,15 +208,17 @@ impl Whereabouts {
     /// With whether there is nothing more to find out.
     fn look_up(&self, process: Process) -> io::Result<(Place, bool)> {
         let found = process.cgroup()?.absolute(&self.root);
+        Ok(self.place_at(found, process))
+    }
+
+    /// The same of a process in that control group.
+    fn place_at(&self, found: Cgroup, process: Process) -> (Place, bool) {
         let Some(id) = found.container(&self.own) else {
-            let cgroup = found.path;
-            return Ok((
-                Place {
-                    cgroup,
-                    container: None,
-                },
-                true,
-            ));
+            let place = Place {
+                cgroup: found.path,
+                container: None,
+            };
+            return (place, true);
         };
         let is_strange = self.is_strange(&id);
         let name = if is_strange {
@@ -191,13 +234,11 @@ impl Whereabouts {
             pod_namespace: pod.namespace,
             name,
         };
-        Ok((
-            Place {
-                cgroup: found.path,
-                container: Some(container),
-            },
-            is_certain,
-        ))
+        let place = Place {
+            cgroup: found.path,
+            container: Some(container),
+        };
+        (place, is_certain)
     }
 
     /// Whether it is of another pod, whatever brought it into our PID namespace.

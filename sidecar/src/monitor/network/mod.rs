@@ -106,6 +106,11 @@ impl NetworkMonitor {
                 let bytes = answer.bytes.get(..length).unwrap_or(&answer.bytes);
                 self.names.learn(answer.netns, bytes);
             }
+            NetworkRecord::Place(place) => {
+                if let Some(path) = kernel::network::path_of(&place) {
+                    desk.whereabouts.learn(place.cgroup, path);
+                }
+            }
             NetworkRecord::Unknown => {
                 tracing::error!("a record of the network monitor's is not of this version");
             }

@@ -1,8 +1,15 @@
 //! The network monitor: who connects to whom, record by record.
 
+mod datagrams;
+mod failures;
+mod live;
+mod load;
+mod places;
+mod programs;
+
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -23,27 +30,23 @@ const LOOPBACK: &str = "127.0.0.1:0";
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
-    registry
+    let registry = registry
         .test(
             "network::a_connection_from_beginning_to_end",
             from_beginning_to_end,
         )
         .test("network::ipv6_and_ipv4_over_ipv6", ipv6)
-        .test("network::nobody_listens", nobody_listens)
-        .slow_test(
-            "network::nobody_answers",
-            Duration::from_mins(3),
-            nobody_answers,
-        )
-        .test("network::an_attempt_is_given_up", given_up)
-        .test("network::a_process_that_just_ends", just_ends)
-        .test("network::a_datagram_and_its_answer", datagrams)
-        .slow_test(
-            "network::a_flow_that_is_idle",
-            Duration::from_mins(3),
-            idle_flow,
-        )
-        .test("network::names_from_name_servers", names)
+        .test("network::a_process_that_just_ends", just_ends);
+    [
+        failures::register,
+        datagrams::register,
+        programs::register,
+        places::register,
+        live::register,
+        load::register,
+    ]
+    .into_iter()
+    .fold(registry, |registry, register| register(registry))
 }
 
 /// The usual configuration, with the monitor on and these keys besides.
@@ -169,94 +172,6 @@ fn ipv6() -> Result<()> {
     )
 }
 
-fn nobody_listens() -> Result<()> {
-    let mut agent = watching(&json!({}))?;
-    let port = free_port()?;
-    for address in ["127.0.0.1", "::1"] {
-        let to = SocketAddr::new(address.parse()?, port);
-        let refused = TcpStream::connect(to).map(drop).unwrap_err();
-        ensure!(refused.kind() == ErrorKind::ConnectionRefused, "{refused}");
-    }
-    let events = about(&mut agent, port, 2)?;
-    for (event, address) in events.iter().zip(["127.0.0.1", "::1"]) {
-        has(
-            event,
-            &json!({"type": "CONNECT", "outcome": "refused", "direction": "outbound", "protocol": "tcp",
-                "src_ip": address, "dst_ip": address, "dst_port": port, "pid": std::process::id()}),
-        )?;
-        ensure!(
-            event["src_port"].as_u64().is_some_and(|port| port > 0),
-            "{event}"
-        );
-    }
-    Ok(())
-}
-
-/// A port that nobody listens on.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(LOOPBACK)?.local_addr()?.port())
-}
-
-/// A network whose other end answers nothing: a device of our own that swallows what is sent.
-struct Void;
-
-impl Void {
-    const ADDRESS: &str = "198.51.100.7";
-
-    fn new() -> Result<Self> {
-        // (what comes out at its other end, which nobody has an address at; nobody is asked for a hardware address)
-        for arguments in [
-            "link add void type veth",
-            "link set veth0 up",
-            "addr add 198.51.100.1/24 dev void",
-            "link set void arp off",
-            "link set void up",
-        ] {
-            process::run(Command::new("ip").args(arguments.split(' ')))?;
-        }
-        Ok(Self)
-    }
-}
-
-impl Drop for Void {
-    fn drop(&mut self) {
-        let _ = process::run(Command::new("ip").args(["link", "del", "void"]));
-    }
-}
-
-fn nobody_answers() -> Result<()> {
-    // after the second that the first SYN waits, not after two minutes
-    const RETRIES: &str = "/proc/sys/net/ipv4/tcp_syn_retries";
-    let before = fs::read_to_string(RETRIES)?;
-    fs::write(RETRIES, "1")?;
-    let _void = Void::new()?;
-    let mut agent = watching(&json!({}))?;
-    let to = SocketAddr::new(Void::ADDRESS.parse()?, 4443);
-    let result = TcpStream::connect(to).map(drop);
-    fs::write(RETRIES, before)?;
-    let error = result.unwrap_err();
-    ensure!(error.kind() == ErrorKind::TimedOut, "{error}");
-    let events = about(&mut agent, to.port(), 1)?;
-    has(
-        &events[0],
-        &json!({"type": "CONNECT", "outcome": "timed_out", "protocol": "tcp", "src_ip": "198.51.100.1",
-            "dst_ip": Void::ADDRESS, "dst_port": 4443, "pid": std::process::id(), "netns": netns()?}),
-    )
-}
-
-fn given_up() -> Result<()> {
-    let _void = Void::new()?;
-    let mut agent = watching(&json!({}))?;
-    let to = SocketAddr::new(Void::ADDRESS.parse()?, 4443);
-    let slow = TcpStream::connect_timeout(&to, Duration::from_millis(100)).map(drop);
-    ensure!(slow.is_err_and(|error| error.kind() == ErrorKind::TimedOut));
-    let events = about(&mut agent, to.port(), 1)?;
-    has(
-        &events[0],
-        &json!({"type": "CONNECT", "outcome": "aborted"}),
-    )
-}
-
 /// Its connections are its own to the end, whoever runs when they are closed.
 fn just_ends() -> Result<()> {
     let mut agent = watching(&json!({}))?;
@@ -287,100 +202,6 @@ fn just_ends() -> Result<()> {
         one(&events, "CLOSE", "inbound")?,
         &json!({"bytes_sent": 0, "bytes_received": 3, "pid": std::process::id()}),
     )
-}
-
-/// A datagram each way, between sockets that are not connected, and their ends.
-fn datagrams() -> Result<()> {
-    let mut agent = watching(&json!({}))?;
-    for address in ["127.0.0.1", "::1"] {
-        let ip: IpAddr = address.parse()?;
-        let server = UdpSocket::bind((ip, 0))?;
-        let to = server.local_addr()?;
-        // (bound to no address: which one it has, only the datagram tells)
-        let any: IpAddr = if ip.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
-        };
-        let client = UdpSocket::bind((any, 0))?;
-        let from = SocketAddr::new(ip, client.local_addr()?.port());
-        client.send_to(b"question", to)?;
-        let (_, asker) = server.recv_from(&mut [0; 16])?;
-        server.send_to(b"answer", asker)?;
-        client.recv_from(&mut [0; 16])?;
-        client.send_to(b"thanks", to)?;
-        server.recv_from(&mut [0; 16])?;
-        drop((client, server));
-        let events = about(&mut agent, to.port(), 4)?;
-        for event in &events {
-            has(event, &ends("udp", from, to)?)?;
-            has(
-                event,
-                &json!({"pid": std::process::id(), "process": "suite"}),
-            )?;
-        }
-        has(
-            one(&events, "CONNECT", "outbound")?,
-            &json!({"outcome": "sent"}),
-        )?;
-        one(&events, "ACCEPT", "inbound")?;
-        for (direction, sent, received) in [("outbound", 14, 6), ("inbound", 6, 14)] {
-            let closed = one(&events, "CLOSE", direction)?;
-            has(
-                closed,
-                &json!({"bytes_sent": sent, "bytes_received": received}),
-            )?;
-            ensure!(closed["duration_ns"].as_u64().is_some_and(|ns| ns > 0));
-        }
-    }
-    Ok(())
-}
-
-/// Nothing passes for half a minute, while its socket stays.
-fn idle_flow() -> Result<()> {
-    let mut agent = watching(&json!({"protocols": ["udp"]}))?;
-    let server = UdpSocket::bind(LOOPBACK)?;
-    let to = server.local_addr()?;
-    let client = UdpSocket::bind(LOOPBACK)?;
-    client.send_to(b"once", to)?;
-    let port = to.port();
-    agent.wait_for(
-        |event| event["type"] == "CLOSE" && event["dst_port"] == port,
-        Duration::from_mins(1),
-    )?;
-    let events = about(&mut agent, port, 2)?;
-    has(&events[1], &json!({"bytes_sent": 4, "bytes_received": 0}))?;
-    // one that goes on begins anew
-    client.send_to(b"again", to)?;
-    about(&mut agent, port, 3)?;
-    Ok(())
-}
-
-/// A name server's answer gives the address that is connected to its name.
-fn names() -> Result<()> {
-    let mut agent = watching(&json!({}))?;
-    let server = UdpSocket::bind(("127.0.0.53", 53))?;
-    let client = UdpSocket::bind(LOOPBACK)?;
-    client.send_to(b"?", server.local_addr()?)?;
-    let (_, asker) = server.recv_from(&mut [0; 16])?;
-    // "db.shop.svc" is 127.0.0.99
-    let mut answer = vec![0, 7, 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
-    answer.extend_from_slice(b"\x02db\x04shop\x03svc\0\0\x01\0\x01");
-    answer.extend_from_slice(b"\xc0\x0c\0\x01\0\x01\0\0\0\x3c\0\x04\x7f\0\0\x63");
-    server.send_to(&answer, asker)?;
-    client.recv_from(&mut [0; 512])?;
-    let (_, to) = converse("127.0.0.99:0")?;
-    for event in about(&mut agent, to.port(), 4)? {
-        has(
-            &event,
-            &json!({"dst_name": "db.shop.svc", "dst_ip": "127.0.0.99"}),
-        )?;
-    }
-    let (_, other) = converse(LOOPBACK)?;
-    for event in about(&mut agent, other.port(), 4)? {
-        ensure!(event.get("dst_name").is_none(), "{event}");
-    }
-    Ok(())
 }
 
 fn from_beginning_to_end() -> Result<()> {
