@@ -28,7 +28,7 @@ fn is_attached() -> Result<bool> {
 fn on_and_off() -> Result<()> {
     let folder = Scratch::new()?;
     let off = json!({"enabled": false});
-    let path = folder.file("config.yaml", &config(&off).to_string())?;
+    let path = folder.file("config.yaml", config(&off).to_string())?;
     let mut agent = Agent::start_with(Agent::command(&[]), &path)?.readied()?;
     let (_, before) = converse(LOOPBACK)?;
     ensure!(!is_attached()?, "it is off, and attached");

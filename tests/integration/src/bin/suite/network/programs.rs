@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use kernelseal_integration::probe;
 use kernelseal_integration::process;
 use kernelseal_integration::registry::Registry;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{LOOPBACK, SOON, about, ends, has, one, watching};
 
@@ -70,6 +70,6 @@ fn ours(name: &str, program: impl Fn(u16) -> Result<Command>) -> Result<()> {
     let sent = closed["bytes_sent"].as_u64().unwrap_or(0);
     ensure!(sent >= u64::try_from(length)?, "{closed}");
     let us = one(&events, "ACCEPT", "inbound")?;
-    ensure!(us["pid"] == Value::from(std::process::id()), "{us}");
+    ensure!(us["pid"] == std::process::id(), "{us}");
     Ok(())
 }
