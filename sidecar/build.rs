@@ -1,5 +1,5 @@
 //! Builds the kernel side, `sidecar-ebpf`, for bpfel-unknown-none, and leaves it in `OUT_DIR` as
-//! `kernelseal.bpf.o`.
+//! `kernelseal.bpf.o`, and the network monitor's as `network.bpf.o`.
 //!
 //! * Toolchain: the one that builds the workspace if it has the standard library's source (rustup's
 //!   component `rust-src`), otherwise Debian's rustc-web, cargo-web and rust-web-src. Unstable flags
@@ -23,6 +23,8 @@ const AS_LINKER: &str = "KERNELSEAL_BUILD_AS_BPF_LINKER";
 /// Must match the `rust-llvm-*` feature of the bpf-linker build dependency.
 const LLVM_MAJOR: &str = "22.";
 const KERNEL_TARGET: &str = "bpfel-unknown-none";
+/// The programs it is made of.
+const OBJECTS: [&str; 2] = ["kernelseal", "network"];
 /// Where Debian's toolchain is.
 const DEBIAN: (&str, &str) = ("/usr/bin/cargo", "/usr/bin/rustc");
 
@@ -179,8 +181,10 @@ fn build(toolchain: &Toolchain, out_dir: &Path) -> Result<()> {
         status.success(),
         "building the kernel side failed: {status}"
     );
-    let object = target_dir.join(KERNEL_TARGET).join("release/kernelseal");
-    fs::copy(object, out_dir.join("kernelseal.bpf.o"))?;
+    for name in OBJECTS {
+        let object = target_dir.join(KERNEL_TARGET).join("release").join(name);
+        fs::copy(object, out_dir.join(format!("{name}.bpf.o")))?;
+    }
     Ok(())
 }
 

@@ -12,12 +12,13 @@
 pub mod event;
 pub mod layout;
 pub mod name;
+pub mod network;
 pub mod policy;
 
 #[cfg(feature = "user")]
 mod pod {
     //! Leave for aya to copy our types in and out of maps as bytes.
-    use crate::{layout, policy};
+    use crate::{layout, network, policy};
 
     macro_rules! pod {
         ($($t:ty),+ $(,)?) => {$(
@@ -34,5 +35,8 @@ mod pod {
         policy::Sealed,
         policy::Held,
         policy::Vault,
+        network::Settings,
+        network::Connection,
+        network::UdpKey,
     );
 }

@@ -11,36 +11,43 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_pid_tgid, bpf_get_current_task},
 };
 use sidecar_common::{
-    layout::{MAX_PID_LEVELS, OFFSET_IN_IMMEDIATE, OFFSET_IN_LOAD},
+    layout::{MAX_PID_LEVELS, OFFSET_IN_LOAD},
     policy::ScopeId,
 };
 
 /// A kernel structure, at some address.
-pub(crate) type Ptr = *const u8;
+pub type Ptr = *const u8;
+
+pub use crate::{load, load_text, off};
 
 /// A field's offset: a number that the loader puts in.
+#[macro_export]
 macro_rules! off {
     ($field:ident) => {
         $crate::kernel::offset::<
-            { core::mem::offset_of!(sidecar_common::layout::Offsets, $field) as i32 },
+            {
+                sidecar_common::layout::OFFSET_IN_IMMEDIATE
+                    + core::mem::offset_of!(sidecar_common::layout::Offsets, $field) as i32
+            },
         >()
     };
 }
-pub(crate) use off;
 
-/// See [`off!`].
+/// See [`off!`]: the number that stands where this mark stood.
+#[must_use]
 #[inline(always)]
-pub(crate) fn offset<const FIELD: i32>() -> usize {
+pub fn offset<const MARK: i32>() -> usize {
     let value: u64;
     // SAFETY: sets a register.
     unsafe {
-        asm!("{0} = {1}", out(reg) value, const OFFSET_IN_IMMEDIATE + FIELD,
+        asm!("{0} = {1}", out(reg) value, const MARK,
             options(pure, nomem, nostack, preserves_flags));
     }
     value as usize
 }
 
 /// A field of a structure whose type the verifier knows.
+#[macro_export]
 macro_rules! load {
     ($base:expr, $field:ident) => {
         <_ as $crate::kernel::Load>::load::<
@@ -53,10 +60,9 @@ macro_rules! load {
         >($base)
     };
 }
-pub(crate) use load;
 
 /// What [`load!`] can load.
-pub(crate) trait Load: Copy {
+pub trait Load: Copy {
     /// Loads it from a field of [`sidecar_common::layout::Offsets`], named by its own offset there.
     fn load<const FIELD: i16>(base: Ptr) -> Self;
 }
@@ -98,16 +104,16 @@ impl Load for Ptr {
 ///
 /// Since 6.17 the verifier takes such a field for memory it knows, and refuses it where a number
 /// is asked for. Two byte swaps leave the value and take the type away.
+#[macro_export]
 macro_rules! load_text {
     ($base:expr, $field:ident) => {
         $crate::kernel::untyped($crate::kernel::load!($base, $field))
     };
 }
-pub(crate) use load_text;
 
 /// See [`load_text!`].
 #[inline(always)]
-pub(crate) fn untyped(mut address: u64) -> u64 {
+pub fn untyped(mut address: u64) -> u64 {
     // SAFETY: works on one register.
     unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) address) };
     address
@@ -115,20 +121,20 @@ pub(crate) fn untyped(mut address: u64) -> u64 {
 
 /// A field of a structure at any address; zero when it cannot be read.
 #[inline(always)]
-pub(crate) fn read<T: Copy + bytemuck::Zeroable>(base: Ptr, offset: usize) -> T {
+pub fn read<T: Copy + bytemuck::Zeroable>(base: Ptr, offset: usize) -> T {
     // SAFETY: the helper checks the address itself.
     unsafe { bpf_probe_read_kernel(base.wrapping_add(offset).cast::<T>()) }.unwrap_or(T::zeroed())
 }
 
 /// A pointer field of a structure at any address; null when it cannot be read.
 #[inline(always)]
-pub(crate) fn follow(base: Ptr, offset: usize) -> Ptr {
+pub fn follow(base: Ptr, offset: usize) -> Ptr {
     read::<usize>(base, offset) as Ptr
 }
 
 /// Bytes at any address; zeros when they cannot be read.
 #[inline(always)]
-pub(crate) fn read_buf<const N: usize>(base: Ptr, offset: usize) -> [u8; N] {
+pub fn read_buf<const N: usize>(base: Ptr, offset: usize) -> [u8; N] {
     let mut buf = [0; N];
     // SAFETY: the helper checks the address itself; on failure it zeroes the buffer.
     let _ = unsafe { bpf_probe_read_kernel_buf(base.wrapping_add(offset), &mut buf) };
@@ -137,14 +143,14 @@ pub(crate) fn read_buf<const N: usize>(base: Ptr, offset: usize) -> [u8; N] {
 
 /// The task that runs, untyped (the typed helper is 5.11).
 #[inline(always)]
-pub(crate) fn current() -> Ptr {
+pub fn current() -> Ptr {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_get_current_task() as usize as Ptr }
 }
 
 /// Whether the running task is its process's first thread.
 #[inline(always)]
-pub(crate) fn is_leader() -> bool {
+pub fn is_leader() -> bool {
     // SAFETY: the helper has no preconditions.
     let ids = unsafe { bpf_get_current_pid_tgid() };
     (ids >> 32) as u32 == ids as u32
@@ -152,21 +158,21 @@ pub(crate) fn is_leader() -> bool {
 
 /// The running process, in the kernel's own numbers.
 #[inline(always)]
-pub(crate) fn current_tgid() -> u32 {
+pub fn current_tgid() -> u32 {
     // SAFETY: the helper has no preconditions.
     (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
 }
 
 /// The running task, in the kernel's own numbers.
 #[inline(always)]
-pub(crate) fn current_pid() -> u32 {
+pub fn current_pid() -> u32 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_get_current_pid_tgid() as u32 }
 }
 
 /// When a task's process started (boot clock, nanoseconds): with its number, who it is.
 #[inline(always)]
-pub(crate) fn start_of(task: Ptr) -> u64 {
+pub fn start_of(task: Ptr) -> u64 {
     read(follow(task, off!(task_leader)), off!(task_start))
 }
 
@@ -176,7 +182,7 @@ pub(crate) fn start_of(task: Ptr) -> u64 {
 ///
 /// `counter` must point into a map value.
 #[inline(always)]
-pub(crate) unsafe fn add(counter: *mut u64, n: u64) {
+pub unsafe fn add(counter: *mut u64, n: u64) {
     // Not AtomicU64: the plain add is all 5.10 has (BPF_FETCH is 5.12), and must stay that.
     // SAFETY: as the caller promises.
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) n) };
@@ -188,21 +194,21 @@ pub(crate) unsafe fn add(counter: *mut u64, n: u64) {
 ///
 /// `counter` must point into a map value.
 #[inline(always)]
-pub(crate) unsafe fn add32(counter: *mut u32, n: u32) {
+pub unsafe fn add32(counter: *mut u32, n: u32) {
     // SAFETY: as the caller promises.
     unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) counter, in(wreg) n) };
 }
 
 /// What a hook says to refuse.
 #[inline(always)]
-pub(crate) fn eperm() -> i32 {
+pub fn eperm() -> i32 {
     error::<1>()
 }
 
 /// A negative error number in a form the verifier can bound: compilers turn "condition ? -1 : 0" into a
 /// negation, which 6.12 cannot see to be in [-4095, 0].
 #[inline(always)]
-pub(crate) fn error<const ERRNO: i64>() -> i32 {
+pub fn error<const ERRNO: i64>() -> i32 {
     let value: i64;
     // SAFETY: sets a register.
     unsafe { asm!("{0} = -{1}", out(reg) value, const ERRNO) };
@@ -211,14 +217,16 @@ pub(crate) fn error<const ERRNO: i64>() -> i32 {
 
 /// One of a process's numbers: in which namespace, and which.
 #[derive(Clone, Copy)]
-pub(crate) struct Number {
-    pub(crate) namespace: ScopeId,
-    pub(crate) nr: u32,
+pub struct Number {
+    /// The namespace's inode number.
+    pub namespace: ScopeId,
+    /// The process's number in it.
+    pub nr: u32,
 }
 
-/// The number of `pid` at a namespace level.
+/// The number of `pid` at a namespace level that it has.
 #[inline(always)]
-fn number_at(pid: Ptr, level: u32) -> Number {
+pub fn number_at(pid: Ptr, level: u32) -> Number {
     let upid = off!(pid_numbers) + level as usize * off!(upid_size);
     Number {
         namespace: read(follow(pid, upid + off!(upid_ns)), off!(pidns_inum)),
@@ -228,21 +236,28 @@ fn number_at(pid: Ptr, level: u32) -> Number {
 
 /// The `struct pid` of a task's process.
 #[inline(always)]
-pub(crate) fn pid_of(task: Ptr) -> Ptr {
+pub fn pid_of(task: Ptr) -> Ptr {
     follow(follow(task, off!(task_leader)), off!(task_thread_pid))
 }
 
 /// The process's number in its own namespace.
 #[inline(always)]
-pub(crate) fn own_number(pid: Ptr) -> Number {
+pub fn own_number(pid: Ptr) -> Number {
     let level: u32 = read(pid, off!(pid_level));
     number_at(pid, level % MAX_PID_LEVELS)
+}
+
+/// The level of the process's own PID namespace; the first one's is 0.
+#[must_use]
+#[inline(always)]
+pub fn level_of(pid: Ptr) -> u32 {
+    read(pid, off!(pid_level))
 }
 
 /// Walks from the process's own PID namespace outwards, to the first for which `found` is true.
 /// For use in a function that is verified on its own: the loop costs the verifier much.
 #[inline(always)]
-pub(crate) fn closest(pid: Ptr, found: impl Fn(ScopeId) -> bool) -> Option<Number> {
+pub fn closest(pid: Ptr, found: impl Fn(ScopeId) -> bool) -> Option<Number> {
     let level: u32 = read(pid, off!(pid_level));
     for step in 0..MAX_PID_LEVELS {
         if step > level {

@@ -17,10 +17,11 @@
 mod agent;
 mod exec;
 mod guard;
-mod kernel;
 mod lineage;
 mod ring;
 mod sealed;
+
+use sidecar_ebpf::kernel;
 
 #[cfg(not(test))]
 #[panic_handler]

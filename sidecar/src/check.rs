@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::ExitCode};
 
-use crate::kernel::{self, VMLINUX_BTF, pins, version};
+use crate::kernel::{self, Network, NetworkWish, VMLINUX_BTF, pins, version};
 
 /// A requirement, looked at.
 struct Finding {
@@ -52,6 +52,7 @@ pub(crate) fn run() -> ExitCode {
     for weaker in version::weaker() {
         println!("note {weaker}");
     }
+    println!("note {}", network_monitor());
     if findings.iter().all(|finding| finding.is_met) {
         println!("This machine can enforce.");
         ExitCode::SUCCESS
@@ -161,6 +162,21 @@ fn bpf_fs() -> Finding {
     match pins::bpf_fs() {
         Ok(()) => Finding::met("BPF file system", "/sys/fs/bpf"),
         Err(e) => Finding::missing("BPF file system", e.to_string()),
+    }
+}
+
+/// Not a requirement: whoever asks for it is told at start, too.
+fn network_monitor() -> String {
+    let wish = NetworkWish::default();
+    match Network::load(&wish) {
+        Ok(_) => {
+            let attached: Vec<_> = Network::attached().collect();
+            format!(
+                "the network monitor can be attached: {}",
+                attached.join(", ")
+            )
+        }
+        Err(e) => format!("the network monitor cannot be attached: {e}"),
     }
 }
 

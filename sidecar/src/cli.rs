@@ -66,6 +66,9 @@ enum Command {
     /// Load the kernel side, if it is not there. `run` does this by itself.
     #[command(hide = true)]
     Load,
+    /// Say where this kernel keeps what the network monitor reads. `run` asks by itself.
+    #[command(hide = true, name = kernel::network::offsets::COMMAND)]
+    Offsets,
     /// Stay when an agent is killed, and end what it held. `run` starts it by itself.
     #[command(hide = true)]
     Guardian {
@@ -95,6 +98,7 @@ pub(crate) fn main() -> ExitCode {
             Ok(())
         }
         Command::Load => agent::load_kernel_side(),
+        Command::Offsets => kernel::network::offsets::print(),
         Command::Guardian { agent, audit_log } => guardian::run(agent, audit_log.as_deref()),
     };
     match done {

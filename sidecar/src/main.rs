@@ -1,7 +1,7 @@
 //! kernelseal: secrets that only the program they are for can read.
 //!
 //! Floor by floor: [`cli`] says what was asked, [`agent`] wires everything, [`seal`] does the main
-//! job; below them `secrets`, `process`, `kernel`, and below those `config`, `kube`, `vault`, `observe`.
+//! job, [`monitor`] stands beside it; below them `secrets`, `process`, `kernel`, and below those `config`, `kube`, `vault`, `observe`.
 
 mod agent;
 mod check;
@@ -11,6 +11,7 @@ mod config;
 mod guardian;
 mod kernel;
 mod kube;
+mod monitor;
 mod observe;
 mod out_of_reach;
 mod patience;

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Watch},
+    config::{Config, Monitoring, Network, Watch},
     observe::Metrics,
 };
 
@@ -145,9 +145,14 @@ impl Edits {
             secrets, policy, ..
         } = &*self.config;
         tracing::info!(bindings = secrets.len(), mode = ?policy.mode, "another configuration is in force");
-        if self.config.monitoring != self.before.monitoring {
+        let monitoring = |config: &Config| Monitoring {
+            // (which is heeded at once)
+            network: Network::default(),
+            ..config.monitoring.clone()
+        };
+        if monitoring(&self.config) != monitoring(&self.before) {
             tracing::warn!(
-                "what it says about monitoring is heeded when the agent is started again"
+                "what it says about monitoring, but for its network, is heeded when the agent is started again"
             );
         }
     }

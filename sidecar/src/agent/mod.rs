@@ -31,7 +31,8 @@ use self::{
 use crate::{
     config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position},
     kernel::{self, Claim, Maps, Ring, pins},
-    observe::{self, Metrics},
+    monitor::Monitors,
+    observe::{self, Journal, Metrics},
     out_of_reach,
     process::{LABELS, Pod, Pods},
     seal::Watchdog,
@@ -126,6 +127,20 @@ fn in_file(path: &Path, wrong: Vec<(Position, impl Display)>) -> String {
 async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     // Before anything is held: a signal from here on is an orderly end.
     let mut signals = Signals::new()?;
+    let audit_log = config.monitoring.audit_log.as_deref();
+    let (journal, writer) = Journal::start(audit_log).context("monitoring.auditLog")?;
+    let result = serve_until(path, config, &mut signals, journal).await;
+    writer.finish();
+    result
+}
+
+/// Until a signal, or a failure.
+async fn serve_until(
+    path: &Path,
+    config: Config,
+    signals: &mut Signals,
+    journal: Journal,
+) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let ready = Arc::new(AtomicBool::new(false));
     let mut origins = Origins::default();
@@ -134,10 +149,14 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut edits = Edits::of(path, config, metrics.clone())?;
     let neighbours = Neighbours::find().await?;
     let mut store = open_store(path, &edits.config, &mut origins).await?;
+    let mut monitors = Monitors::new(journal.clone(), metrics.clone(), own_pod());
     while edits.config.policy.mode == Mode::Disabled {
         tracing::warn!(
             "policy.mode is disabled: nothing is attached, programs start without their secrets"
         );
+        monitors
+            .heed(&edits.config.monitoring.network, own_cgroup)
+            .await?;
         store.settle(edits.config.policy.hold_timeout).await;
         ready.store(true, Ordering::Relaxed);
         tokio::select! {
@@ -155,7 +174,15 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut others = pods.changes();
     // (no waiting from here on, or who listens for secrets would hear of them before we are guarded)
     let known = neighbours.map(|neighbours| neighbours.listen(&pods));
-    let (mut shift, mut has_ended) = Shift::begin(&edits.config, store, &metrics, known).await?;
+    monitors.know(known.clone());
+    let (mut shift, mut has_ended) =
+        Shift::begin(&edits.config, store, &metrics, known, journal).await?;
+    // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
+    let network = &edits.config.monitoring.network;
+    if let Err(e) = monitors.heed(network, own_cgroup).await {
+        shift.end(&edits.config.policy, false)?;
+        return Err(e);
+    }
     ready.store(true, Ordering::Relaxed);
 
     let mut tick = interval(Watchdog::interval(&edits.config.policy));
@@ -173,6 +200,9 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
                     ready.store(true, Ordering::Relaxed);
                     edits.accept();
                 }
+                if monitors.have_failed() {
+                    ready.store(false, Ordering::Relaxed);
+                }
             }
             () = sources.change() => shift.refresh()?,
             Ok(()) = changes.changed() => shift.refresh()?,
@@ -185,6 +215,12 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
                         continue;
                     }
                 };
+                // Before anything of it is in force: what cannot be attached is refused with the rest.
+                let network = &edits.config.monitoring.network;
+                if let Err(e) = monitors.heed(network, own_cgroup).await {
+                    edits.reject(&e);
+                    continue;
+                }
                 sources = Looks::at(store.files(&edits.config));
                 tick = interval(Watchdog::interval(&edits.config.policy));
                 shift.settle(&store, &edits.config.policy).await;
@@ -203,7 +239,14 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         }
     };
     ready.store(false, Ordering::Relaxed);
+    drop(monitors);
     shift.end(&edits.config.policy, has_ended_early)
+}
+
+/// Our own control group, from the machine's root; that root where no kernel side is there to ask.
+fn own_cgroup() -> PathBuf {
+    let asked = pins::lock().and_then(|lock| kernel::own_cgroup(&lock));
+    asked.unwrap_or_else(|_| "/".into())
 }
 
 /// Waits for an answer, if one is awaited.

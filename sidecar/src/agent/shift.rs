@@ -14,7 +14,7 @@ use crate::{
     config::{Config, Policy},
     guardian::Guardian,
     kernel::{Claim, Maps, pins},
-    observe::{Journal, JournalWriter, Metrics},
+    observe::{Journal, Metrics},
     process::{Pods, Whereabouts},
     seal::{GivenUp, Order, Orders, Sealer, Watchdog},
     secrets::Store,
@@ -30,7 +30,6 @@ pub(super) struct Shift {
     watchdog: Watchdog,
     orders: Orders,
     thread: JoinHandle<std::io::Result<()>>,
-    writer: JournalWriter,
 }
 
 impl Shift {
@@ -40,9 +39,9 @@ impl Shift {
         store: Store,
         metrics: &Metrics,
         pods: Option<Pods>,
+        journal: Journal,
     ) -> anyhow::Result<(Self, oneshot::Receiver<()>)> {
         let audit_log = config.monitoring.audit_log.as_deref();
-        let (journal, writer) = Journal::start(audit_log).context("monitoring.auditLog")?;
         let Staked {
             claim,
             ring,
@@ -103,7 +102,6 @@ impl Shift {
             watchdog,
             orders,
             thread,
-            writer,
         };
         Ok((shift, has_ended))
     }
@@ -165,7 +163,6 @@ impl Shift {
             mut watchdog,
             orders,
             thread,
-            writer,
         } = self;
         tracing::info!("ending");
         claim.stop_holding(&pins::lock()?)?;
@@ -182,7 +179,6 @@ impl Shift {
         claim.leave(&pins::lock()?, under_seal)?;
         guardian.dismiss();
         drop(watchdog);
-        writer.finish();
         match result {
             Some(Ok(())) if !has_ended_early => Ok(()),
             None if !has_ended_early => {

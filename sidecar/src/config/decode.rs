@@ -4,10 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     binding::Binding,
-    decode_binding, decode_vault,
+    decode_binding, decode_network, decode_vault,
     fields::{Fields, Report, quoted},
     keys, model,
     model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy, Version},
+    network::Network,
     validate,
     yaml::{Node, Scalar},
 };
@@ -134,12 +135,17 @@ fn monitoring(report: &mut Report, node: &Node) -> Option<Monitoring> {
         Some(node) => Some(absolute_path(report, node, "auditLog")?),
         None => None,
     };
+    let network = match fields.get("network") {
+        Some(node) => decode_network::network(report, node),
+        None => Some(Network::default()),
+    };
     Some(Monitoring {
         enabled: enabled?,
         metrics_port: metrics_port?,
         log_level: log_level?,
         log_format: log_format?,
         audit_log,
+        network: network?,
     })
 }
 
@@ -157,7 +163,7 @@ fn bindings(report: &mut Report, node: &Node) -> Vec<Binding> {
         .collect()
 }
 
-fn choice<T: Copy + Default>(
+pub(super) fn choice<T: Copy + Default>(
     report: &mut Report,
     fields: &Fields,
     key: &'static str,

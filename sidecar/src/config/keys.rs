@@ -56,14 +56,29 @@ pub(super) static POLICY: Level = Level::new(
         "holdTimeout",
     ],
 );
-pub(super) static MONITORING: Level = Level::new(
-    "monitoring",
+pub(super) static MONITORING: Level = Level {
+    below: &[&NETWORK],
+    ..Level::new(
+        "monitoring",
+        &[
+            "enabled",
+            "metricsPort",
+            "logLevel",
+            "logFormat",
+            "auditLog",
+            "network",
+        ],
+    )
+};
+pub(super) static NETWORK: Level = Level::new(
+    "network",
     &[
         "enabled",
-        "metricsPort",
-        "logLevel",
-        "logFormat",
-        "auditLog",
+        "protocols",
+        "direction",
+        "ports",
+        "cidrs",
+        "containers",
     ],
 );
 pub(super) static BINDING: Level = Level {
@@ -128,10 +143,11 @@ pub(super) static VAULT_KUBERNETES: Level = Level {
 };
 
 /// Every level, from the top down.
-pub(super) static LEVELS: [&Level; 14] = [
+pub(super) static LEVELS: [&Level; 15] = [
     &TOP,
     &POLICY,
     &MONITORING,
+    &NETWORK,
     &BINDING,
     &SELECTOR,
     &ON_ROTATE,

@@ -5,7 +5,7 @@
 //! No message contains the value of a secret.
 //!
 //! The way of a file: `yaml` reads it into a tree with positions; `fields` takes mappings
-//! apart by the tables in `keys`; `decode`, `decode_binding` and `decode_vault` build the model with the
+//! apart by the tables in `keys`; `decode` and its kin `decode_binding`, `decode_network` and `decode_vault` build the model with the
 //! checks of `validate`; `conflicts` judges bindings together; `excerpt` decides which
 //! source lines an error may show.
 
@@ -13,12 +13,14 @@ mod binding;
 mod conflicts;
 mod decode;
 mod decode_binding;
+mod decode_network;
 mod decode_vault;
 mod error;
 mod excerpt;
 mod fields;
 mod keys;
 mod model;
+mod network;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,7 @@ pub use self::{
     },
     error::{ConfigError, ConfigErrors, Position},
     model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy},
+    network::{Direction, Network, PortRange},
     schema::json_schema,
     vault::{Address, Vault, VaultAuth, VaultKubernetes},
     watch::Watch,

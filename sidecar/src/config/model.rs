@@ -12,7 +12,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::{binding::Binding, schema, vault::Vault};
+use super::{binding::Binding, network::Network, schema, vault::Vault};
 
 /// Where mounted Kubernetes Secrets are looked for when `secretsDir` is not given.
 pub const DEFAULT_SECRETS_DIR: &str = "/etc/kernelseal/secrets";
@@ -143,6 +143,8 @@ pub struct Monitoring {
     #[schemars(regex(pattern = "^/"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_log: Option<PathBuf>,
+    /// Who connects to whom.
+    pub network: Network,
 }
 
 impl Default for Monitoring {
@@ -153,6 +155,7 @@ impl Default for Monitoring {
             log_level: LogLevel::default(),
             log_format: LogFormat::default(),
             audit_log: None,
+            network: Network::default(),
         }
     }
 }

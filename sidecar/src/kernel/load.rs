@@ -82,7 +82,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
     })?;
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
-        .load(&relocate(OBJECT, &offsets)?)
+        .load(&relocate(OBJECT, &offsets, None)?)
         .map_err(|e| Error::Load {
             what: "the maps".into(),
             cause: chain(&e),
@@ -133,7 +133,8 @@ pub(crate) fn load() -> Result<Loaded, Error> {
     Ok(Loaded { ebpf, links })
 }
 
-fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, Error>
+/// A program of an object, by its name.
+pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, Error>
 where
     &'a mut P: TryFrom<&'a mut Program>,
 {
@@ -153,7 +154,7 @@ fn failed<E: std::error::Error>(name: &str) -> impl FnOnce(E) -> Error {
 }
 
 /// An error and its causes on one line; the verifier's log, if there is one, shortened to its end.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     const KEPT: usize = 1500;
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -4,6 +4,7 @@ mod ask;
 mod claim;
 mod load;
 mod maps;
+pub(crate) mod network;
 mod offsets;
 pub(crate) mod pins;
 mod relocate;
@@ -16,6 +17,7 @@ pub(crate) use ask::own_cgroup;
 pub(crate) use claim::{Claim, Wish, ensure_free, hand_over, own_scope};
 pub(crate) use load::load;
 pub(crate) use maps::Maps;
+pub(crate) use network::{Network, NetworkRecord, NetworkRing, NetworkWish};
 pub(crate) use offsets::VMLINUX_BTF;
 pub(crate) use ring::{Record, Ring};
 
@@ -41,6 +43,16 @@ pub(crate) enum Error {
         /// Which.
         what: String,
         /// What it said.
+        cause: String,
+    },
+    /// A monitor's programs could not be loaded or attached.
+    #[error(
+        "monitoring.network: {what}: {cause}. It needs a kernel with kprobes (CONFIG_KPROBES), CONFIG_SECURITY_NETWORK, and CAP_SYS_ADMIN (or CAP_BPF and CAP_PERFMON); to do without, set monitoring.network.enabled to false"
+    )]
+    Monitor {
+        /// Which, or what it needs.
+        what: String,
+        /// Why.
         cause: String,
     },
     /// The kernel's stack is not laid out as we know it.

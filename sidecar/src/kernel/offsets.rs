@@ -72,10 +72,11 @@ pub(super) fn resolve() -> Result<Offsets, Error> {
     })
 }
 
-struct Types(Btf);
+/// The types that it describes.
+pub(super) struct Types(Btf);
 
 impl Types {
-    fn of_running_kernel() -> Result<Self, Error> {
+    pub(super) fn of_running_kernel() -> Result<Self, Error> {
         if !Path::new(VMLINUX_BTF).exists() {
             return Err(Error::NoBtf);
         }
@@ -161,7 +162,7 @@ impl Types {
     }
 
     /// The byte offset of `struct.field` or `struct.field.field`.
-    fn offset(&self, path: &str) -> Result<u32, Error> {
+    pub(super) fn offset(&self, path: &str) -> Result<u32, Error> {
         let missing = |cause: &str| Error::Btf {
             what: path.into(),
             cause: cause.into(),

@@ -3,7 +3,10 @@
 //! This is what CO-RE relocations do for programs in C; rustc emits none.
 
 use object::{Object as _, ObjectSection as _, SectionKind};
-use sidecar_common::layout::{OFFSET_IN_IMMEDIATE, OFFSET_IN_LOAD, Offsets};
+use sidecar_common::{
+    layout::{OFFSET_IN_IMMEDIATE, OFFSET_IN_LOAD, Offsets},
+    network::{NETWORK_OFFSET_IN_IMMEDIATE, NetworkOffsets},
+};
 
 use super::Error;
 
@@ -16,8 +19,12 @@ const LOADS: [u8; 4] = [0x61, 0x69, 0x71, 0x79];
 /// `BPF_MOV | BPF_K`, of 8 and 4 bytes.
 const MOVES: [u8; 2] = [0xb7, 0xb4];
 
-/// The object with every offset in its place.
-pub(super) fn relocate(object: &[u8], offsets: &Offsets) -> Result<Vec<u8>, Error> {
+/// The object with every offset in its place; `network` is what only the network monitor's has.
+pub(super) fn relocate(
+    object: &[u8],
+    offsets: &Offsets,
+    network: Option<&NetworkOffsets>,
+) -> Result<Vec<u8>, Error> {
     let broken = |cause: String| Error::Load {
         what: "the kernel object".into(),
         cause,
@@ -32,17 +39,27 @@ pub(super) fn relocate(object: &[u8], offsets: &Offsets) -> Result<Vec<u8>, Erro
                 relocated.get_mut(from..from.checked_add(usize::try_from(size).ok()?)?)
             })
             .ok_or_else(|| broken("a section lies outside of it".into()))?;
-        relocate_text(text, offsets).map_err(broken)?;
+        relocate_text(text, offsets, network).map_err(broken)?;
     }
     Ok(relocated)
 }
 
-fn relocate_text(text: &mut [u8], offsets: &Offsets) -> Result<(), String> {
-    let fields: &[u32] = bytemuck::cast_slice(std::slice::from_ref(offsets));
+fn relocate_text(
+    text: &mut [u8],
+    offsets: &Offsets,
+    network: Option<&NetworkOffsets>,
+) -> Result<(), String> {
+    let shared = fields_of(std::slice::from_ref(offsets));
+    let own = fields_of(network.map_or(&[], std::slice::from_ref));
     // Which of the fields a mark stands for.
-    let field = |mark: i64| {
+    let field_of = |fields: &[u32], mark: i64| {
         let at = usize::try_from(mark).ok()?;
         fields.get(at / size_of::<u32>()).copied()
+    };
+    let field = |mark: i64| field_of(shared, mark);
+    let immediate_field = |immediate: i64| {
+        let own_field = || field_of(own, immediate - i64::from(NETWORK_OFFSET_IN_IMMEDIATE));
+        field(immediate - i64::from(OFFSET_IN_IMMEDIATE)).or_else(own_field)
     };
     let mut instructions = text.chunks_exact_mut(INSTRUCTION);
     while let Some([code, _, o0, o1, i0, i1, i2, i3]) = instructions.next() {
@@ -58,12 +75,16 @@ fn relocate_text(text: &mut [u8], offsets: &Offsets) -> Result<(), String> {
             })?;
             [*o0, *o1] = value.to_le_bytes();
         } else if MOVES.contains(code)
-            && let Some(value) = field(i64::from(immediate) - i64::from(OFFSET_IN_IMMEDIATE))
+            && let Some(value) = immediate_field(i64::from(immediate))
         {
             [*i0, *i1, *i2, *i3] = value.to_le_bytes();
         }
     }
     Ok(())
+}
+
+fn fields_of<T: bytemuck::NoUninit>(offsets: &[T]) -> &[u32] {
+    bytemuck::cast_slice(offsets)
 }
 
 #[cfg(test)]
@@ -89,7 +110,11 @@ mod tests {
 
     fn relocated(text: &[[u8; INSTRUCTION]]) -> Vec<[u8; INSTRUCTION]> {
         let mut bytes = text.concat();
-        relocate_text(&mut bytes, &offsets()).unwrap();
+        let network = NetworkOffsets {
+            net_inum: 136,
+            ..NetworkOffsets::zeroed()
+        };
+        relocate_text(&mut bytes, &offsets(), Some(&network)).unwrap();
         bytemuck::cast_slice(&bytes).to_vec()
     }
 
@@ -97,12 +122,18 @@ mod tests {
     fn an_offset_goes_where_its_mark_is() {
         let magic = i16::try_from(offset_of!(Offsets, sb_magic)).unwrap();
         let dev = i32::try_from(offset_of!(Offsets, sb_dev)).unwrap();
+        let inum = i32::try_from(offset_of!(NetworkOffsets, net_inum)).unwrap();
         assert_eq!(
             relocated(&[
                 instruction(0x79, OFFSET_IN_LOAD + magic, 7),
                 instruction(0xb7, 5, OFFSET_IN_IMMEDIATE + dev),
+                instruction(0xb7, 5, NETWORK_OFFSET_IN_IMMEDIATE + inum),
             ]),
-            [instruction(0x79, 96, 7), instruction(0xb7, 5, 16)]
+            [
+                instruction(0x79, 96, 7),
+                instruction(0xb7, 5, 16),
+                instruction(0xb7, 5, 136)
+            ]
         );
     }
 
@@ -129,7 +160,7 @@ mod tests {
         let dev = i16::try_from(offset_of!(Offsets, sb_dev)).unwrap();
         let mut text = instruction(0x61, OFFSET_IN_LOAD + dev, 0);
         assert!(
-            relocate_text(&mut text, &far)
+            relocate_text(&mut text, &far, None)
                 .unwrap_err()
                 .contains("40000")
         );
@@ -137,6 +168,6 @@ mod tests {
 
     #[test]
     fn an_object_that_is_none_is_an_error() {
-        assert!(relocate(b"\x7fELF, it says", &offsets()).is_err());
+        assert!(relocate(b"\x7fELF, it says", &offsets(), None).is_err());
     }
 }

@@ -30,11 +30,6 @@ pub(crate) enum Record {
 impl Record {
     /// What a record's bytes mean.
     pub(crate) fn parse(bytes: &[u8]) -> Self {
-        fn whole<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
-            bytes
-                .get(..size_of::<T>())
-                .map(bytemuck::pod_read_unaligned)
-        }
         let parse = || -> Option<Self> {
             let header: Header = whole(bytes)?;
             Some(match header.kind {
@@ -48,6 +43,13 @@ impl Record {
         };
         parse().unwrap_or(Self::Unknown)
     }
+}
+
+/// A record of a type, if the bytes suffice.
+pub(super) fn whole<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
+    bytes
+        .get(..size_of::<T>())
+        .map(bytemuck::pod_read_unaligned)
 }
 
 const _: () = assert!(

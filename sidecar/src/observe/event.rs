@@ -1,6 +1,8 @@
 //! Events: what happened, one JSON object a line. Their names and fields are an interface.
 
-use serde::Serialize;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Serialize, Serializer};
 
 /// What kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -20,8 +22,79 @@ pub(crate) enum Kind {
     Rotated,
     /// A sealed process ended.
     Exited,
+    /// A program connected to somebody, or tried to.
+    Connect,
+    /// A program accepted a connection.
+    Accept,
+    /// A connection ended.
+    Close,
     /// Events were lost.
     Dropped,
+}
+
+/// What became of an attempt to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// There is a connection.
+    Established,
+    /// A datagram was sent; UDP tells no more.
+    Sent,
+    /// Nobody listens there, or does not want to.
+    Refused,
+    /// Nobody answered.
+    TimedOut,
+    /// There is no way to there.
+    Unreachable,
+    /// The other end broke it off.
+    Reset,
+    /// Its own program gave it up.
+    Aborted,
+    /// Something else.
+    Failed,
+}
+
+impl Outcome {
+    /// As events and metrics tell it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::Sent => "sent",
+            Self::Refused => "refused",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Reset => "reset",
+            Self::Aborted => "aborted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.name())
+    }
+}
+
+/// From where to where.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Connection {
+    /// `tcp`, `udp`
+    pub(crate) protocol: &'static str,
+    /// The end that began it.
+    pub(crate) src_ip: IpAddr,
+    /// Its port.
+    pub(crate) src_port: u16,
+    /// The end that it is made to.
+    pub(crate) dst_ip: IpAddr,
+    /// Its port.
+    pub(crate) dst_port: u16,
+    /// Inode number of the network namespace.
+    pub(crate) netns: u32,
+    /// Who began it: the process (`outbound`) or somebody else (`inbound`).
+    pub(crate) direction: &'static str,
+    /// What `dst_ip` was asked for as, where an answer of a name server was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dst_name: Option<String>,
 }
 
 /// What became of a refused program.
@@ -174,13 +247,65 @@ pub(crate) enum Detail<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         signal: Option<u32>,
     },
+    /// CONNECT
+    Connect {
+        /// From where to where.
+        #[serde(flatten)]
+        connection: Connection,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// ACCEPT
+    Accept {
+        /// From where to where.
+        #[serde(flatten)]
+        connection: Connection,
+    },
+    /// CLOSE
+    Close {
+        /// From where to where.
+        #[serde(flatten)]
+        connection: Connection,
+        /// Of payload, by the process.
+        bytes_sent: u64,
+        /// Of payload, by the other end.
+        bytes_received: u64,
+        /// Since CONNECT or ACCEPT.
+        duration_ns: u64,
+        /// TCP segments that were sent again.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retransmits: Option<u32>,
+    },
     /// DROPPED
     Dropped {
         /// How many, since the last such event.
         count: u64,
-        /// Where: `kernel` (the ring was full) or `output` (nobody read our stdout).
+        /// Where: `kernel` (the ring was full), `network` (the network monitor's) or `output` (nobody read our stdout).
         lost_in: &'static str,
     },
+}
+
+impl Connection {
+    /// To where, as metrics tell it; `None` for one that somebody else began.
+    pub(crate) fn destination(&self) -> Option<String> {
+        let port = self.dst_port;
+        (self.direction == "outbound").then(|| match (&self.dst_name, self.dst_ip) {
+            (Some(name), _) => format!("{name}:{port}"),
+            (None, ip) => SocketAddr::new(ip, port).to_string(),
+        })
+    }
+}
+
+impl Detail<'_> {
+    /// The connection that it is about, if it is about one.
+    pub(crate) fn connection_mut(&mut self) -> Option<&mut Connection> {
+        match self {
+            Self::Connect { connection, .. }
+            | Self::Accept { connection }
+            | Self::Close { connection, .. } => Some(connection),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

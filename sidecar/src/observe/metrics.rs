@@ -5,7 +5,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use super::computed::Computed;
+use super::{computed::Computed, traffic::Traffic};
 
 /// Bounds of the exec-to-release histogram, in seconds.
 const RELEASE_BUCKETS: [f64; 12] = [
@@ -36,6 +36,8 @@ pub(crate) struct Metrics {
     pub(crate) sealed_processes: IntGauge,
     /// Seconds from exec to release.
     pub(crate) release: Histogram,
+    /// Connections.
+    pub(crate) traffic: Traffic,
 }
 
 impl Metrics {
@@ -89,6 +91,7 @@ impl Metrics {
                 )
                 .buckets(RELEASE_BUCKETS.to_vec()),
             )?,
+            traffic: Traffic::new(&registry)?,
             registry: registry.clone(),
         };
         registry.register(Box::new(metrics.exec_events.clone()))?;
@@ -101,7 +104,7 @@ impl Metrics {
         registry.register(Box::new(metrics.events_dropped.clone()))?;
         registry.register(Box::new(metrics.sealed_processes.clone()))?;
         registry.register(Box::new(metrics.release.clone()))?;
-        for lost_in in ["kernel", "output"] {
+        for lost_in in ["kernel", "network", "output"] {
             metrics.events_dropped.with_label_values(&[lost_in]);
         }
         Ok(metrics)

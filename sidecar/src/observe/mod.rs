@@ -7,9 +7,11 @@ mod http;
 mod journal;
 pub(crate) mod log;
 mod metrics;
+mod traffic;
 
 pub(crate) use clock::Clock;
-pub(crate) use event::{Action, Container, Detail, Event, Kind, Who};
+pub(crate) use event::{Action, Connection, Container, Detail, Event, Kind, Outcome, Who};
 pub(crate) use http::{listen, serve};
-pub(crate) use journal::{Journal, NODE_NAME, Writer as JournalWriter, node_in_kubernetes};
+pub(crate) use journal::{Journal, NODE_NAME, node_in_kubernetes};
 pub(crate) use metrics::Metrics;
+pub(crate) use traffic::Traffic;

@@ -44,6 +44,15 @@ pub(crate) struct Id {
 }
 
 impl Cgroup {
+    /// One of the unified hierarchy, by its path from the machine's root.
+    pub(crate) fn unified(path: PathBuf) -> Self {
+        Self {
+            path,
+            is_unified: true,
+            others: Vec::new(),
+        }
+    }
+
     /// Of the lines `hierarchy:controllers:path`. `None` where they tell no path.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let mut unified = None;

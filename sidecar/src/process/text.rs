@@ -8,6 +8,9 @@ use std::{
 /// `startstack` in `stat`, counted from the state after the name (`proc_pid_stat(5)`).
 const START_STACK_AFTER_NAME: usize = 25;
 
+/// `starttime`, counted likewise.
+const STARTED_AFTER_NAME: usize = 19;
+
 /// `env_start`, counted likewise; `env_end` follows.
 const ENV_START_AFTER_NAME: usize = 47;
 
@@ -22,6 +25,11 @@ pub(crate) fn stack_limit(limits: &[u8]) -> Option<u64> {
 /// Where the stack began, of `stat`.
 pub(crate) fn start_stack(stat: &[u8]) -> Option<u64> {
     parse(after_name(stat)?.nth(START_STACK_AFTER_NAME)?)
+}
+
+/// When it started, on the boot clock, in ticks (hundredths of a second), of `stat`.
+pub(crate) fn started(stat: &[u8]) -> Option<u64> {
+    parse(after_name(stat)?.nth(STARTED_AFTER_NAME)?)
 }
 
 /// Where the environment is in memory, of `stat`.
@@ -122,6 +130,7 @@ mod tests {
         let fields: Vec<_> = (1..50).map(|n| n.to_string()).collect();
         let stat = around_name("7 (", &format!(") S {}\n", fields.join(" ")));
         assert_eq!(start_stack(&stat), Some(25));
+        assert_eq!(started(&stat), Some(19));
         let status = around_name("Name:\t", "\nUmask:\t0022\nTracerPid:\t7\nUid:\t0\n");
         assert_eq!(tracer(&status), Some(7));
     }

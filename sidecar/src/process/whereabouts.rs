@@ -6,9 +6,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    env, fs, io,
+    env, fs,
+    hash::Hash,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{Mode, OFlags, openat};
@@ -24,6 +27,10 @@ use crate::observe::Container;
 
 /// Places that are remembered; a node has fewer control groups that live.
 const REMEMBERED: usize = 4096;
+/// Between two looks at all processes for one that tells a container's name.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
+const TICK_NS: u64 = 10_000_000;
 /// Where the agent's pod has its labels (a downwardAPI volume).
 pub(crate) const LABELS: &str = "/etc/podinfo/labels";
 /// Variables by which the agent is told of its pod (`fieldRef`).
@@ -91,6 +98,20 @@ pub(crate) struct Whereabouts {
     pods: Option<Pods>,
     /// By the control group's number, which the kernel gives out once.
     places: HashMap<u64, Arc<Place>>,
+    /// Those of which there may be more to find out, and when to look again.
+    uncertain: HashMap<u64, (Arc<Place>, Instant)>,
+    /// Where control groups are, as the kernel told.
+    paths: HashMap<u64, PathBuf>,
+    /// Of processes whose control group tells nothing: by number and start.
+    processes: HashMap<(u32, u64), Arc<Place>>,
+}
+
+/// One more; all others are looked up again when they are too many.
+fn remember<K: Eq + Hash, V>(places: &mut HashMap<K, V>, key: K, value: V) {
+    if places.len() >= REMEMBERED {
+        places.clear();
+    }
+    places.insert(key, value);
 }
 
 impl Whereabouts {
@@ -111,6 +132,9 @@ impl Whereabouts {
             pods: pods.filter(|_| pod.is_none()),
             pod,
             places: HashMap::new(),
+            uncertain: HashMap::new(),
+            paths: HashMap::new(),
+            processes: HashMap::new(),
         })
     }
 
@@ -122,12 +146,66 @@ impl Whereabouts {
         let (place, is_certain) = self.look_up(process)?;
         let place = Arc::new(place);
         if is_certain && cgroup != 0 {
-            if self.places.len() >= REMEMBERED {
-                self.places.clear();
-            }
-            self.places.insert(cgroup, place.clone());
+            remember(&mut self.places, cgroup, place.clone());
         }
         Ok(place)
+    }
+
+    /// The kernel told where a control group is.
+    pub(crate) fn learn(&mut self, cgroup: u64, path: PathBuf) {
+        if self.paths.len() >= REMEMBERED {
+            self.paths.clear();
+        }
+        self.paths.insert(cgroup, path);
+    }
+
+    /// Where a process lives or lived that nobody holds, and that started at that moment (boot clock, in
+    /// nanoseconds). `None` where it is gone and nothing is known of its control group.
+    pub(crate) fn of_seen(&mut self, pid: u32, started_ns: u64, cgroup: u64) -> Option<Arc<Place>> {
+        match self.paths.get(&cgroup) {
+            Some(path) => {
+                let path = path.clone();
+                Some(self.of_path(path, Process::new(pid), cgroup))
+            }
+            // (in the root, where version 1 leaves everybody, or too deep)
+            None => self.of_process(pid, started_ns),
+        }
+    }
+
+    fn of_path(&mut self, path: PathBuf, process: Process, cgroup: u64) -> Arc<Place> {
+        if let Some(place) = self.known(cgroup) {
+            return place;
+        }
+        if let Some((place, until)) = self.uncertain.get(&cgroup)
+            && Instant::now() < *until
+        {
+            return place.clone();
+        }
+        let (place, is_certain) = self.place_at(Cgroup::unified(path), process);
+        let place = Arc::new(place);
+        if is_certain {
+            remember(&mut self.places, cgroup, place.clone());
+            self.uncertain.remove(&cgroup);
+        } else {
+            let until = Instant::now() + LOOK_AGAIN;
+            remember(&mut self.uncertain, cgroup, (place.clone(), until));
+        }
+        place
+    }
+
+    fn of_process(&mut self, pid: u32, started_ns: u64) -> Option<Arc<Place>> {
+        if let Some(place) = self.processes.get(&(pid, started_ns)) {
+            return Some(place.clone());
+        }
+        let (place, _) = self.look_up(Process::new(pid)).ok()?;
+        // The number was its own all the while, if it is now.
+        let stat = Seen::open(pid).ok()?.read("stat").ok()?;
+        if text::started(&stat)? != started_ns / TICK_NS {
+            return None;
+        }
+        let place = Arc::new(place);
+        remember(&mut self.processes, (pid, started_ns), place.clone());
+        Some(place)
     }
 
     /// What is remembered of a control group.
@@ -143,15 +221,17 @@ impl Whereabouts {
     /// With whether there is nothing more to find out.
     fn look_up(&self, process: Process) -> io::Result<(Place, bool)> {
         let found = process.cgroup()?.absolute(&self.root);
+        Ok(self.place_at(found, process))
+    }
+
+    /// The same of a process in that control group.
+    fn place_at(&self, found: Cgroup, process: Process) -> (Place, bool) {
         let Some(id) = found.container(&self.own) else {
-            let cgroup = found.path;
-            return Ok((
-                Place {
-                    cgroup,
-                    ..Place::default()
-                },
-                true,
-            ));
+            let place = Place {
+                cgroup: found.path,
+                ..Place::default()
+            };
+            return (place, true);
         };
         let is_strange = self.is_strange(&id);
         let name = if is_strange {
@@ -168,14 +248,12 @@ impl Whereabouts {
             pod_namespace: pod.namespace,
             name,
         };
-        Ok((
-            Place {
-                cgroup: found.path,
-                container: Some(container),
-                pod: id.pod,
-            },
-            is_certain,
-        ))
+        let place = Place {
+            cgroup: found.path,
+            container: Some(container),
+            pod: id.pod,
+        };
+        (place, is_certain)
     }
 
     /// The pod of a container, and whether there is no more to know of it.

@@ -19,7 +19,14 @@ fn every_example_loads() {
             names.insert(path.file_stem().unwrap().to_str().unwrap().to_owned());
         }
     }
-    for name in ["minimal", "full", "kernelseal-readme", "postgres", "audit"] {
+    for name in [
+        "minimal",
+        "full",
+        "kernelseal-readme",
+        "postgres",
+        "audit",
+        "network",
+    ] {
         assert!(names.contains(name), "examples/{name}.yaml is missing");
     }
 }
@@ -57,6 +64,7 @@ fn the_schema_has_the_keys_that_are_accepted_and_no_others() {
         (&keys::TOP, schema.clone()),
         (&keys::POLICY, definition("Policy")),
         (&keys::MONITORING, definition("Monitoring")),
+        (&keys::NETWORK, definition("Network")),
         (&keys::BINDING, definition("Binding")),
         (&keys::SELECTOR, definition("Selector")),
         (&keys::SECRET_REF, definition("SecretRef")),

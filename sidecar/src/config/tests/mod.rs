@@ -4,6 +4,7 @@ mod documents;
 mod examples;
 mod leaks;
 mod model;
+mod network;
 mod properties;
 mod rejects;
 mod rendering;

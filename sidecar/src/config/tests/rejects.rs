@@ -21,8 +21,8 @@ fn an_unknown_key_names_the_nearest() {
         "2:1: unknown key \"frobnicate\" in the top level",
     );
     says(
-        "version: v1\nmonitoring: {network: true}\n",
-        "2:14: unknown key \"network\" in monitoring",
+        "version: v1\nmonitoring: {network: {port: [1]}}\n",
+        "2:24: unknown key \"port\" in network; did you mean \"ports\"?",
     );
     says(
         "version: v1\nmonitoring: {syscalls: true}\n",

@@ -16,6 +16,7 @@ mod lifecycle;
 mod live;
 mod machine;
 mod names;
+mod network;
 mod observe;
 mod ordinary;
 mod pods;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         takeover::register,
         faults::register,
         observe::register,
+        network::register,
         starts::register,
         attack::register,
         leftovers::register,

@@ -1,0 +1,294 @@
+//! What crosses the kernel boundary of the network monitor: its settings, who owns a connection, its records.
+//!
+//! None of it is pinned: an agent and its own kernel side are always of one build, so this is not part of
+//! [`crate::layout::LAYOUT_VERSION`]'s contract.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{event::Header, layout::COMM_LEN, policy::ScopeId};
+
+/// Bytes of the monitor's ring buffer; a power-of-two number of pages.
+pub const RING_BYTES: usize = 1024 * 1024;
+/// TCP connections that are followed at one time.
+pub const MAX_CONNECTIONS: usize = 32_768;
+/// UDP flows that are followed at one time.
+pub const MAX_UDP_FLOWS: usize = 16_384;
+/// Networks that a filter may name.
+pub const MAX_CIDRS: usize = 1_024;
+/// Words of the bit field that has a bit for every port.
+pub const PORT_WORDS: usize = 65_536 / 64;
+/// Bytes of a DNS answer that are looked at: what fits without EDNS.
+pub const ANSWER_BYTES: usize = 512;
+
+/// Where the running kernel keeps the fields that only this monitor reads; see [`crate::layout::Offsets`].
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct NetworkOffsets {
+    /// `sock.__sk_common.skc_family`
+    pub sock_family: u32,
+    /// `sock.__sk_common.skc_state`
+    pub sock_state: u32,
+    /// `sock.__sk_common.skc_dport`: the remote port, in network order
+    pub sock_remote_port: u32,
+    /// `sock.__sk_common.skc_rcv_saddr`
+    pub sock_local4: u32,
+    /// `sock.__sk_common.skc_daddr`
+    pub sock_remote4: u32,
+    /// `sock.__sk_common.skc_v6_rcv_saddr`
+    pub sock_local6: u32,
+    /// `sock.__sk_common.skc_v6_daddr`
+    pub sock_remote6: u32,
+    /// `sock.__sk_common.skc_net.net`
+    pub sock_net: u32,
+    /// `net.ns.inum`
+    pub net_inum: u32,
+    /// `sock.sk_protocol`
+    pub sock_protocol: u32,
+    /// `sock.sk_err`
+    pub sock_error: u32,
+    /// `sock.__sk_common.skc_flags`
+    pub sock_flags: u32,
+    /// `inet_sock.inet_sport`: the local port, in network order, which outlives `skc_num`
+    pub inet_local_port: u32,
+    /// `tcp_sock.bytes_sent`, with those that were sent again
+    pub tcp_sent: u32,
+    /// `tcp_sock.bytes_retrans`
+    pub tcp_resent: u32,
+    /// `tcp_sock.bytes_received`
+    pub tcp_received: u32,
+    /// `tcp_sock.total_retrans`
+    pub tcp_retransmits: u32,
+    /// `sk_buff.head`
+    pub skb_head: u32,
+    /// `sk_buff.sk`
+    pub skb_sock: u32,
+    /// `sk_buff.len`
+    pub skb_len: u32,
+    /// `sk_buff.data_len`
+    pub skb_data_len: u32,
+    /// `sk_buff.network_header`
+    pub skb_network: u32,
+    /// `sk_buff.transport_header`
+    pub skb_transport: u32,
+}
+
+/// As [`crate::layout::OFFSET_IN_IMMEDIATE`], for [`NetworkOffsets`].
+pub const NETWORK_OFFSET_IN_IMMEDIATE: i32 = 0x4b54_0000;
+
+/// What the agent asks of the kernel side. It may change while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Settings {
+    /// The agent's PID namespace: processes of it and of those nested below are watched.
+    pub scope: ScopeId,
+    /// Its level among PID namespaces; the first one's is 0.
+    pub level: u32,
+    /// `WATCH_*` and `ONLY_*` bits.
+    pub flags: u32,
+    /// Another number for every change.
+    pub generation: u32,
+}
+
+/// TCP connections.
+pub const WATCH_TCP: u32 = 1 << 0;
+/// UDP flows.
+pub const WATCH_UDP: u32 = 1 << 1;
+/// What watched processes begin.
+pub const WATCH_OUTBOUND: u32 = 1 << 2;
+/// What others begin with them.
+pub const WATCH_INBOUND: u32 = 1 << 3;
+/// Only ports whose bit is set.
+pub const ONLY_PORTS: u32 = 1 << 4;
+/// Only remote ends in the networks that are listed.
+pub const ONLY_CIDRS: u32 = 1 << 5;
+
+/// Whose a connection is, as its agent can name it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Owner {
+    /// Its number in the agent's PID namespace.
+    pub pid: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Its control group, as its inode number in cgroup2; 0 where unknown.
+    pub cgroup: u64,
+    /// When it started, on the boot clock, in nanoseconds: with its number, who it is.
+    pub started_ns: u64,
+    /// The `comm` of its first thread, NUL-padded, in words for the reason that [`Address`] gives.
+    pub comm: [u64; COMM_LEN / 8],
+}
+
+/// The bytes of an IPv6 address, in two words as memory has them. (Bytes would be copied by a loop, which costs the
+/// verifier much.) An IPv4 address is written as IPv6 maps it, `::ffff:a.b.c.d`.
+pub type Address = [u64; 2];
+
+/// Both ends of a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Ends {
+    /// The watched process's.
+    pub local: Address,
+    /// The other.
+    pub remote: Address,
+    /// Its port, in the machine's order.
+    pub local_port: u16,
+    /// The other's.
+    pub remote_port: u16,
+    /// The inode number of the network namespace.
+    pub netns: u32,
+}
+
+/// A connection that is followed, from its beginning to its end.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Connection {
+    /// Who began or accepted it.
+    pub owner: Owner,
+    /// From where to where.
+    pub ends: Ends,
+    /// Since when, on the monotonic clock, in nanoseconds.
+    pub since_ns: u64,
+    /// When a datagram last passed; of a TCP connection, 0.
+    pub last_ns: u64,
+    /// Bytes sent in datagrams; of a TCP connection, 0, for its socket counts.
+    pub sent: u64,
+    /// The same of those received.
+    pub received: u64,
+    /// `IPPROTO_TCP`, `IPPROTO_UDP`
+    pub protocol: u32,
+    /// `CONNECTION_*` bits.
+    pub flags: u32,
+}
+
+/// It was begun by somebody else.
+pub const CONNECTION_INBOUND: u32 = 1 << 0;
+/// Its outcome is still to come.
+pub const CONNECTION_COMING: u32 = 1 << 1;
+
+/// `IPPROTO_TCP`
+pub const TCP: u32 = 6;
+/// `IPPROTO_UDP`
+pub const UDP: u32 = 17;
+
+/// Which UDP flow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+pub struct UdpKey {
+    /// The socket's address in the kernel.
+    pub socket: u64,
+    /// The other end.
+    pub remote: Address,
+    /// Ours: port.
+    pub local_port: u16,
+    /// The other end's port.
+    pub remote_port: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A connection was begun by a watched process, or could not be: [`Flow`].
+pub const KIND_CONNECT: u32 = 1;
+/// A watched process accepted one: [`Flow`].
+pub const KIND_ACCEPT: u32 = 2;
+/// One ended: [`Flow`].
+pub const KIND_CLOSE: u32 = 3;
+/// A UDP socket with flows is gone: [`Gone`].
+pub const KIND_GONE: u32 = 4;
+/// Somebody was told a name's addresses: [`Answer`].
+pub const KIND_ANSWER: u32 = 5;
+
+/// What became of a connection.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Flow {
+    /// `tgid` is 0.
+    pub header: Header,
+    /// Whose, from where to where.
+    pub connection: Connection,
+    /// The socket's address in the kernel.
+    pub socket: u64,
+    /// Of a CONNECT: the error's number, 0 for none; [`ABORTED`].
+    pub error: u32,
+    /// Segments that were sent again.
+    pub retransmits: u32,
+}
+
+/// Not an error number: its own program gave the attempt up.
+pub const ABORTED: u32 = u32::MAX;
+
+impl Connection {
+    /// The key of a UDP flow over this socket.
+    #[must_use]
+    pub const fn udp_key(&self, socket: u64) -> UdpKey {
+        self.ends.udp_key(socket)
+    }
+}
+
+impl Ends {
+    /// The key of a UDP flow between these over this socket.
+    #[inline(always)]
+    #[must_use]
+    pub const fn udp_key(&self, socket: u64) -> UdpKey {
+        UdpKey {
+            socket,
+            remote: self.remote,
+            local_port: self.local_port,
+            remote_port: self.remote_port,
+            reserved: 0,
+        }
+    }
+}
+
+/// The end of a UDP socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Gone {
+    /// `tgid` is 0.
+    pub header: Header,
+    /// The socket's address in the kernel.
+    pub socket: u64,
+}
+
+/// A control group that owns connections: [`Place`]. Told before the first of them.
+pub const KIND_PLACE: u32 = 6;
+
+/// Levels below the root at which a control group is told with its names.
+pub const PLACE_LEVELS: usize = 10;
+/// Bytes of a control group's name that are told, with its NUL: a container's is its id with what runtimes put
+/// around it.
+pub const PLACE_NAME_LEN: usize = 128;
+
+/// Where a control group is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Place {
+    /// `tgid` is 0.
+    pub header: Header,
+    /// Its inode number in cgroup2.
+    pub cgroup: u64,
+    /// How many of the names are its; one more than there are if it lies too deep.
+    pub levels: u64,
+    /// Its own name, and those above it up to the root, which has none; NUL-terminated.
+    pub names: [[u8; PLACE_NAME_LEN]; PLACE_LEVELS],
+}
+
+/// An answer of a DNS server, as a watched process read it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Answer {
+    /// `tgid` is 0.
+    pub header: Header,
+    /// The inode number of the network namespace.
+    pub netns: u32,
+    /// Bytes of the datagram that are here.
+    pub length: u32,
+    /// Its first bytes.
+    pub bytes: [u8; ANSWER_BYTES],
+}
+
+/// What is counted in the array `LOST`, by index: records for which the ring had no room.
+pub const LOST_RECORDS: u32 = 0;
+/// Connections that were not followed because too many were.
+pub const LOST_CONNECTIONS: u32 = 1;
+/// Counters in `LOST`.
+pub const LOST_COUNTERS: usize = 2;

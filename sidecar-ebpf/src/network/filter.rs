@@ -1,0 +1,40 @@
+//! What the agent wants to hear of, as far as it can be told here: all but containers' names.
+
+use aya_ebpf::{
+    btf_maps::{Array, LpmTrie, lpm_trie::Key},
+    macros::btf_map,
+};
+use sidecar_common::network::{Ends, MAX_CIDRS, ONLY_CIDRS, ONLY_PORTS, PORT_WORDS, Settings};
+
+#[btf_map]
+static SETTINGS: Array<Settings, 1> = Array::new();
+/// A bit for every port.
+#[btf_map]
+static PORTS: Array<u64, PORT_WORDS> = Array::new();
+#[btf_map]
+static CIDRS: LpmTrie<[u8; 16], u8, MAX_CIDRS> = LpmTrie::new();
+
+/// The settings, if they ask for all of these `WATCH_*` bits.
+#[inline(always)]
+pub(crate) fn asked_for(bits: u32) -> Option<Settings> {
+    let settings = *SETTINGS.get(0)?;
+    (settings.flags & bits == bits).then_some(settings)
+}
+
+/// Whether a connection is among those that are asked for. `port` is the one that it is made to.
+#[inline(always)]
+pub(crate) fn admits(settings: &Settings, ends: &Ends, port: u16) -> bool {
+    if settings.flags & ONLY_PORTS != 0 {
+        let word = PORTS.get(u32::from(port / 64)).copied().unwrap_or(0);
+        if word & (1 << (port % 64)) == 0 {
+            return false;
+        }
+    }
+    if settings.flags & ONLY_CIDRS != 0 {
+        let whole = Key::new(u128::BITS, bytemuck::cast(ends.remote));
+        if CIDRS.get(&whole).is_none() {
+            return false;
+        }
+    }
+    true
+}

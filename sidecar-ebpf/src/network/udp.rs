@@ -1,0 +1,211 @@
+//! UDP flows: a socket and another end that exchange datagrams. Seen where a process sends them, and where one takes
+//! them from its socket.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    btf_maps::{HashMap, LruHashMap},
+    helpers::generated::bpf_probe_read_kernel,
+    macros::{btf_map, kprobe},
+    programs::ProbeContext,
+};
+use sidecar_common::network::{
+    ANSWER_BYTES, Answer, CONNECTION_INBOUND, Connection, Ends, Gone, KIND_ACCEPT, KIND_ANSWER,
+    KIND_CONNECT, KIND_GONE, LOST_CONNECTIONS, MAX_UDP_FLOWS, Settings, UDP, UdpKey, WATCH_INBOUND,
+    WATCH_OUTBOUND, WATCH_UDP,
+};
+
+use crate::{
+    at,
+    datagram::Datagram,
+    filter,
+    kernel::{self, Ptr, follow, read},
+    owner,
+    records::{self, Last},
+};
+
+/// What inserting an entry that is there gives (`-EEXIST`).
+const EXISTS: i32 = -17;
+/// The port of DNS.
+const DNS: u16 = 53;
+
+/// Those that are followed. The agent takes them out when they end.
+#[btf_map]
+static UDP_FLOWS: HashMap<UdpKey, Connection, MAX_UDP_FLOWS> = HashMap::new();
+/// Those that nobody asks for, by the settings that were in force when their first datagram was seen.
+#[btf_map]
+static UDP_UNWANTED: LruHashMap<UdpKey, u32, MAX_UDP_FLOWS> = LruHashMap::new();
+/// Sockets that have flows.
+#[btf_map]
+static UDP_SOCKETS: LruHashMap<u64, u32, MAX_UDP_FLOWS> = LruHashMap::new();
+
+/// An IPv4 datagram leaves its socket, with its headers written.
+#[kprobe]
+pub fn ip_send_skb(ctx: ProbeContext) -> u32 {
+    if let Some(skb) = ctx.arg::<Ptr>(1) {
+        pass(follow(skb, at!(skb_sock)), skb, true);
+    }
+    0
+}
+
+/// The same of IPv6.
+#[kprobe]
+pub fn ip6_send_skb(ctx: ProbeContext) -> u32 {
+    if let Some(skb) = ctx.arg::<Ptr>(0) {
+        pass(follow(skb, at!(skb_sock)), skb, true);
+    }
+    0
+}
+
+/// A process has taken a datagram from its socket. Nothing waits in here, other than in the call that takes it.
+#[kprobe]
+pub fn skb_consume_udp(ctx: ProbeContext) -> u32 {
+    if let (Some(sock), Some(skb), Some(taken)) =
+        (ctx.arg::<Ptr>(0), ctx.arg::<Ptr>(1), ctx.arg::<i32>(2))
+    {
+        // (below zero: it only had a look)
+        if taken >= 0 {
+            pass(sock, skb, false);
+        }
+    }
+    0
+}
+
+/// A socket of IPv4 ends.
+#[kprobe]
+pub fn udp_destroy_sock(ctx: ProbeContext) -> u32 {
+    end(ctx.arg(0))
+}
+
+/// A socket of IPv6 ends.
+#[kprobe]
+pub fn udpv6_destroy_sock(ctx: ProbeContext) -> u32 {
+    end(ctx.arg(0))
+}
+
+#[inline(always)]
+fn end(sock: Option<Ptr>) -> u32 {
+    if let Some(sock) = sock
+        && UDP_SOCKETS.remove(sock as u64).is_ok()
+        && let Some(mut entry) = records::reserve::<Gone>()
+    {
+        entry.write(Gone {
+            header: records::header(KIND_GONE, records::now()),
+            socket: sock as u64,
+        });
+        entry.submit(0);
+    }
+    0
+}
+
+#[inline(always)]
+fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
+    let Some(settings) = filter::asked_for(0) else {
+        return;
+    };
+    // (raw sockets and the kernel's own come this way, too)
+    if u32::from(read::<u16>(sock, at!(sock_protocol))) != UDP {
+        return;
+    }
+    let datagram = Datagram::in_buffer(skb);
+    let Some(ends) = datagram.ends(sock, is_sent) else {
+        return;
+    };
+    if !is_sent && ends.remote_port == DNS {
+        tell_answer(&settings, skb, datagram, ends.netns);
+    }
+    if settings.flags & WATCH_UDP == 0 {
+        return;
+    }
+    let key = ends.udp_key(sock as u64);
+    let length = u64::from(datagram.length());
+    let Some(flow) = UDP_FLOWS.get_ptr_mut(key) else {
+        return begin(&settings, &key, ends, is_sent, length);
+    };
+    // SAFETY: a live map value; the counters are only added to, and of two times either is right.
+    unsafe {
+        let counter = if is_sent {
+            &raw mut (*flow).sent
+        } else {
+            &raw mut (*flow).received
+        };
+        kernel::add(counter, length);
+        (*flow).last_ns = records::now();
+    }
+}
+
+/// The first datagram of a flow: is it one that is asked for?
+#[inline(always)]
+fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u64) {
+    // SAFETY: read at once.
+    if unsafe { UDP_UNWANTED.get(key) }.is_some_and(|since| *since == settings.generation) {
+        return;
+    }
+    let (wanted, port, flags) = if is_sent {
+        (WATCH_OUTBOUND, ends.remote_port, 0)
+    } else {
+        (WATCH_INBOUND, ends.local_port, CONNECTION_INBOUND)
+    };
+    let owner = if settings.flags & wanted != 0 && filter::admits(settings, &ends, port) {
+        owner::of_current(settings)
+    } else {
+        None
+    };
+    let Some(owner) = owner else {
+        // Remembered: what answers it must not be taken for a beginning.
+        let _ = UDP_UNWANTED.insert(key, settings.generation, 0);
+        return;
+    };
+    let now = records::now();
+    let (sent, received) = if is_sent { (length, 0) } else { (0, length) };
+    let connection = Connection {
+        owner,
+        ends,
+        since_ns: now,
+        last_ns: now,
+        sent,
+        received,
+        protocol: UDP,
+        flags,
+    };
+    match UDP_FLOWS.insert(key, &connection, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {}
+        // (another thread was first, and tells)
+        Err(EXISTS) => return,
+        Err(_) => return records::count_loss(LOST_CONNECTIONS),
+    }
+    let _ = UDP_SOCKETS.insert(key.socket, 1, 0);
+    let kind = if is_sent { KIND_CONNECT } else { KIND_ACCEPT };
+    let last = Last {
+        sent,
+        received,
+        ..Last::default()
+    };
+    records::tell(kind, now, key.socket, &connection, last);
+}
+
+/// What a name server answered to a watched process, where it lies in one piece.
+#[inline(always)]
+fn tell_answer(settings: &Settings, skb: Ptr, datagram: Datagram, netns: u32) {
+    let is_in_pieces = read::<u32>(skb, at!(skb_data_len)) != 0;
+    if is_in_pieces || owner::number_of_current(settings) == 0 {
+        return;
+    }
+    let Some(mut entry) = records::reserve::<Answer>() else {
+        return;
+    };
+    let answer = entry.as_mut_ptr();
+    let length = usize::from(datagram.length()).min(ANSWER_BYTES) as u32;
+    // SAFETY: reserved memory of this size; the helper checks the address that it reads from. What lies behind the
+    // length is not written: it was in the ring before, and filling it takes a loop over bytes.
+    unsafe {
+        (*answer).header = records::header(KIND_ANSWER, records::now());
+        (*answer).netns = netns;
+        (*answer).length = length;
+        bpf_probe_read_kernel(
+            (&raw mut (*answer).bytes).cast(),
+            length,
+            datagram.payload().cast(),
+        );
+    }
+    entry.submit(0);
+}

@@ -1,0 +1,80 @@
+//! Where the running kernel keeps the fields that the network monitor reads.
+
+use std::{io::Write as _, process::Command};
+
+use sidecar_common::{layout::Offsets, network::NetworkOffsets};
+
+use super::super::{
+    Error,
+    offsets::{self, Types},
+};
+
+/// The hidden command by which this program looks them up, apart from the agent.
+pub(crate) const COMMAND: &str = "offsets";
+
+/// All that the programs read.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(super) struct Fields {
+    pub(super) shared: Offsets,
+    pub(super) own: NetworkOffsets,
+}
+
+/// Asks a process of our own: what the kernel's type information takes of memory is gone with it.
+pub(super) fn look_up() -> Result<Fields, Error> {
+    let failed = |cause: String| Error::Monitor {
+        what: "the offsets of the kernel's fields".into(),
+        cause,
+    };
+    let output = Command::new("/proc/self/exe")
+        .arg(COMMAND)
+        .env_clear()
+        .output()
+        .map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(failed(said.trim().to_owned()));
+    }
+    bytemuck::try_pod_read_unaligned(&output.stdout)
+        .map_err(|e| failed(format!("the answer is not of this version: {e}")))
+}
+
+/// Writes them to standard output, for [`look_up`].
+pub(crate) fn print() -> anyhow::Result<()> {
+    let fields = Fields {
+        shared: offsets::resolve()?,
+        own: resolve()?,
+    };
+    Ok(std::io::stdout().write_all(bytemuck::bytes_of(&fields))?)
+}
+
+fn resolve() -> Result<NetworkOffsets, Error> {
+    let types = Types::of_running_kernel()?;
+    let at = |path: &str| types.offset(path);
+    let common = |field: &str| types.offset(&format!("sock.__sk_common.{field}"));
+    Ok(NetworkOffsets {
+        sock_family: common("skc_family")?,
+        sock_state: common("skc_state")?,
+        sock_remote_port: common("skc_dport")?,
+        sock_local4: common("skc_rcv_saddr")?,
+        sock_remote4: common("skc_daddr")?,
+        sock_local6: common("skc_v6_rcv_saddr")?,
+        sock_remote6: common("skc_v6_daddr")?,
+        sock_net: common("skc_net.net")?,
+        net_inum: at("net.ns.inum")?,
+        sock_protocol: at("sock.sk_protocol")?,
+        sock_error: at("sock.sk_err")?,
+        sock_flags: common("skc_flags")?,
+        inet_local_port: at("inet_sock.inet_sport")?,
+        tcp_sent: at("tcp_sock.bytes_sent")?,
+        tcp_resent: at("tcp_sock.bytes_retrans")?,
+        tcp_received: at("tcp_sock.bytes_received")?,
+        tcp_retransmits: at("tcp_sock.total_retrans")?,
+        skb_head: at("sk_buff.head")?,
+        skb_sock: at("sk_buff.sk")?,
+        skb_len: at("sk_buff.len")?,
+        skb_data_len: at("sk_buff.data_len")?,
+        skb_network: at("sk_buff.network_header")?,
+        skb_transport: at("sk_buff.transport_header")?,
+    })
+}

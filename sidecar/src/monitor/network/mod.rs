@@ -1,0 +1,160 @@
+//! Who connects to whom: every connection of a watched program, from its beginning to its end.
+
+mod names;
+mod report;
+mod udp;
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use sidecar_common::{
+    network::{KIND_CLOSE, UDP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP, WATCH_UDP},
+    policy::ScopeId,
+};
+
+use self::{names::Names, udp::UdpFlows};
+use super::{desk::Desk, watch::Monitor};
+use crate::{
+    config::{self, Direction, PortRange},
+    kernel::{self, Network, NetworkRecord, NetworkRing, NetworkWish},
+};
+
+/// Records after which what was collected is handed over: whoever floods us must not make us collect without end.
+const AT_ONCE: usize = 512;
+
+/// What is told of, and what is not.
+pub(super) struct Filter {
+    watch: u32,
+    ports: Vec<PortRange>,
+    cidrs: Vec<ipnet::IpNet>,
+    /// Names or ids; empty for all. The kernel side does not know them.
+    containers: Vec<String>,
+}
+
+impl Filter {
+    pub(super) fn of(config: &config::Network) -> Self {
+        let watch = [
+            (config.protocols.tcp, WATCH_TCP),
+            (config.protocols.udp, WATCH_UDP),
+            (config.direction != Direction::Inbound, WATCH_OUTBOUND),
+            (config.direction != Direction::Outbound, WATCH_INBOUND),
+        ];
+        Self {
+            watch: watch
+                .into_iter()
+                .filter_map(|(is_asked, bit)| is_asked.then_some(bit))
+                .sum(),
+            ports: config.ports.clone(),
+            cidrs: config.cidrs.clone(),
+            containers: config.containers.clone(),
+        }
+    }
+
+    /// The part that the kernel side heeds.
+    fn wish(&self, scope: ScopeId) -> NetworkWish {
+        NetworkWish {
+            scope,
+            watch: self.watch,
+            ports: self.ports.iter().map(|range| range.0.clone()).collect(),
+            cidrs: self.cidrs.clone(),
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct NetworkMonitor {
+    scope: ScopeId,
+    kernel: Network,
+    ring: NetworkRing,
+    containers: Vec<String>,
+    udp: UdpFlows,
+    names: Names,
+    /// What the kernel side has lost, as we know it.
+    lost: u64,
+}
+
+impl NetworkMonitor {
+    /// Loads and attaches.
+    pub(super) fn load(filter: Filter) -> Result<Self, kernel::Error> {
+        let scope = kernel::own_scope()?;
+        let (kernel, ring) = Network::load(&filter.wish(scope))?;
+        Ok(Self {
+            scope,
+            kernel,
+            ring,
+            containers: filter.containers,
+            udp: UdpFlows::new(),
+            names: Names::default(),
+            lost: 0,
+        })
+    }
+
+    fn take(&mut self, record: NetworkRecord, desk: &mut Desk) {
+        match record {
+            NetworkRecord::Flow(flow) => {
+                if flow.connection.protocol == UDP && flow.header.kind != KIND_CLOSE {
+                    self.udp.begin(flow.connection.udp_key(flow.socket));
+                }
+                self.report(&flow, desk);
+            }
+            NetworkRecord::Gone(gone) => {
+                for flow in self.udp.end_socket(gone.socket, &mut self.kernel) {
+                    self.report(&flow, desk);
+                }
+            }
+            NetworkRecord::Answer(answer) => {
+                let length = usize::try_from(answer.length).unwrap_or(usize::MAX);
+                let bytes = answer.bytes.get(..length).unwrap_or(&answer.bytes);
+                self.names.learn(answer.netns, bytes);
+            }
+            NetworkRecord::Place(place) => {
+                if let Some(path) = kernel::network::path_of(&place) {
+                    desk.whereabouts.learn(place.cgroup, path);
+                }
+            }
+            NetworkRecord::Unknown => {
+                tracing::error!("a record of the network monitor's is not of this version");
+            }
+        }
+    }
+}
+
+impl Monitor for NetworkMonitor {
+    type Wish = Filter;
+    const LOST_IN: &'static str = "network";
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+
+    fn drain(&mut self, desk: &mut Desk) {
+        let mut taken = 0;
+        while let Some(record) = self.ring.next() {
+            self.take(record, desk);
+            taken += 1;
+            if taken % AT_ONCE == 0 {
+                desk.journal.flush();
+            }
+        }
+    }
+
+    fn tick(&mut self, desk: &mut Desk) {
+        let lost = self.kernel.lost();
+        if lost != self.lost {
+            self.lost = lost;
+            self.udp.adopt(&self.kernel);
+        }
+        for flow in self.udp.end_idle(&mut self.kernel) {
+            self.report(&flow, desk);
+        }
+    }
+
+    fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
+        self.kernel.change(&filter.wish(self.scope))?;
+        self.containers = filter.containers;
+        Ok(())
+    }
+
+    fn lost(&self) -> u64 {
+        self.kernel.lost()
+    }
+}

@@ -1,0 +1,262 @@
+//! What is said of a connection.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use nix::errno::Errno;
+use sidecar_common::network::{
+    ABORTED, Address, CONNECTION_INBOUND, Ends, Flow, KIND_ACCEPT, KIND_CONNECT, TCP, UDP,
+};
+
+use super::NetworkMonitor;
+use crate::{
+    monitor::desk::{Actor, Desk},
+    observe::{Connection, Detail, Kind, Outcome, Traffic},
+    process::Place,
+};
+
+impl NetworkMonitor {
+    /// One record of it.
+    pub(super) fn report(&mut self, flow: &Flow, desk: &mut Desk) {
+        let owner = &flow.connection.owner;
+        let comm: &[u8] = bytemuck::cast_slice(&owner.comm);
+        let comm = comm.split(|byte| *byte == 0).next();
+        let name = String::from_utf8_lossy(comm.unwrap_or_default());
+        let actor = Actor {
+            pid: owner.pid,
+            started_ns: owner.started_ns,
+            cgroup: owner.cgroup,
+            name: &name,
+        };
+        let place = desk.place_of(actor);
+        if !self.is_wanted(place.as_deref()) {
+            return;
+        }
+        let (kind, mut detail) = describe(flow);
+        if let Some(connection) = detail.connection_mut() {
+            let name = self.names.of(connection.netns, connection.dst_ip);
+            connection.dst_name = name.map(str::to_owned);
+        }
+        count(&desk.metrics.traffic, &detail);
+        desk.tell(flow.header.time_ns, kind, actor, place.as_deref(), detail);
+    }
+
+    /// Whether it is of a container that is asked for. Of one that cannot be told, it is not.
+    fn is_wanted(&self, place: Option<&Place>) -> bool {
+        let container = place.and_then(|place| place.container.as_ref());
+        self.containers.is_empty()
+            || container.is_some_and(|container| {
+                let mut wanted = self.containers.iter();
+                wanted.any(|name| container.is_called(name) == Some(true))
+            })
+    }
+}
+
+fn count(traffic: &Traffic, detail: &Detail<'_>) {
+    let begun = |connection: &Connection, outcome: Outcome| {
+        let destination = connection.destination();
+        traffic.begun(
+            connection.protocol,
+            connection.direction,
+            outcome.name(),
+            destination.as_deref(),
+        );
+    };
+    match detail {
+        Detail::Connect {
+            connection,
+            outcome,
+        } => begun(connection, *outcome),
+        Detail::Accept { connection } => begun(connection, Outcome::Established),
+        Detail::Close {
+            connection,
+            bytes_sent,
+            bytes_received,
+            retransmits,
+            ..
+        } => traffic.ended(
+            connection.protocol,
+            connection.direction,
+            connection.destination().as_deref(),
+            (*bytes_sent, *bytes_received),
+            retransmits.unwrap_or(0),
+        ),
+        _ => {}
+    }
+}
+
+/// What becomes of a record.
+fn describe(flow: &Flow) -> (Kind, Detail<'static>) {
+    let connection = connection(flow);
+    match flow.header.kind {
+        KIND_CONNECT => {
+            let outcome = outcome(flow.connection.protocol, flow.error);
+            (
+                Kind::Connect,
+                Detail::Connect {
+                    connection,
+                    outcome,
+                },
+            )
+        }
+        KIND_ACCEPT => (Kind::Accept, Detail::Accept { connection }),
+        _ => {
+            let duration_ns = flow.header.time_ns.saturating_sub(flow.connection.since_ns);
+            let detail = Detail::Close {
+                connection,
+                bytes_sent: flow.connection.sent,
+                bytes_received: flow.connection.received,
+                duration_ns,
+                retransmits: (flow.connection.protocol == TCP).then_some(flow.retransmits),
+            };
+            (Kind::Close, detail)
+        }
+    }
+}
+
+/// From who began it to the other.
+fn connection(flow: &Flow) -> Connection {
+    let Ends {
+        local,
+        remote,
+        local_port,
+        remote_port,
+        netns,
+    } = flow.connection.ends;
+    let local = (address(local), local_port);
+    let remote = (address(remote), remote_port);
+    let is_inbound = flow.connection.flags & CONNECTION_INBOUND != 0;
+    let ((src_ip, src_port), (dst_ip, dst_port)) = if is_inbound {
+        (remote, local)
+    } else {
+        (local, remote)
+    };
+    Connection {
+        protocol: if flow.connection.protocol == UDP {
+            "udp"
+        } else {
+            "tcp"
+        },
+        src_ip,
+        src_port,
+        dst_ip,
+        dst_port,
+        netns,
+        direction: if is_inbound { "inbound" } else { "outbound" },
+        dst_name: None,
+    }
+}
+
+/// An address as people write it: IPv4 that IPv6 maps is IPv4.
+fn address(words: Address) -> IpAddr {
+    Ipv6Addr::from(bytemuck::cast::<Address, [u8; 16]>(words)).to_canonical()
+}
+
+/// What an error number says of an attempt.
+fn outcome(protocol: u32, error: u32) -> Outcome {
+    if error == ABORTED {
+        return Outcome::Aborted;
+    }
+    match Errno::from_raw(error.cast_signed()) {
+        _ if error == 0 && protocol == UDP => Outcome::Sent,
+        _ if error == 0 => Outcome::Established,
+        Errno::ECONNREFUSED => Outcome::Refused,
+        Errno::ETIMEDOUT => Outcome::TimedOut,
+        Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EHOSTDOWN | Errno::ENETDOWN => {
+            Outcome::Unreachable
+        }
+        Errno::ECONNRESET => Outcome::Reset,
+        _ => Outcome::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+    use sidecar_common::network::KIND_CLOSE;
+
+    use super::*;
+
+    fn flow(kind: u32) -> Flow {
+        let mut flow = Flow::zeroed();
+        flow.header.kind = kind;
+        flow.connection.protocol = TCP;
+        flow.connection.ends = Ends {
+            local: bytemuck::cast(
+                std::net::Ipv4Addr::new(10, 0, 0, 1)
+                    .to_ipv6_mapped()
+                    .octets(),
+            ),
+            remote: bytemuck::cast(Ipv6Addr::LOCALHOST.octets()),
+            local_port: 40_000,
+            remote_port: 443,
+            netns: 7,
+        };
+        flow
+    }
+
+    fn json(flow: &Flow) -> serde_json::Value {
+        serde_json::to_value(describe(flow).1).unwrap()
+    }
+
+    #[test]
+    fn the_source_is_who_began_it() {
+        let mut began = flow(KIND_CONNECT);
+        let told = json(&began);
+        assert_eq!(
+            (&told["src_ip"], &told["src_port"]),
+            (&"10.0.0.1".into(), &40_000.into())
+        );
+        assert_eq!(
+            (&told["dst_ip"], &told["dst_port"]),
+            (&"::1".into(), &443.into())
+        );
+        assert_eq!(
+            (&told["netns"], &told["outcome"]),
+            (&7.into(), &"established".into())
+        );
+        began.header.kind = KIND_ACCEPT;
+        began.connection.flags = CONNECTION_INBOUND;
+        let told = json(&began);
+        assert_eq!(
+            (&told["src_ip"], &told["dst_port"]),
+            (&"::1".into(), &40_000.into())
+        );
+        assert_eq!(told["direction"], "inbound");
+    }
+
+    #[test]
+    fn every_error_is_an_outcome() {
+        let told = |errno: Errno| {
+            let mut flow = flow(KIND_CONNECT);
+            flow.error = (errno as i32).cast_unsigned();
+            json(&flow)["outcome"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(told(Errno::ECONNREFUSED), "refused");
+        assert_eq!(told(Errno::ETIMEDOUT), "timed_out");
+        assert_eq!(told(Errno::EHOSTUNREACH), "unreachable");
+        assert_eq!(told(Errno::ECONNRESET), "reset");
+        assert_eq!(told(Errno::EADDRNOTAVAIL), "failed");
+        assert_eq!(outcome(TCP, ABORTED), Outcome::Aborted);
+        assert_eq!(outcome(UDP, 0), Outcome::Sent);
+    }
+
+    #[test]
+    fn an_end_tells_what_passed() {
+        let mut ended = flow(KIND_CLOSE);
+        ended.header.time_ns = 30;
+        ended.connection.since_ns = 10;
+        (ended.connection.sent, ended.connection.received) = (5, 6);
+        ended.retransmits = 1;
+        let told = json(&ended);
+        assert_eq!(
+            (&told["bytes_sent"], &told["bytes_received"]),
+            (&5.into(), &6.into())
+        );
+        assert_eq!(
+            (&told["duration_ns"], &told["retransmits"]),
+            (&20.into(), &1.into())
+        );
+        ended.connection.protocol = UDP;
+        assert!(json(&ended).get("retransmits").is_none());
+    }
+}

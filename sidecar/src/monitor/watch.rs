@@ -1,0 +1,160 @@
+//! A monitor's thread: it waits for records and for orders.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::eventfd::{EfdFlags, EventFd},
+};
+use tokio::sync::oneshot;
+
+use super::desk::Desk;
+use crate::kernel;
+
+/// Between two looks at the clock, where no record comes.
+const TICK: Duration = Duration::from_secs(1);
+/// The thread's stack, in bytes.
+const STACK: usize = 256 * 1024;
+
+/// What watches something.
+pub(super) trait Monitor: Send + 'static {
+    /// What is asked of it.
+    type Wish: Send;
+    /// What its lost records are reported as.
+    const LOST_IN: &'static str;
+
+    /// Readable when there are records.
+    fn fd(&self) -> BorrowedFd<'_>;
+    /// Takes what there is.
+    fn drain(&mut self, desk: &mut Desk);
+    /// Does what is due, once a second or more often.
+    fn tick(&mut self, desk: &mut Desk);
+    /// From here on by another wish.
+    fn change(&mut self, wish: Self::Wish) -> Result<(), kernel::Error>;
+    /// Records that were lost since it began.
+    fn lost(&self) -> u64;
+}
+
+/// A monitor at work. Dropping it ends it.
+pub(super) struct Watch<M: Monitor> {
+    orders: Arc<Orders<M::Wish>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Order<W> {
+    Change(W, oneshot::Sender<Result<(), kernel::Error>>),
+    Stop,
+}
+
+struct Orders<W> {
+    waiting: Mutex<VecDeque<Order<W>>>,
+    given: EventFd,
+}
+
+impl<W> Orders<W> {
+    fn give(&self, order: Order<W>) -> io::Result<()> {
+        self.queue().push_back(order);
+        self.given.write(1)?;
+        Ok(())
+    }
+
+    fn take(&self) -> VecDeque<Order<W>> {
+        // (nothing to read: nobody wrote)
+        let _ = self.given.read();
+        std::mem::take(&mut self.queue())
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Order<W>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M: Monitor> Watch<M> {
+    /// Starts the thread.
+    pub(super) fn start(name: &'static str, mut monitor: M, mut desk: Desk) -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        let orders = Arc::new(Orders {
+            waiting: Mutex::default(),
+            given: EventFd::from_value_and_flags(0, flags)?,
+        });
+        let thread = thread::Builder::new()
+            .name(name.into())
+            .stack_size(STACK)
+            .spawn({
+                let orders = orders.clone();
+                move || {
+                    if let Err(e) = run(&mut monitor, &mut desk, &orders) {
+                        tracing::error!("the {name} monitor failed: {e}");
+                    }
+                }
+            })?;
+        Ok(Self {
+            orders,
+            thread: Some(thread),
+        })
+    }
+
+    /// Has it work by another wish, and waits until it does.
+    pub(super) async fn change(&self, wish: M::Wish) -> anyhow::Result<()> {
+        let (done, is_done) = oneshot::channel();
+        self.orders.give(Order::Change(wish, done))?;
+        Ok(is_done.await??)
+    }
+
+    /// Whether it does nothing any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl<M: Monitor> Drop for Watch<M> {
+    fn drop(&mut self) {
+        if self.orders.give(Order::Stop).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run<M: Monitor>(monitor: &mut M, desk: &mut Desk, orders: &Orders<M::Wish>) -> io::Result<()> {
+    let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX);
+    let mut lost = 0;
+    loop {
+        let mut fds = [
+            PollFd::new(monitor.fd(), PollFlags::POLLIN),
+            PollFd::new(orders.given.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let is_told = fds[1].any() == Some(true);
+        monitor.drain(desk);
+        monitor.tick(desk);
+        let lost_by_now = monitor.lost();
+        if lost_by_now != lost {
+            desk.tell_loss(lost_by_now.saturating_sub(lost), M::LOST_IN);
+            lost = lost_by_now;
+        }
+        desk.journal.flush();
+        for order in if is_told {
+            orders.take()
+        } else {
+            VecDeque::new()
+        } {
+            match order {
+                Order::Stop => return Ok(()),
+                Order::Change(wish, done) => drop(done.send(monitor.change(wish))),
+            }
+        }
+    }
+}
