@@ -24,7 +24,7 @@ const AS_LINKER: &str = "KERNELSEAL_BUILD_AS_BPF_LINKER";
 const LLVM_MAJOR: &str = "22.";
 const KERNEL_TARGET: &str = "bpfel-unknown-none";
 /// The programs it is made of.
-const OBJECTS: [&str; 2] = ["kernelseal", "network"];
+const OBJECTS: [&str; 3] = ["kernelseal", "network", "syscalls"];
 /// Where Debian's toolchain is.
 const DEBIAN: (&str, &str) = ("/usr/bin/cargo", "/usr/bin/rustc");
 

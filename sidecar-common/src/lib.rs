@@ -13,12 +13,14 @@ pub mod event;
 pub mod layout;
 pub mod name;
 pub mod network;
+pub mod owner;
 pub mod policy;
+pub mod syscall;
 
 #[cfg(feature = "user")]
 mod pod {
     //! Leave for aya to copy our types in and out of maps as bytes.
-    use crate::{layout, network, policy};
+    use crate::{layout, network, policy, syscall};
 
     macro_rules! pod {
         ($($t:ty),+ $(,)?) => {$(
@@ -38,5 +40,8 @@ mod pod {
         network::Settings,
         network::Connection,
         network::UdpKey,
+        syscall::Settings,
+        syscall::Call,
+        syscall::Rate,
     );
 }

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{event::Header, layout::COMM_LEN, policy::ScopeId};
+use crate::{event::Header, owner::Owner, policy::ScopeId};
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
 pub const RING_BYTES: usize = 1024 * 1024;
@@ -101,22 +101,6 @@ pub const WATCH_INBOUND: u32 = 1 << 3;
 pub const ONLY_PORTS: u32 = 1 << 4;
 /// Only remote ends in the networks that are listed.
 pub const ONLY_CIDRS: u32 = 1 << 5;
-
-/// Whose a connection is, as its agent can name it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Owner {
-    /// Its number in the agent's PID namespace.
-    pub pid: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// Its control group, as its inode number in cgroup2; 0 where unknown.
-    pub cgroup: u64,
-    /// When it started, on the boot clock, in nanoseconds: with its number, who it is.
-    pub started_ns: u64,
-    /// The `comm` of its first thread, NUL-padded, in words for the reason that [`Address`] gives.
-    pub comm: [u64; COMM_LEN / 8],
-}
 
 /// The bytes of an IPv6 address, in two words as memory has them. (Bytes would be copied by a loop, which costs the
 /// verifier much.) An IPv4 address is written as IPv6 maps it, `::ffff:a.b.c.d`.

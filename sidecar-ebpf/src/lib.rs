@@ -1,7 +1,7 @@
 //! What the kernel sides share: reading the kernel's own structures.
 //!
-//! Two programs are made of this crate. `kernelseal` is the sealing side, one a node; `network` is the network
-//! monitor's, one an agent, and there only while its agent asks for it.
+//! Three programs are made of this crate. `kernelseal` is the sealing side, one a node; `network` and `syscalls` are
+//! the monitors', one an agent, and there only while their agent asks for them.
 #![no_std]
 #![feature(asm_experimental_arch)]
 #![expect(
@@ -14,3 +14,5 @@
 )]
 
 pub mod kernel;
+pub mod owner;
+pub mod places;

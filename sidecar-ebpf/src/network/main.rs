@@ -18,13 +18,22 @@
 mod datagram;
 mod ends;
 mod filter;
-mod owner;
-mod places;
 mod records;
 mod tcp;
 mod udp;
+mod whose;
 
-use sidecar_ebpf::kernel;
+use core::ffi::c_void;
+
+use sidecar_ebpf::{kernel, owner, places};
+
+/// The level of the PID namespace of who asks: the agent. Attached nowhere; it runs for its answer, which aya's macro
+/// for such programs would not give.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub fn own_level(_ctx: *mut c_void) -> u32 {
+    owner::level_of_current()
+}
 
 /// A field's offset, of those that only this program reads; see [`kernel::off`].
 macro_rules! at {

@@ -13,8 +13,8 @@ use sidecar_common::network::{
 use crate::{
     at, ends, filter,
     kernel::{Ptr, read},
-    owner,
     records::{self, Last},
+    whose,
 };
 
 /// The states we act on (include/net/tcp_states.h).
@@ -74,7 +74,7 @@ fn begin(sock: Ptr) {
     if !filter::admits(&settings, &ends, ends.remote_port) {
         return;
     }
-    let Some(owner) = owner::of_current(&settings) else {
+    let Some(owner) = whose::owner(&settings) else {
         return;
     };
     let connection = Connection {
@@ -128,7 +128,7 @@ fn accept(sock: Ptr) {
     if !is_tcp(sock) || !filter::admits(&settings, &ends, ends.local_port) {
         return;
     }
-    let Some(owner) = owner::of_current(&settings) else {
+    let Some(owner) = whose::owner(&settings) else {
         return;
     };
     let now = records::now();

@@ -21,6 +21,7 @@ use crate::{
     kernel::{self, Ptr, follow, read},
     owner,
     records::{self, Last},
+    whose,
 };
 
 /// What inserting an entry that is there gives (`-EEXIST`).
@@ -146,7 +147,7 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
         (WATCH_INBOUND, ends.local_port, CONNECTION_INBOUND)
     };
     let owner = if settings.flags & wanted != 0 && filter::admits(settings, &ends, port) {
-        owner::of_current(settings)
+        whose::owner(settings)
     } else {
         None
     };
@@ -187,7 +188,7 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
 #[inline(always)]
 fn tell_answer(settings: &Settings, skb: Ptr, datagram: Datagram, netns: u32) {
     let is_in_pieces = read::<u32>(skb, at!(skb_data_len)) != 0;
-    if is_in_pieces || owner::number_of_current(settings) == 0 {
+    if is_in_pieces || owner::number_of_current(settings.scope, settings.level) == 0 {
         return;
     }
     let Some(mut entry) = records::reserve::<Answer>() else {

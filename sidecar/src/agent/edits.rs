@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Monitoring, Network, Watch},
+    config::{Config, Monitoring, Network, Syscalls, Watch},
     observe::Metrics,
 };
 
@@ -148,11 +148,12 @@ impl Edits {
         let monitoring = |config: &Config| Monitoring {
             // (which is heeded at once)
             network: Network::default(),
+            syscalls: Syscalls::default(),
             ..config.monitoring.clone()
         };
         if monitoring(&self.config) != monitoring(&self.before) {
             tracing::warn!(
-                "what it says about monitoring, but for its network, is heeded when the agent is started again"
+                "what it says about monitoring, but for network and syscalls, is heeded when the agent is started again"
             );
         }
     }

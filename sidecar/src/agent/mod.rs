@@ -154,9 +154,7 @@ async fn serve_until(
         tracing::warn!(
             "policy.mode is disabled: nothing is attached, programs start without their secrets"
         );
-        monitors
-            .heed(&edits.config.monitoring.network, own_cgroup)
-            .await?;
+        monitors.heed(&edits.config.monitoring, own_cgroup).await?;
         store.settle(edits.config.policy.hold_timeout).await;
         ready.store(true, Ordering::Relaxed);
         tokio::select! {
@@ -178,8 +176,7 @@ async fn serve_until(
     let (mut shift, mut has_ended) =
         Shift::begin(&edits.config, store, &metrics, known, journal).await?;
     // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
-    let network = &edits.config.monitoring.network;
-    if let Err(e) = monitors.heed(network, own_cgroup).await {
+    if let Err(e) = monitors.heed(&edits.config.monitoring, own_cgroup).await {
         shift.end(&edits.config.policy, false)?;
         return Err(e);
     }
@@ -216,8 +213,7 @@ async fn serve_until(
                     }
                 };
                 // Before anything of it is in force: what cannot be attached is refused with the rest.
-                let network = &edits.config.monitoring.network;
-                if let Err(e) = monitors.heed(network, own_cgroup).await {
+                if let Err(e) = monitors.heed(&edits.config.monitoring, own_cgroup).await {
                     edits.reject(&e);
                     continue;
                 }

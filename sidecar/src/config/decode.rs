@@ -4,11 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     binding::Binding,
-    decode_binding, decode_network, decode_vault,
+    decode_binding, decode_network, decode_syscalls, decode_vault,
     fields::{Fields, Report, quoted},
     keys, model,
     model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy, Version},
     network::Network,
+    syscalls::Syscalls,
     validate,
     yaml::{Node, Scalar},
 };
@@ -139,6 +140,10 @@ fn monitoring(report: &mut Report, node: &Node) -> Option<Monitoring> {
         Some(node) => decode_network::network(report, node),
         None => Some(Network::default()),
     };
+    let syscalls = match fields.get("syscalls") {
+        Some(node) => decode_syscalls::syscalls(report, node),
+        None => Some(Syscalls::default()),
+    };
     Some(Monitoring {
         enabled: enabled?,
         metrics_port: metrics_port?,
@@ -146,6 +151,7 @@ fn monitoring(report: &mut Report, node: &Node) -> Option<Monitoring> {
         log_format: log_format?,
         audit_log,
         network: network?,
+        syscalls: syscalls?,
     })
 }
 

@@ -54,7 +54,7 @@ pub(super) fn network(report: &mut Report, node: &Node) -> Option<Network> {
 }
 
 /// The items of a list that is not given, or not empty.
-fn list<T>(
+pub(super) fn list<T>(
     report: &mut Report,
     fields: &Fields,
     key: &'static str,

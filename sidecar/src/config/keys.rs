@@ -57,7 +57,7 @@ pub(super) static POLICY: Level = Level::new(
     ],
 );
 pub(super) static MONITORING: Level = Level {
-    below: &[&NETWORK],
+    below: &[&NETWORK, &SYSCALLS],
     ..Level::new(
         "monitoring",
         &[
@@ -67,6 +67,7 @@ pub(super) static MONITORING: Level = Level {
             "logFormat",
             "auditLog",
             "network",
+            "syscalls",
         ],
     )
 };
@@ -79,6 +80,18 @@ pub(super) static NETWORK: Level = Level::new(
         "ports",
         "cidrs",
         "containers",
+    ],
+);
+pub(super) static SYSCALLS: Level = Level::new(
+    "syscalls",
+    &[
+        "enabled",
+        "categories",
+        "names",
+        "containers",
+        "uids",
+        "failed",
+        "ratePerSecond",
     ],
 );
 pub(super) static BINDING: Level = Level {
@@ -143,11 +156,12 @@ pub(super) static VAULT_KUBERNETES: Level = Level {
 };
 
 /// Every level, from the top down.
-pub(super) static LEVELS: [&Level; 15] = [
+pub(super) static LEVELS: [&Level; 16] = [
     &TOP,
     &POLICY,
     &MONITORING,
     &NETWORK,
+    &SYSCALLS,
     &BINDING,
     &SELECTOR,
     &ON_ROTATE,

@@ -5,15 +5,17 @@
 //! No message contains the value of a secret.
 //!
 //! The way of a file: `yaml` reads it into a tree with positions; `fields` takes mappings
-//! apart by the tables in `keys`; `decode` and its kin `decode_binding`, `decode_network` and `decode_vault` build the model with the
+//! apart by the tables in `keys`; `decode` and its kin `decode_binding`, `decode_network`, `decode_syscalls` and `decode_vault` build the model with the
 //! checks of `validate`; `conflicts` judges bindings together; `excerpt` decides which
 //! source lines an error may show.
 
 mod binding;
+pub(crate) mod calls;
 mod conflicts;
 mod decode;
 mod decode_binding;
 mod decode_network;
+mod decode_syscalls;
 mod decode_vault;
 mod error;
 mod excerpt;
@@ -22,6 +24,7 @@ mod keys;
 mod model;
 mod network;
 mod schema;
+mod syscalls;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -42,6 +45,7 @@ pub use self::{
     model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy},
     network::{Direction, Network, PortRange},
     schema::json_schema,
+    syscalls::Syscalls,
     vault::{Address, Vault, VaultAuth, VaultKubernetes},
     watch::Watch,
 };

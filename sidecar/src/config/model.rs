@@ -12,7 +12,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::{binding::Binding, network::Network, schema, vault::Vault};
+use super::{binding::Binding, network::Network, schema, syscalls::Syscalls, vault::Vault};
 
 /// Where mounted Kubernetes Secrets are looked for when `secretsDir` is not given.
 pub const DEFAULT_SECRETS_DIR: &str = "/etc/kernelseal/secrets";
@@ -145,6 +145,8 @@ pub struct Monitoring {
     pub audit_log: Option<PathBuf>,
     /// Who connects to whom.
     pub network: Network,
+    /// What programs ask of the kernel.
+    pub syscalls: Syscalls,
 }
 
 impl Default for Monitoring {
@@ -156,6 +158,7 @@ impl Default for Monitoring {
             log_format: LogFormat::default(),
             audit_log: None,
             network: Network::default(),
+            syscalls: Syscalls::default(),
         }
     }
 }

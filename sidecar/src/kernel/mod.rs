@@ -6,9 +6,11 @@ mod load;
 mod maps;
 pub(crate) mod network;
 mod offsets;
+mod parts;
 pub(crate) mod pins;
 mod relocate;
 mod ring;
+mod syscalls;
 pub(crate) mod version;
 
 use std::{io, path::PathBuf};
@@ -20,6 +22,7 @@ pub(crate) use maps::Maps;
 pub(crate) use network::{Network, NetworkRecord, NetworkRing, NetworkWish};
 pub(crate) use offsets::VMLINUX_BTF;
 pub(crate) use ring::{Record, Ring};
+pub(crate) use syscalls::{How, SyscallRecord, SyscallRing, Syscalls, SyscallsWish};
 
 /// What can go wrong between us and the kernel, with what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +50,11 @@ pub(crate) enum Error {
     },
     /// A monitor's programs could not be loaded or attached.
     #[error(
-        "monitoring.network: {what}: {cause}. It needs a kernel with kprobes (CONFIG_KPROBES), CONFIG_SECURITY_NETWORK, and CAP_SYS_ADMIN (or CAP_BPF and CAP_PERFMON); to do without, set monitoring.network.enabled to false"
+        "monitoring.{monitor}: {what}: {cause}. It needs a kernel with kprobes (CONFIG_KPROBES), CONFIG_SECURITY_NETWORK for connections, and CAP_SYS_ADMIN (or CAP_BPF and CAP_PERFMON); to do without, set monitoring.{monitor}.enabled to false"
     )]
     Monitor {
+        /// Its key below `monitoring`.
+        monitor: &'static str,
         /// Which, or what it needs.
         what: String,
         /// Why.

@@ -1,8 +1,11 @@
 //! What monitors have in common: where their events go, what they are counted in, and whose they are.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
+
+use sidecar_common::{network, owner::Owner};
 
 use crate::{
+    kernel,
     observe::{Clock, Detail, Journal, Kind, Metrics, Who},
     process::{Place, Whereabouts},
 };
@@ -27,7 +30,33 @@ pub(super) struct Actor<'a> {
     pub(super) name: &'a str,
 }
 
+impl<'a> Actor<'a> {
+    /// The one that a record says, by the name that [`name_of`] gives.
+    pub(super) fn of(owner: &Owner, name: &'a str) -> Self {
+        Self {
+            pid: owner.pid,
+            started_ns: owner.started_ns,
+            cgroup: owner.cgroup,
+            name,
+        }
+    }
+}
+
+/// What a record calls a process.
+pub(super) fn name_of(owner: &Owner) -> Cow<'_, str> {
+    let comm: &[u8] = bytemuck::cast_slice(&owner.comm);
+    let comm = comm.split(|byte| *byte == 0).next();
+    String::from_utf8_lossy(comm.unwrap_or_default())
+}
+
 impl Desk {
+    /// The kernel told where a control group is.
+    pub(super) fn learn(&mut self, place: &network::Place) {
+        if let Some(path) = kernel::network::path_of(place) {
+            self.whereabouts.learn(place.cgroup, path);
+        }
+    }
+
     /// Where it lives, as far as that can still be found out.
     pub(super) fn place_of(&mut self, actor: Actor<'_>) -> Option<Arc<Place>> {
         self.whereabouts
@@ -49,6 +78,26 @@ impl Desk {
             container: place.and_then(|place| place.container.as_ref()),
         };
         self.journal.emit(time_ns, kind, who, detail);
+    }
+
+    /// Tells of records that a control group had too much of.
+    pub(super) fn tell_excess(&mut self, cgroup: u64, count: u64) {
+        const LOST_IN: &str = "rate";
+        self.metrics
+            .events_dropped
+            .with_label_values(&[LOST_IN])
+            .inc_by(count);
+        let place = self.whereabouts.known(cgroup);
+        let who = Who {
+            container: place.as_ref().and_then(|place| place.container.as_ref()),
+            ..Who::agent()
+        };
+        let detail = Detail::Dropped {
+            count,
+            lost_in: LOST_IN,
+        };
+        let now = Clock::monotonic_ns();
+        self.journal.emit(now, Kind::Dropped, who, detail);
     }
 
     /// Tells of records that were lost.

@@ -3,6 +3,7 @@
 
 mod desk;
 mod network;
+mod syscalls;
 mod watch;
 
 use std::path::PathBuf;
@@ -11,11 +12,12 @@ use anyhow::Context as _;
 
 use self::{
     desk::Desk,
-    network::{Filter, NetworkMonitor},
-    watch::Watch,
+    network::NetworkMonitor,
+    syscalls::SyscallMonitor,
+    watch::{Monitor, Watch},
 };
 use crate::{
-    config,
+    config, kernel,
     observe::{Journal, Metrics},
     process::{Pod, Pods, Whereabouts},
 };
@@ -27,6 +29,7 @@ pub(crate) struct Monitors {
     pod: Option<Pod>,
     pods: Option<Pods>,
     network: Option<Watch<NetworkMonitor>>,
+    syscalls: Option<Watch<SyscallMonitor>>,
 }
 
 impl Monitors {
@@ -38,6 +41,7 @@ impl Monitors {
             pod,
             pods: None,
             network: None,
+            syscalls: None,
         }
     }
 
@@ -50,41 +54,68 @@ impl Monitors {
     /// agent's, from the machine's root.
     pub(crate) async fn heed(
         &mut self,
-        config: &config::Network,
-        own_cgroup: impl FnOnce() -> PathBuf,
+        config: &config::Monitoring,
+        own_cgroup: impl Fn() -> PathBuf,
     ) -> anyhow::Result<()> {
-        match (&mut self.network, config.enabled) {
-            (None, false) => {}
-            (Some(_), false) => {
-                self.network = None;
-                tracing::info!("the network monitor is off");
-            }
-            (Some(watch), true) => watch.change(Filter::of(config)).await?,
-            (None, true) => {
-                let desk = self.desk(own_cgroup)?;
-                let filter = Filter::of(config);
-                // Apart: meanwhile somebody has to see to what is held.
-                let monitor =
-                    tokio::task::spawn_blocking(|| NetworkMonitor::load(filter)).await??;
-                self.network = Some(Watch::start("network", monitor, desk)?);
-                tracing::info!("the network monitor is on");
-            }
-        }
-        Ok(())
-    }
-
-    fn desk(&self, own_cgroup: impl FnOnce() -> PathBuf) -> anyhow::Result<Desk> {
-        let whereabouts = Whereabouts::new(&own_cgroup(), self.pod.clone(), self.pods.clone())
-            .context("look up where we live")?;
-        Ok(Desk {
-            journal: self.journal.clone(),
-            metrics: self.metrics.clone(),
-            whereabouts,
-        })
+        let desk = || {
+            Ok(Desk {
+                journal: self.journal.clone(),
+                metrics: self.metrics.clone(),
+                whereabouts: Whereabouts::new(&own_cgroup(), self.pod.clone(), self.pods.clone())
+                    .context("look up where we live")?,
+            })
+        };
+        let wish = &config.network;
+        let wish = wish.enabled.then(|| network::Filter::of(wish));
+        heed(
+            &mut self.network,
+            "network",
+            wish,
+            NetworkMonitor::load,
+            desk,
+        )
+        .await?;
+        let wish = &config.syscalls;
+        let wish = wish.enabled.then(|| syscalls::Filter::of(wish));
+        heed(
+            &mut self.syscalls,
+            "syscalls",
+            wish,
+            SyscallMonitor::load,
+            desk,
+        )
+        .await
     }
 
     /// Whether one that should be at work is not.
     pub(crate) fn have_failed(&self) -> bool {
         self.network.as_ref().is_some_and(Watch::has_ended)
+            || self.syscalls.as_ref().is_some_and(Watch::has_ended)
     }
+}
+
+/// Brings one monitor to what is asked of it.
+async fn heed<M: Monitor>(
+    monitor: &mut Option<Watch<M>>,
+    name: &'static str,
+    wish: Option<M::Wish>,
+    load: fn(M::Wish) -> Result<M, kernel::Error>,
+    desk: impl FnOnce() -> anyhow::Result<Desk>,
+) -> anyhow::Result<()> {
+    match (&mut *monitor, wish) {
+        (None, None) => {}
+        (Some(_), None) => {
+            *monitor = None;
+            tracing::info!("the {name} monitor is off");
+        }
+        (Some(watch), Some(wish)) => watch.change(wish).await?,
+        (None, Some(wish)) => {
+            let desk = desk()?;
+            // Apart: meanwhile somebody has to see to what is held.
+            let loaded = tokio::task::spawn_blocking(move || load(wish)).await??;
+            *monitor = Some(Watch::start(name, loaded, desk)?);
+            tracing::info!("the {name} monitor is on");
+        }
+    }
+    Ok(())
 }

@@ -28,6 +28,8 @@ pub(crate) enum Kind {
     Accept,
     /// A connection ended.
     Close,
+    /// A system call returned, or does not.
+    Syscall,
     /// Events were lost.
     Dropped,
 }
@@ -73,6 +75,28 @@ impl Serialize for Outcome {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(self.name())
     }
+}
+
+/// Arguments of a system call, by name.
+#[derive(Debug)]
+pub(crate) struct Arguments(pub(crate) Vec<(&'static str, Argument)>);
+
+impl Serialize for Arguments {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, argument)| (name, argument)))
+    }
+}
+
+/// One of them.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Argument {
+    /// With a sign.
+    Number(i64),
+    /// Without.
+    Size(u64),
+    /// Whatever is told in words.
+    Text(String),
 }
 
 /// From where to where.
@@ -276,11 +300,30 @@ pub(crate) enum Detail<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         retransmits: Option<u32>,
     },
+    /// SYSCALL
+    Syscall {
+        /// Its name.
+        syscall: &'a str,
+        /// What it is about.
+        category: &'a str,
+        /// Its arguments.
+        args: &'a Arguments,
+        /// What it returned; absent of one that does not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ret: Option<i64>,
+        /// The name of the error, if it returned one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a str>,
+        /// How long it took.
+        duration_ns: u64,
+        /// Its process's user, as the node numbers it.
+        uid: u32,
+    },
     /// DROPPED
     Dropped {
         /// How many, since the last such event.
         count: u64,
-        /// Where: `kernel` (the ring was full), `network` (the network monitor's) or `output` (nobody read our stdout).
+        /// Where: `kernel` (the ring was full), `network`, `syscalls` (the monitors'), `rate` (a container had more than it may) or `output` (nobody read our stdout).
         lost_in: &'static str,
     },
 }

@@ -38,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) release: Histogram,
     /// Connections.
     pub(crate) traffic: Traffic,
+    /// System calls, by name and outcome.
+    pub(crate) syscalls: IntCounterVec,
 }
 
 impl Metrics {
@@ -92,6 +94,13 @@ impl Metrics {
                 .buckets(RELEASE_BUCKETS.to_vec()),
             )?,
             traffic: Traffic::new(&registry)?,
+            syscalls: IntCounterVec::new(
+                Opts::new(
+                    "kernelseal_syscalls_total",
+                    "System calls that were told of, by name and outcome.",
+                ),
+                &["syscall", "outcome"],
+            )?,
             registry: registry.clone(),
         };
         registry.register(Box::new(metrics.exec_events.clone()))?;
@@ -104,7 +113,8 @@ impl Metrics {
         registry.register(Box::new(metrics.events_dropped.clone()))?;
         registry.register(Box::new(metrics.sealed_processes.clone()))?;
         registry.register(Box::new(metrics.release.clone()))?;
-        for lost_in in ["kernel", "network", "output"] {
+        registry.register(Box::new(metrics.syscalls.clone()))?;
+        for lost_in in ["kernel", "network", "output", "rate", "syscalls"] {
             metrics.events_dropped.with_label_values(&[lost_in]);
         }
         Ok(metrics)

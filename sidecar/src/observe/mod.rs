@@ -10,7 +10,9 @@ mod metrics;
 mod traffic;
 
 pub(crate) use clock::Clock;
-pub(crate) use event::{Action, Connection, Container, Detail, Event, Kind, Outcome, Who};
+pub(crate) use event::{
+    Action, Argument, Arguments, Connection, Container, Detail, Event, Kind, Outcome, Who,
+};
 pub(crate) use http::{listen, serve};
 pub(crate) use journal::{Journal, NODE_NAME, node_in_kubernetes};
 pub(crate) use metrics::Metrics;

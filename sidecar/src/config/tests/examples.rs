@@ -26,6 +26,7 @@ fn every_example_loads() {
         "postgres",
         "audit",
         "network",
+        "syscalls",
     ] {
         assert!(names.contains(name), "examples/{name}.yaml is missing");
     }
@@ -65,6 +66,7 @@ fn the_schema_has_the_keys_that_are_accepted_and_no_others() {
         (&keys::POLICY, definition("Policy")),
         (&keys::MONITORING, definition("Monitoring")),
         (&keys::NETWORK, definition("Network")),
+        (&keys::SYSCALLS, definition("Syscalls")),
         (&keys::BINDING, definition("Binding")),
         (&keys::SELECTOR, definition("Selector")),
         (&keys::SECRET_REF, definition("SecretRef")),

@@ -9,6 +9,7 @@ mod properties;
 mod rejects;
 mod rendering;
 mod semantics;
+mod syscalls;
 mod vault;
 
 use std::path::{Path, PathBuf};

@@ -25,8 +25,8 @@ fn an_unknown_key_names_the_nearest() {
         "2:24: unknown key \"port\" in network; did you mean \"ports\"?",
     );
     says(
-        "version: v1\nmonitoring: {syscalls: true}\n",
-        "2:14: unknown key \"syscalls\" in monitoring",
+        "version: v1\nmonitoring: {tracing: true}\n",
+        "2:14: unknown key \"tracing\" in monitoring",
     );
 }
 

@@ -11,8 +11,8 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, RingBuf},
-    programs::{KProbe, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    maps::{Array, HashMap, MapData, RingBuf},
+    programs::{KProbe, RawTracePoint},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::network::{Connection, LOST_COUNTERS, UdpKey};
@@ -22,8 +22,9 @@ use self::settings::Applied;
 pub(crate) use self::settings::NetworkWish;
 use super::{
     Error,
-    load::{chain, program},
+    load::program,
     maps::failed,
+    parts::{array, own_level, refused, take},
     relocate::relocate,
 };
 
@@ -42,7 +43,8 @@ const FUNCTIONS: [&str; 6] = [
     "udpv6_destroy_sock",
 ];
 
-const OWN_LEVEL: &str = "own_level";
+/// The monitor's key below `monitoring`.
+const MONITOR: &str = "network";
 
 /// See the module.
 pub(crate) struct Network {
@@ -64,28 +66,32 @@ impl Network {
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .load(&object)
-            .map_err(|e| refused("its maps", &e))?;
+            .map_err(|e| refused(MONITOR, "its maps", &e))?;
         let lost = array(&mut ebpf, "LOST")?;
         let udp_flows =
             HashMap::try_from(take(&mut ebpf, "UDP_FLOWS")?).map_err(failed("UDP_FLOWS"))?;
         let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(failed("RECORDS"))?;
-        let level = own_level(&mut ebpf)?;
+        let level = own_level(&mut ebpf, MONITOR)?;
         let mut applied = Applied::take(&mut ebpf, level)?;
         for name in TRACEPOINTS {
             let program = program::<RawTracePoint>(&mut ebpf, name)?;
-            program.load().map_err(|e| refused(name, &e))?;
+            program.load().map_err(|e| refused(MONITOR, name, &e))?;
         }
         for name in FUNCTIONS {
             let program = program::<KProbe>(&mut ebpf, name)?;
-            program.load().map_err(|e| refused(name, &e))?;
+            program.load().map_err(|e| refused(MONITOR, name, &e))?;
         }
         for name in TRACEPOINTS {
             let program = program::<RawTracePoint>(&mut ebpf, name)?;
-            program.attach(name).map_err(|e| refused(name, &e))?;
+            program
+                .attach(name)
+                .map_err(|e| refused(MONITOR, name, &e))?;
         }
         for name in FUNCTIONS {
             let program = program::<KProbe>(&mut ebpf, name)?;
-            program.attach(name, 0).map_err(|e| refused(name, &e))?;
+            program
+                .attach(name, 0)
+                .map_err(|e| refused(MONITOR, name, &e))?;
         }
         // Last: until then the programs find nothing to do.
         applied.apply(wish)?;
@@ -141,17 +147,6 @@ impl Network {
     }
 }
 
-/// Our level among PID namespaces, which only the kernel can tell.
-fn own_level(ebpf: &mut Ebpf) -> Result<u32, Error> {
-    let failed = |e: ProgramError| refused(OWN_LEVEL, &e);
-    let program = program::<RawTracePoint>(ebpf, OWN_LEVEL)?;
-    program.load().map_err(failed)?;
-    let answer = program
-        .test_run(RawTracePointRunOptions::new())
-        .map_err(failed)?;
-    Ok(answer.return_value)
-}
-
 /// How often the program behind a descriptor was not run where it should have been.
 fn skipped(program: RawFd) -> Option<u64> {
     let told = fs::read_to_string(format!("/proc/self/fdinfo/{program}")).ok()?;
@@ -159,22 +154,4 @@ fn skipped(program: RawFd) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("recursion_misses:"))?;
     misses.trim().parse().ok()
-}
-
-fn refused(what: &str, error: &dyn std::error::Error) -> Error {
-    Error::Monitor {
-        what: what.into(),
-        cause: chain(error),
-    }
-}
-
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
-    ebpf.take_map(name).ok_or_else(|| Error::Map {
-        name,
-        cause: "not in the kernel object".into(),
-    })
-}
-
-fn array<V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Array<MapData, V>, Error> {
-    Array::try_from(take(ebpf, name)?).map_err(failed(name))
 }

@@ -15,14 +15,15 @@ pub(crate) const COMMAND: &str = "offsets";
 /// All that the programs read.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(super) struct Fields {
-    pub(super) shared: Offsets,
+pub(in crate::kernel) struct Fields {
+    pub(in crate::kernel) shared: Offsets,
     pub(super) own: NetworkOffsets,
 }
 
 /// Asks a process of our own: what the kernel's type information takes of memory is gone with it.
-pub(super) fn look_up() -> Result<Fields, Error> {
+pub(in crate::kernel) fn look_up() -> Result<Fields, Error> {
     let failed = |cause: String| Error::Monitor {
+        monitor: super::MONITOR,
         what: "the offsets of the kernel's fields".into(),
         cause,
     };

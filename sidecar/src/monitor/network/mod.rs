@@ -106,11 +106,7 @@ impl NetworkMonitor {
                 let bytes = answer.bytes.get(..length).unwrap_or(&answer.bytes);
                 self.names.learn(answer.netns, bytes);
             }
-            NetworkRecord::Place(place) => {
-                if let Some(path) = kernel::network::path_of(&place) {
-                    desk.whereabouts.learn(place.cgroup, path);
-                }
-            }
+            NetworkRecord::Place(place) => desk.learn(&place),
             NetworkRecord::Unknown => {
                 tracing::error!("a record of the network monitor's is not of this version");
             }

@@ -9,7 +9,7 @@ use sidecar_common::network::{
 
 use super::NetworkMonitor;
 use crate::{
-    monitor::desk::{Actor, Desk},
+    monitor::desk::{Actor, Desk, name_of},
     observe::{Connection, Detail, Kind, Outcome, Traffic},
     process::Place,
 };
@@ -18,15 +18,8 @@ impl NetworkMonitor {
     /// One record of it.
     pub(super) fn report(&mut self, flow: &Flow, desk: &mut Desk) {
         let owner = &flow.connection.owner;
-        let comm: &[u8] = bytemuck::cast_slice(&owner.comm);
-        let comm = comm.split(|byte| *byte == 0).next();
-        let name = String::from_utf8_lossy(comm.unwrap_or_default());
-        let actor = Actor {
-            pid: owner.pid,
-            started_ns: owner.started_ns,
-            cgroup: owner.cgroup,
-            name: &name,
-        };
+        let name = name_of(owner);
+        let actor = Actor::of(owner, &name);
         let place = desk.place_of(actor);
         if !self.is_wanted(place.as_deref()) {
             return;

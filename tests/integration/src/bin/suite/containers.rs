@@ -49,15 +49,15 @@ pub fn register(registry: Registry) -> Registry {
 }
 
 /// A pod of an agent's container, an application's and another.
-struct Pod {
-    place: Place,
-    agent: Container,
-    app: Container,
-    other: Container,
+pub struct Pod {
+    pub place: Place,
+    pub agent: Container,
+    pub app: Container,
+    pub other: Container,
 }
 
 impl Pod {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         Ok(Self {
             place: Place::pod()?,
             agent: Container::new(POD, "kernelseal", 1)?,
@@ -66,7 +66,7 @@ impl Pod {
         })
     }
 
-    fn agent(&self, config: &Config) -> Result<Agent> {
+    pub fn agent(&self, config: &Config) -> Result<Agent> {
         let binary = Agent::command(&[]).get_program().to_owned();
         let mut command = self.agent.command(&self.place, binary)?;
         command

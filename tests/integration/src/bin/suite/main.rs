@@ -26,6 +26,7 @@ mod scopes;
 mod sources;
 mod stacks;
 mod starts;
+mod syscalls;
 mod takeover;
 mod unknown_pods;
 
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         faults::register,
         observe::register,
         network::register,
+        syscalls::register,
         starts::register,
         attack::register,
         leftovers::register,

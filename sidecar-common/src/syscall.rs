@@ -1,0 +1,137 @@
+//! What crosses the kernel boundary of the system call monitor: what is asked of it, and its records.
+//!
+//! As with [`crate::network`], none of it is pinned.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{event::Header, owner::Owner, policy::ScopeId};
+
+/// Bytes of the monitor's ring buffer; a power-of-two number of pages.
+pub const RING_BYTES: usize = 2 * 1024 * 1024;
+/// Numbers of system calls are below.
+pub const MAX_CALLS: usize = 512;
+/// Arguments of a system call.
+pub const ARGUMENTS: usize = 6;
+/// Texts of one call: those of `renameat2` and `mount`.
+pub const TEXTS: usize = 2;
+/// Bytes of a text that are told, with its NUL.
+pub const TEXT_BYTES: usize = 256;
+/// Room for an address, a power of two. A byte less is told at the most: a whole `struct sockaddr_un` has 110.
+pub const ADDRESS_BYTES: usize = 128;
+/// Threads that may be within watched calls at one time.
+pub const MAX_INSIDE: usize = 16_384;
+/// Of them, those within an exec.
+pub const MAX_EXECS: usize = 1_024;
+/// Control groups that are judged and limited at one time.
+pub const MAX_GROUPS: usize = 4_096;
+/// Users that a filter may name.
+pub const MAX_UIDS: usize = 256;
+
+/// What the agent asks of the kernel side. It may change while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Settings {
+    /// The agent's PID namespace: processes of it and of those nested below are watched.
+    pub scope: ScopeId,
+    /// Its level among PID namespaces; the first one's is 0.
+    pub level: u32,
+    /// `ONLY_*` bits.
+    pub flags: u32,
+    /// Records a second that a control group may have; 0 for any number.
+    pub rate: u32,
+    /// Where the machine's `struct pt_regs` has the call's number, and its arguments, in bytes.
+    pub number_at: u32,
+    /// See `number_at`.
+    pub arguments_at: [u32; ARGUMENTS],
+    /// The agent's own number there. What it does is not told: to tell of that would be more to tell of.
+    pub agent: u32,
+}
+
+/// Only calls that fail.
+pub const ONLY_FAILED: u32 = 1 << 0;
+/// Only users that are listed.
+pub const ONLY_UIDS: u32 = 1 << 1;
+/// Only control groups that are judged to be wanted, or not judged yet.
+pub const ONLY_GROUPS: u32 = 1 << 2;
+
+/// How one system call is watched. A place is an argument's index and one; 0 is none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Call {
+    /// `CALL_*` bits; 0 where it is not watched.
+    pub flags: u32,
+    /// The places of its texts.
+    pub texts: [u8; TEXTS],
+    /// The place of its address.
+    pub address: u8,
+    /// The place of that address's length, or of a pointer to it.
+    pub address_length: u8,
+}
+
+/// Somebody wants to hear of it.
+pub const CALL_WATCHED: u32 = 1 << 0;
+/// It does not return.
+pub const CALL_ENDS: u32 = 1 << 1;
+/// Its texts are gone when it returns well.
+pub const CALL_EXEC: u32 = 1 << 2;
+/// `address_length` is that of a pointer.
+pub const CALL_LENGTH_BY_POINTER: u32 = 1 << 3;
+/// `address` is that of a `struct msghdr`, which has the address.
+pub const CALL_MESSAGE: u32 = 1 << 4;
+
+/// A control group that was judged.
+pub const GROUP_WANTED: u32 = 1;
+/// See [`GROUP_WANTED`].
+pub const GROUP_UNWANTED: u32 = 2;
+
+/// What a control group had of the second that runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Rate {
+    /// Since when the second runs, on the monotonic clock, in nanoseconds.
+    pub since_ns: u64,
+    /// Records in it.
+    pub count: u64,
+    /// Records that were one too many, since the beginning.
+    pub dropped: u64,
+}
+
+/// A record of a system call.
+pub const KIND_SYSCALL: u32 = 1;
+
+/// A system call that has returned, or does not.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Syscall {
+    /// `tgid` is 0.
+    pub header: Header,
+    /// Whose.
+    pub owner: Owner,
+    /// Its arguments, as they were at its beginning.
+    pub arguments: [u64; ARGUMENTS],
+    /// What it returned.
+    pub result: i64,
+    /// How long it took.
+    pub duration_ns: u64,
+    /// Its number.
+    pub number: u32,
+    /// Its process's user, in the initial user namespace.
+    pub uid: u32,
+    /// Bytes of its texts that are here, with their NULs; 0 for one that could not be read.
+    pub text_lengths: [u16; TEXTS],
+    /// The same of its address.
+    pub address_length: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Its address. What is behind its length is not it.
+    pub address: [u8; ADDRESS_BYTES],
+    /// Its texts. What is behind their lengths is not them.
+    pub texts: [[u8; TEXT_BYTES]; TEXTS],
+}
+
+/// What is counted in the array `LOST`, by index: records for which the ring had no room.
+pub const LOST_RECORDS: u32 = 0;
+/// Returns that the kernel did not tell of: a return probe has so many places, and calls that wait take them.
+pub const LOST_RETURNS: u32 = 1;
+/// Counters in `LOST`.
+pub const LOST_COUNTERS: usize = 2;

@@ -1,0 +1,90 @@
+//! What the agent wants to hear of, and how often.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LruHashMap},
+    macros::btf_map,
+};
+use sidecar_common::syscall::{
+    CALL_WATCHED, Call, GROUP_UNWANTED, MAX_CALLS, MAX_GROUPS, MAX_UIDS, ONLY_GROUPS, ONLY_UIDS,
+    Rate, Settings,
+};
+
+use crate::{kernel, records};
+
+/// Nanoseconds of a second.
+const SECOND: u64 = 1_000_000_000;
+
+#[btf_map]
+static SETTINGS: Array<Settings, 1> = Array::new();
+/// By their numbers.
+#[btf_map]
+static CALLS: Array<Call, MAX_CALLS> = Array::new();
+#[btf_map]
+static UIDS: HashMap<u32, u8, MAX_UIDS> = HashMap::new();
+/// `GROUP_*`, by control group.
+#[btf_map]
+static GROUPS: LruHashMap<u64, u32, MAX_GROUPS> = LruHashMap::new();
+#[btf_map]
+static RATES: LruHashMap<u64, Rate, MAX_GROUPS> = LruHashMap::new();
+
+/// What is asked for.
+#[inline(always)]
+pub(crate) fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// How a call is watched, if it is.
+#[inline(always)]
+pub(crate) fn watched(number: u32) -> Option<&'static Call> {
+    CALLS
+        .get(number)
+        .filter(|call| call.flags & CALL_WATCHED != 0)
+}
+
+/// Whether a user's calls are told of.
+#[inline(always)]
+pub(crate) fn admits_user(settings: &Settings, uid: u32) -> bool {
+    settings.flags & ONLY_UIDS == 0 || UIDS.get_ptr(uid).is_some()
+}
+
+/// Whether a control group's calls are told of. One that the agent has not judged yet is: it judges by that.
+#[inline(always)]
+pub(crate) fn admits_group(settings: &Settings, cgroup: u64) -> bool {
+    if settings.flags & ONLY_GROUPS == 0 {
+        return true;
+    }
+    // SAFETY: a live map value of one word.
+    GROUPS.get_ptr(cgroup).map(|verdict| unsafe { *verdict }) != Some(GROUP_UNWANTED)
+}
+
+/// Whether there is room for one more of a control group's in this second; counts it either way.
+#[inline(always)]
+pub(crate) fn has_room(settings: &Settings, cgroup: u64) -> bool {
+    if settings.rate == 0 {
+        return true;
+    }
+    let now = records::now();
+    let Some(rate) = RATES.get_ptr_mut(cgroup) else {
+        let first = Rate {
+            since_ns: now,
+            count: 1,
+            dropped: 0,
+        };
+        let _ = RATES.insert(cgroup, &first, 0);
+        return true;
+    };
+    // SAFETY: a live map value of words. Two that begin a second at once let a few more through.
+    unsafe {
+        if now.wrapping_sub((*rate).since_ns) >= SECOND {
+            (*rate).since_ns = now;
+            (*rate).count = 1;
+            return true;
+        }
+        kernel::add(&raw mut (*rate).count, 1);
+        if (*rate).count <= u64::from(settings.rate) {
+            return true;
+        }
+        kernel::add(&raw mut (*rate).dropped, 1);
+    }
+    false
+}

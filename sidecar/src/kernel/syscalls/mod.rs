@@ -1,0 +1,155 @@
+//! The system call monitor's kernel side: loaded for one agent, attached to what is watched, and gone when it is
+//! dropped.
+
+mod attached;
+mod settings;
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::{
+    EbpfLoader,
+    maps::{Array, HashMap, MapData, RingBuf},
+};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use sidecar_common::{
+    event::Header,
+    network::{KIND_PLACE, Place},
+    syscall::{GROUP_UNWANTED, GROUP_WANTED, KIND_SYSCALL, LOST_COUNTERS, Rate, Syscall},
+};
+
+use self::{attached::Attached, settings::Applied};
+pub(crate) use self::{attached::How, settings::SyscallsWish};
+use super::{
+    Error,
+    maps::failed,
+    network::offsets,
+    parts::{array, hash, own_level, refused, take},
+    relocate::relocate,
+    ring::whole,
+};
+
+/// The kernel side, as `build.rs` left it.
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/syscalls.bpf.o"));
+/// The monitor's key below `monitoring`.
+const MONITOR: &str = "syscalls";
+
+/// See the module.
+pub(crate) struct Syscalls {
+    applied: Applied,
+    attached: Attached,
+    groups: HashMap<MapData, u64, u32>,
+    rates: HashMap<MapData, u64, Rate>,
+    lost: Array<MapData, u64>,
+}
+
+impl Syscalls {
+    /// Loads, attaches, and lets the programs begin.
+    pub(crate) fn load(wish: &SyscallsWish) -> Result<(Self, SyscallRing), Error> {
+        // Maps count against this limit before 5.11.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        let object = relocate(OBJECT, &offsets::look_up()?.shared, None)?;
+        // No kernel types: these programs take their arguments as numbers.
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .load(&object)
+            .map_err(|e| refused(MONITOR, "its maps", &e))?;
+        let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(failed("RECORDS"))?;
+        let level = own_level(&mut ebpf, MONITOR)?;
+        let mut syscalls = Self {
+            applied: Applied::take(&mut ebpf, level)?,
+            groups: hash(&mut ebpf, "GROUPS")?,
+            rates: hash(&mut ebpf, "RATES")?,
+            lost: array(&mut ebpf, "LOST")?,
+            attached: Attached::new(ebpf),
+        };
+        syscalls.change(wish)?;
+        Ok((syscalls, SyscallRing(ring)))
+    }
+
+    /// From here on by another wish. What both wishes ask for is watched all the while.
+    pub(crate) fn change(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
+        self.applied.apply(wish)?;
+        self.attached.follow(&wish.calls)?;
+        self.applied.forget_all_but(wish)
+    }
+
+    /// How each watched call is watched.
+    pub(crate) fn how(&self) -> impl Iterator<Item = (&'static str, How)> {
+        self.attached.how()
+    }
+
+    /// Whether a control group's calls are to be told of, as long as the wish says that it matters.
+    pub(crate) fn judge(&mut self, cgroup: u64, is_wanted: bool) -> Result<(), Error> {
+        let verdict = if is_wanted {
+            GROUP_WANTED
+        } else {
+            GROUP_UNWANTED
+        };
+        let judged = self.groups.insert(cgroup, verdict, 0);
+        judged.map_err(failed("GROUPS"))
+    }
+
+    /// Takes every judgement back.
+    pub(crate) fn judge_anew(&mut self) {
+        let known: Vec<u64> = self.groups.keys().filter_map(Result::ok).collect();
+        for cgroup in known {
+            // (gone by itself: it is as it should be)
+            let _ = self.groups.remove(&cgroup);
+        }
+    }
+
+    /// What each control group had too much of, since the beginning.
+    pub(crate) fn dropped(&self) -> impl Iterator<Item = (u64, u64)> {
+        let rates = self.rates.iter().filter_map(Result::ok);
+        rates.filter_map(|(cgroup, rate)| (rate.dropped > 0).then_some((cgroup, rate.dropped)))
+    }
+
+    /// How many records and calls were lost since the beginning.
+    pub(crate) fn lost(&self) -> u64 {
+        let counters = 0..u32::try_from(LOST_COUNTERS).unwrap_or(0);
+        counters
+            .filter_map(|counter| self.lost.get(&counter, 0).ok())
+            .sum()
+    }
+}
+
+/// The reading end.
+pub(crate) struct SyscallRing(RingBuf<MapData>);
+
+impl SyscallRing {
+    /// The next record, if there is one.
+    pub(crate) fn next(&mut self) -> Option<SyscallRecord> {
+        self.0.next().map(|bytes| SyscallRecord::parse(&bytes))
+    }
+}
+
+/// What the kernel side says.
+pub(crate) enum SyscallRecord {
+    /// A call returned, or does not.
+    Call(Box<Syscall>),
+    /// Where a control group is.
+    Place(Box<Place>),
+    /// Bytes that are none of these.
+    Unknown,
+}
+
+impl SyscallRecord {
+    /// What a record's bytes mean.
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        let parse = || -> Option<Self> {
+            let header: Header = whole(bytes)?;
+            Some(match header.kind {
+                KIND_SYSCALL => Self::Call(Box::new(whole(bytes)?)),
+                KIND_PLACE => Self::Place(Box::new(whole(bytes)?)),
+                _ => return None,
+            })
+        };
+        parse().unwrap_or(Self::Unknown)
+    }
+}
+
+impl AsFd for SyscallRing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,174 @@
+//! What is asked of the system call monitor's kernel side, and how it comes to be there while the programs run.
+
+use std::collections::BTreeSet;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData},
+};
+use sidecar_common::{
+    policy::ScopeId,
+    syscall::{
+        ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_WATCHED,
+        MAX_CALLS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
+    },
+};
+
+use super::{Error, array, failed, hash};
+use crate::config::calls::{Call, End, Meaning};
+
+/// Where a program's registers have the call's number and its arguments, in bytes: `struct pt_regs` of
+/// arch/x86/include/asm/ptrace.h.
+#[cfg(target_arch = "x86_64")]
+const REGISTERS: (u32, [u32; ARGUMENTS]) = {
+    // orig_ax; di, si, dx, r10, r8, r9
+    (120, [112, 104, 96, 56, 72, 64])
+};
+/// The same of arch/arm64/include/asm/ptrace.h: `syscallno`; x0 to x5.
+#[cfg(target_arch = "aarch64")]
+const REGISTERS: (u32, [u32; ARGUMENTS]) = (280, [0, 8, 16, 24, 32, 40]);
+
+/// What is asked of the kernel side.
+#[derive(Clone, Default)]
+pub(crate) struct SyscallsWish {
+    /// The PID namespace whose processes are watched.
+    pub(crate) scope: ScopeId,
+    /// What is watched.
+    pub(crate) calls: Vec<&'static Call>,
+    /// Only users of these; empty for all.
+    pub(crate) uids: Vec<u32>,
+    /// Only what fails.
+    pub(crate) only_failed: bool,
+    /// Only control groups that are judged to be wanted.
+    pub(crate) only_groups: bool,
+    /// Records a second for each control group; 0 for any number.
+    pub(crate) rate: u32,
+}
+
+/// The maps that say it.
+pub(super) struct Applied {
+    settings: Array<MapData, Settings>,
+    calls: Array<MapData, sidecar_common::syscall::Call>,
+    uids: HashMap<MapData, u32, u8>,
+    level: u32,
+}
+
+impl Applied {
+    pub(super) fn take(ebpf: &mut Ebpf, level: u32) -> Result<Self, Error> {
+        Ok(Self {
+            settings: array(ebpf, "SETTINGS")?,
+            calls: array(ebpf, "CALLS")?,
+            uids: hash(ebpf, "UIDS")?,
+            level,
+        })
+    }
+
+    /// Says what is wanted. What is wanted no longer goes by [`forget_all_but`](Self::forget_all_but).
+    pub(super) fn apply(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
+        for uid in &wish.uids {
+            self.uids.insert(*uid, 1, 0).map_err(failed("UIDS"))?;
+        }
+        for call in &wish.calls {
+            let Some(number) = call.number() else {
+                continue;
+            };
+            let set = self.calls.set(number, watched(call), 0);
+            set.map_err(failed("CALLS"))?;
+        }
+        let only = [
+            (wish.only_failed, ONLY_FAILED),
+            (!wish.uids.is_empty(), ONLY_UIDS),
+            (wish.only_groups, ONLY_GROUPS),
+        ];
+        let (number_at, arguments_at) = REGISTERS;
+        let settings = Settings {
+            scope: wish.scope,
+            level: self.level,
+            flags: only
+                .into_iter()
+                .filter_map(|(is_asked, bit)| is_asked.then_some(bit))
+                .sum(),
+            rate: wish.rate,
+            number_at,
+            arguments_at,
+            agent: std::process::id(),
+        };
+        let set = self.settings.set(0, settings, 0);
+        set.map_err(failed("SETTINGS"))
+    }
+
+    /// What is not wanted is not told of.
+    pub(super) fn forget_all_but(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
+        let wanted: BTreeSet<u32> = wish.calls.iter().filter_map(|call| call.number()).collect();
+        let numbers = 0..u32::try_from(MAX_CALLS).unwrap_or(0);
+        for number in numbers.filter(|number| !wanted.contains(number)) {
+            let set = self
+                .calls
+                .set(number, sidecar_common::syscall::Call::default(), 0);
+            set.map_err(failed("CALLS"))?;
+        }
+        let known: Vec<u32> = self.uids.keys().filter_map(Result::ok).collect();
+        for uid in known.into_iter().filter(|uid| !wish.uids.contains(uid)) {
+            self.uids.remove(&uid).map_err(failed("UIDS"))?;
+        }
+        Ok(())
+    }
+}
+
+/// How a call is watched.
+fn watched(call: &Call) -> sidecar_common::syscall::Call {
+    let mut watched = sidecar_common::syscall::Call {
+        flags: CALL_WATCHED
+            | match call.end {
+                End::Returns => 0,
+                End::Ends => CALL_ENDS,
+                End::Execs => CALL_EXEC,
+            },
+        ..Default::default()
+    };
+    let mut texts = 0;
+    for (place, argument) in (1_u8..).zip(call.arguments) {
+        match argument.1 {
+            Meaning::Text if texts < TEXTS => {
+                watched.texts[texts] = place;
+                texts += 1;
+            }
+            Meaning::Address => (watched.address, watched.address_length) = (place, place + 1),
+            Meaning::AddressOut => {
+                (watched.address, watched.address_length) = (place, place + 1);
+                watched.flags |= CALL_LENGTH_BY_POINTER;
+            }
+            Meaning::Message => {
+                watched.address = place;
+                watched.flags |= CALL_MESSAGE;
+            }
+            _ => {}
+        }
+    }
+    watched
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::calls;
+
+    #[test]
+    fn places_are_those_of_the_arguments() {
+        let of = |name: &str| watched(calls::find(name).unwrap());
+        assert_eq!(of("renameat2").texts, [2, 4]);
+        let accept = of("accept4");
+        assert_eq!((accept.address, accept.address_length), (2, 3));
+        assert_eq!(accept.flags, CALL_WATCHED | CALL_LENGTH_BY_POINTER);
+        assert_eq!(of("sendmsg").flags, CALL_WATCHED | CALL_MESSAGE);
+        assert_eq!(of("exit_group").flags, CALL_WATCHED | CALL_ENDS);
+        assert_eq!(of("execveat").texts, [2, 0]);
+    }
+
+    #[test]
+    fn every_number_has_a_place() {
+        for call in calls::all() {
+            assert!(usize::try_from(call.number().unwrap()).unwrap() < MAX_CALLS);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! A call's arguments, as an event tells them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use nix::libc;
+use sidecar_common::syscall::{Syscall, TEXT_BYTES};
+
+use crate::{
+    config::calls::{Call, Meaning},
+    observe::{Argument, Arguments},
+};
+
+/// By the kernel's names for them. What a call does not look at is left out: it is whatever was in a register.
+pub(super) fn of(call: &Call, record: &Syscall) -> Arguments {
+    let mut texts = record.texts.iter().zip(record.text_lengths);
+    let mut arguments = Vec::with_capacity(call.arguments.len());
+    let makes_file = makes_file(call, record);
+    for (argument, value) in call.arguments.iter().zip(record.arguments) {
+        let told = match argument.1 {
+            Meaning::Mode if !makes_file => continue,
+            Meaning::Text => {
+                let read = texts.next().and_then(|(bytes, length)| text(bytes, length));
+                read.map_or_else(|| pointer(value), Argument::Text)
+            }
+            Meaning::Address | Meaning::AddressOut | Meaning::Message => {
+                address(&record.address, record.address_length).unwrap_or_else(|| pointer(value))
+            }
+            // as wide as a register, and with a sign; those of 32 bits may have anything above
+            Meaning::Offset => Argument::Number(value.cast_signed()),
+            Meaning::Number | Meaning::Descriptor => Argument::Number(low(value).into()),
+            Meaning::Folder if low(value) == libc::AT_FDCWD => Argument::Text("AT_FDCWD".into()),
+            Meaning::Folder => Argument::Number(low(value).into()),
+            Meaning::Size => Argument::Size(value),
+            Meaning::Pointer => pointer(value),
+            Meaning::Mode => Argument::Text(format!("{:04o}", value & 0o7777)),
+            Meaning::Signal => signal(low(value)),
+            Meaning::Bits(bits) => Argument::Text(bits.text(value)),
+        };
+        arguments.push((argument.0, told));
+    }
+    Arguments(arguments)
+}
+
+/// Whether a mode is looked at.
+fn makes_file(call: &Call, record: &Syscall) -> bool {
+    let flags = call.arguments.iter().zip(record.arguments);
+    let mut flags = flags.filter(|(argument, _)| argument.0 == "flags");
+    flags.next().is_none_or(|(_, flags)| {
+        let flags = low(flags);
+        flags & libc::O_CREAT != 0 || flags & libc::O_TMPFILE == libc::O_TMPFILE
+    })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+fn low(value: u64) -> i32 {
+    (value as u32).cast_signed()
+}
+
+fn pointer(value: u64) -> Argument {
+    Argument::Text(format!("{value:#x}"))
+}
+
+fn signal(number: i32) -> Argument {
+    nix::sys::signal::Signal::try_from(number).map_or(Argument::Number(number.into()), |signal| {
+        Argument::Text(signal.as_str().to_owned())
+    })
+}
+
+/// A text that was read; one that was too long ends in `…`.
+fn text(bytes: &[u8; TEXT_BYTES], length: u16) -> Option<String> {
+    let length = usize::from(length);
+    let text = bytes.get(..length.checked_sub(1)?)?;
+    let mut text = String::from_utf8_lossy(text).into_owned();
+    if length == TEXT_BYTES {
+        text.push('…');
+    }
+    Some(text)
+}
+
+/// A `struct sockaddr`: `ip:port`, a path, `@name` of an abstract socket, or the family's number.
+fn address(bytes: &[u8], length: u16) -> Option<Argument> {
+    let bytes = bytes.get(..usize::from(length))?;
+    let (family, rest) = bytes.split_first_chunk()?;
+    let family = u16::from_ne_bytes(*family);
+    let port = || Some(u16::from_be_bytes(*rest.first_chunk()?));
+    let text = match i32::from(family) {
+        libc::AF_INET => {
+            let octets: [u8; 4] = *rest.get(2..)?.first_chunk()?;
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::from(octets)), port()?).to_string()
+        }
+        libc::AF_INET6 => {
+            // (behind the port is the flow's label)
+            let octets: [u8; 16] = *rest.get(6..)?.first_chunk()?;
+            let ip = Ipv6Addr::from(octets).to_canonical();
+            SocketAddr::new(ip, port()?).to_string()
+        }
+        libc::AF_UNIX => match rest.split_first() {
+            None => "unnamed".to_owned(),
+            Some((0, name)) => format!("@{}", String::from_utf8_lossy(name)),
+            Some(_) => {
+                let path = rest.split(|byte| *byte == 0).next().unwrap_or_default();
+                String::from_utf8_lossy(path).into_owned()
+            }
+        },
+        other => format!("family {other}"),
+    };
+    Some(Argument::Text(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+    use sidecar_common::syscall::ADDRESS_BYTES;
+
+    use super::*;
+    use crate::config::calls;
+
+    fn record(arguments: &[u64]) -> Syscall {
+        let mut record = Syscall::zeroed();
+        record.arguments[..arguments.len()].copy_from_slice(arguments);
+        record
+    }
+
+    fn with_text(mut record: Syscall, at: usize, text: &[u8]) -> Syscall {
+        record.texts[at][..text.len()].copy_from_slice(text);
+        record.text_lengths[at] = u16::try_from(text.len() + 1).unwrap();
+        record
+    }
+
+    fn json(name: &str, record: &Syscall) -> String {
+        serde_json::to_string(&of(calls::find(name).unwrap(), record)).unwrap()
+    }
+
+    #[test]
+    fn an_open_with_and_without_a_mode() {
+        let folder = u64::from(libc::AT_FDCWD.cast_unsigned());
+        let record = with_text(record(&[folder, 0x1000, 0, 0o1234]), 0, b"/etc/passwd");
+        assert_eq!(
+            json("openat", &record),
+            r#"{"dfd":"AT_FDCWD","filename":"/etc/passwd","flags":"O_RDONLY"}"#
+        );
+        let creates = u64::from((libc::O_WRONLY | libc::O_CREAT).cast_unsigned());
+        let record = Syscall {
+            arguments: [3, 0x1000, creates, 0o644, 0, 0],
+            ..record
+        };
+        assert_eq!(
+            json("openat", &record),
+            r#"{"dfd":3,"filename":"/etc/passwd","flags":"O_WRONLY|O_CREAT","mode":"0644"}"#
+        );
+    }
+
+    #[test]
+    fn what_is_behind_a_text_is_not_told() {
+        let mut record = with_text(record(&[0x1000]), 0, b"short");
+        record.texts[0][6..10].copy_from_slice(b"left");
+        assert_eq!(json("unlink", &record), r#"{"pathname":"short"}"#);
+        record.text_lengths[0] = 0;
+        assert_eq!(json("unlink", &record), r#"{"pathname":"0x1000"}"#);
+        record.texts[0] = [b'x'; TEXT_BYTES];
+        record.text_lengths[0] = u16::try_from(TEXT_BYTES).unwrap();
+        assert!(json("unlink", &record).ends_with("x…\"}"));
+    }
+
+    #[test]
+    fn addresses() {
+        let told = |bytes: &[u8]| {
+            let mut all = [0xee; ADDRESS_BYTES];
+            all[..bytes.len()].copy_from_slice(bytes);
+            match address(&all, u16::try_from(bytes.len()).unwrap()) {
+                Some(Argument::Text(text)) => text,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(
+            told(&[2, 0, 0x1f, 0x90, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
+            "127.0.0.1:8080"
+        );
+        let mut six = vec![10, 0, 0, 53, 0, 0, 0, 0];
+        six.extend(Ipv6Addr::LOCALHOST.octets());
+        six.extend([0; 4]);
+        assert_eq!(told(&six), "[::1]:53");
+        six[8..24].copy_from_slice(&Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets());
+        assert_eq!(told(&six), "10.0.0.1:53");
+        assert_eq!(told(b"\x01\0/run/socket\0junk"), "/run/socket");
+        assert_eq!(told(b"\x01\0\0name"), "@name");
+        assert_eq!(told(b"\x01\0"), "unnamed");
+        assert_eq!(told(&[16, 0, 0, 0]), "family 16");
+        assert!(address(&[2, 0, 0], 3).is_none());
+        assert!(address(&[], 0).is_none());
+    }
+
+    #[test]
+    fn numbers_of_32_bits_have_a_sign() {
+        let record = record(&[0xdead_0000_ffff_ffff, 15]);
+        assert_eq!(json("kill", &record), r#"{"pid":-1,"sig":"SIGTERM"}"#);
+    }
+}
