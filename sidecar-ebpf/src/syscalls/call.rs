@@ -2,13 +2,16 @@
 //!
 //! Registers are kept at the beginning: the program may reuse them. What they point to is read at the end, when the
 //! kernel has read it too: before, it may not be in memory, and what the kernel writes is not there yet. Of a program
-//! that execs, nothing is left at the end: its texts are read at the beginning.
+//! that execs, nothing is left at the end: there the kernel's own copy of the path is kept.
 
 use core::arch::asm;
 
 use aya_ebpf::{
     btf_maps::{LruHashMap, PerCpuArray},
-    helpers::generated::{bpf_get_current_uid_gid, bpf_probe_read_user, bpf_probe_read_user_str},
+    helpers::generated::{
+        bpf_get_current_uid_gid, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+        bpf_probe_read_user, bpf_probe_read_user_str,
+    },
     macros::btf_map,
 };
 use sidecar_common::{
@@ -22,7 +25,7 @@ use sidecar_common::{
 
 use crate::{
     filter,
-    kernel::{self, Ptr, read},
+    kernel::{self, Ptr, follow, off, read},
     owner, records, whose,
 };
 
@@ -39,23 +42,22 @@ struct Begun {
     reserved: u32,
 }
 
-/// Texts that are gone at the end.
+/// The path of a program that is executed.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Texts {
-    lengths: [u16; TEXTS],
-    reserved: u32,
-    bytes: [[u8; TEXT_BYTES]; TEXTS],
+struct Executed {
+    length: u64,
+    path: [u8; TEXT_BYTES],
 }
 
 /// By the task's address: a thread that execs takes another number. What nobody saw return is pushed out in time.
 #[btf_map]
 static INSIDE: LruHashMap<u64, Begun, MAX_INSIDE> = LruHashMap::new();
 #[btf_map]
-static EXECS: LruHashMap<u64, Texts, MAX_EXECS> = LruHashMap::new();
+static EXECS: LruHashMap<u64, Executed, MAX_EXECS> = LruHashMap::new();
 /// Room that the stack does not have.
 #[btf_map]
-static SCRATCH: PerCpuArray<Texts, 1> = PerCpuArray::new();
+static SCRATCH: PerCpuArray<Executed, 1> = PerCpuArray::new();
 
 /// A call begins, with these registers; `number` where the caller knows it.
 #[inline(always)]
@@ -93,9 +95,6 @@ pub(crate) fn begin(registers: Ptr, number: Option<u32>) {
         return;
     }
     let task = kernel::current() as u64;
-    if call.flags & CALL_EXEC != 0 {
-        keep_texts(task, call, &begun);
-    }
     if INSIDE.get_ptr(task).is_some() {
         // it is in a call, and begins another: the end of the first went by
         records::count_loss(LOST_RETURNS);
@@ -129,20 +128,24 @@ pub(crate) fn end(result: i64) {
     let _ = EXECS.remove(task);
 }
 
+/// The running task's exec succeeds: what its arguments were in is gone, and the kernel has the path.
 #[inline(always)]
-fn keep_texts(task: u64, call: &Call, begun: &Begun) {
+pub(crate) fn executed(bprm: Ptr) {
+    let task = kernel::current() as u64;
+    if INSIDE.get_ptr(task).is_none() {
+        return;
+    }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return;
     };
-    // SAFETY: this processor's own, and nothing else of ours runs on it meanwhile.
-    let texts = unsafe { &mut *scratch };
-    for at in 0..TEXTS {
-        texts.lengths[at] = match argument(begun, call.texts[at]) {
-            Some(address) => text(address, &raw mut texts.bytes[at]),
-            None => 0,
-        };
+    let path = follow(bprm, off!(bprm_filename));
+    // SAFETY: this processor's own, and nothing else of ours runs on it meanwhile; the helper checks the address.
+    unsafe {
+        let to = (&raw mut (*scratch).path).cast();
+        let length = bpf_probe_read_kernel_str(to, TEXT_BYTES as u32, path.cast());
+        (*scratch).length = if length < 0 { 0 } else { length as u64 };
+        let _ = EXECS.insert(task, &*scratch, 0);
     }
-    let _ = EXECS.insert(task, &*texts, 0);
 }
 
 /// The argument at a place.
@@ -186,7 +189,13 @@ fn word<T: Copy + Default>(address: u64) -> T {
 }
 
 #[inline(always)]
-fn tell(settings: &Settings, call: &Call, begun: &Begun, result: i64, kept: Option<*const Texts>) {
+fn tell(
+    settings: &Settings,
+    call: &Call,
+    begun: &Begun,
+    result: i64,
+    executed: Option<*const Executed>,
+) {
     let Some(owner) = whose::owner(settings) else {
         return;
     };
@@ -215,11 +224,15 @@ fn tell(settings: &Settings, call: &Call, begun: &Begun, result: i64, kept: Opti
         (*record).reserved = 0;
         for at in 0..TEXTS {
             let to = &raw mut (*record).texts[at];
-            (*record).text_lengths[at] = match (argument(begun, call.texts[at]), kept) {
+            (*record).text_lengths[at] = match (argument(begun, call.texts[at]), executed) {
                 (None, _) => 0,
-                (Some(_), Some(kept)) if result == 0 => {
-                    bpf_copy(to, &raw const (*kept).bytes[at]);
-                    (*kept).lengths[at]
+                (Some(_), Some(executed)) if result == 0 => {
+                    bpf_probe_read_kernel(
+                        to.cast(),
+                        TEXT_BYTES as u32,
+                        (&raw const (*executed).path).cast(),
+                    );
+                    (*executed).length as u16
                 }
                 (Some(address), _) => text(address, to),
             };
@@ -227,23 +240,6 @@ fn tell(settings: &Settings, call: &Call, begun: &Begun, result: i64, kept: Opti
         (*record).address_length = address(call, begun, &raw mut (*record).address);
     }
     entry.submit(0);
-}
-
-/// Copies a text; by a helper, for a loop over bytes costs the verifier much.
-///
-/// # Safety
-///
-/// Both must be valid.
-#[inline(always)]
-unsafe fn bpf_copy(to: *mut [u8; TEXT_BYTES], from: *const [u8; TEXT_BYTES]) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        aya_ebpf::helpers::generated::bpf_probe_read_kernel(
-            to.cast(),
-            TEXT_BYTES as u32,
-            from.cast(),
-        );
-    }
 }
 
 /// Reads the address that a call is about; how many bytes it has.

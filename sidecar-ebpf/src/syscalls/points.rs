@@ -1,4 +1,4 @@
-//! The tracepoints that every call passes, for kernels whose functions cannot be probed.
+//! Tracepoints: of a successful exec, and those that every call passes, for kernels whose functions cannot be probed.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
@@ -17,5 +17,12 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     call::end(ctx.arg(1));
+    0
+}
+
+/// A program is executed.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
+    call::executed(ctx.arg(2));
     0
 }

@@ -235,8 +235,10 @@ async fn serve_until(
         }
     };
     ready.store(false, Ordering::Relaxed);
+    let ended = shift.end(&edits.config.policy, has_ended_early);
+    // (which may take its time: the kernel waits for each probe to be quiet)
     drop(monitors);
-    shift.end(&edits.config.policy, has_ended_early)
+    ended
 }
 
 /// Our own control group, from the machine's root; that root where no kernel side is there to ask.

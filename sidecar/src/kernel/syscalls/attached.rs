@@ -12,12 +12,17 @@ use aya::{
 };
 
 use super::{Error, MONITOR, refused};
-use crate::{config::calls::Call, kernel::load::program};
+use crate::{
+    config::calls::{Call, End},
+    kernel::load::program,
+};
 
 /// The programs at a function's beginning and end.
 const PROBES: [&str; 2] = ["enter", "leave"];
 /// The programs at the tracepoints of their names.
 const POINTS: [&str; 2] = ["sys_enter", "sys_exit"];
+/// The program at a successful exec's tracepoint, of its name.
+const EXEC: &str = "sched_process_exec";
 /// What the functions of system calls are called, before their own names (since 4.17).
 const PREFIX: &str = if cfg!(target_arch = "aarch64") {
     "__arm64_sys_"
@@ -42,6 +47,7 @@ pub(super) struct Attached {
     /// With why they are not probed.
     traced: BTreeMap<&'static str, String>,
     points: Option<[RawTracePointLinkId; 2]>,
+    exec: Option<RawTracePointLinkId>,
 }
 
 impl Attached {
@@ -52,6 +58,7 @@ impl Attached {
             probed: BTreeMap::new(),
             traced: BTreeMap::new(),
             points: None,
+            exec: None,
         }
     }
 
@@ -64,6 +71,7 @@ impl Attached {
             }
             self.is_loaded = true;
         }
+        self.follow_execs(calls.iter().any(|call| call.end == End::Execs))?;
         for call in calls {
             if self.probed.contains_key(call.name) {
                 continue;
@@ -131,16 +139,23 @@ impl Attached {
         Ok(())
     }
 
+    fn follow_execs(&mut self, are_watched: bool) -> Result<(), Error> {
+        match (self.exec.take(), are_watched) {
+            (None, false) => {}
+            (None, true) => self.exec = Some(self.point(EXEC)?),
+            (Some(link), true) => self.exec = Some(link),
+            (Some(link), false) => self.unpoint(EXEC, link)?,
+        }
+        Ok(())
+    }
+
     fn follow_by_points(&mut self) -> Result<(), Error> {
         match (self.points.take(), self.traced.is_empty()) {
             (None, true) => {}
             (Some(points), false) => self.points = Some(points),
             (Some(points), true) => {
                 for (name, link) in POINTS.into_iter().zip(points) {
-                    let program = program::<RawTracePoint>(&mut self.ebpf, name)?;
-                    program
-                        .detach(link)
-                        .map_err(|e| refused(MONITOR, name, &e))?;
+                    self.unpoint(name, link)?;
                 }
             }
             (None, false) => {
@@ -155,6 +170,11 @@ impl Attached {
             }
         }
         Ok(())
+    }
+
+    fn unpoint(&mut self, name: &str, link: RawTracePointLinkId) -> Result<(), Error> {
+        let program = program::<RawTracePoint>(&mut self.ebpf, name)?;
+        program.detach(link).map_err(|e| refused(MONITOR, name, &e))
     }
 
     fn point(&mut self, name: &str) -> Result<RawTracePointLinkId, Error> {

@@ -170,7 +170,9 @@ fn every_call() -> Result<()> {
     let keys = json!({"categories": CATEGORIES});
     let mut agent = watching_a_pod(pod.command("env")?, &keys)?;
     ensure!(agent.log_contains("by_tracepoints=0"), "{:?}", agent.log());
-    compare(&mut agent, &pod)
+    compare(&mut agent, &pod)?;
+    // (168 probes go one by one, in emulation longer than a test waits for the end)
+    agent.kill()
 }
 
 /// Where functions cannot be probed, here because nobody may open performance events.
@@ -240,6 +242,11 @@ fn only_some_users() -> Result<()> {
 fn of_one_container() -> Result<()> {
     let pod = Pod::new()?;
     let keys = json!({"names": ["openat"], "containers": ["app"]});
+    // what tells the containers' names is a container's first process
+    let mut firsts = Vec::new();
+    for container in [&pod.app, &pod.other] {
+        firsts.push(spawn(container.command(&pod.place, "sleep")?.arg("600"))?);
+    }
     let mut agent = pod.agent(&config(&keys))?;
     agent.wait_for_log(ON, SOON)?;
     for (container, file) in [(&pod.other, "/nowhere/other"), (&pod.app, "/nowhere/app")] {
