@@ -1,5 +1,10 @@
 //! Numbers that have names: flags, of which there may be several, and choices.
 
+#![expect(
+    clippy::cast_sign_loss,
+    reason = "libc gives the kernel's words of 32 bits in whatever type C has for them"
+)]
+
 use std::fmt::Write as _;
 
 use nix::libc;
@@ -24,7 +29,7 @@ impl Bits {
             }
             text.push_str(part);
         };
-        let mut left = value;
+        let mut left = value & LOW;
         if self.mask != 0 {
             let choice = value & self.mask;
             if let Some((_, name)) = self.choices.iter().find(|(one, _)| *one == choice) {
@@ -55,10 +60,13 @@ impl Bits {
     }
 }
 
+/// The bits that flags and choices have.
+const LOW: u64 = u32::MAX as u64;
+
 /// Constants of libc under their own names.
 macro_rules! named {
     ($($name:ident),* $(,)?) => {
-        &[$((libc::$name as u64, stringify!($name))),*]
+        &[$((libc::$name as u64 & LOW, stringify!($name))),*]
     };
 }
 
@@ -318,6 +326,8 @@ mod tests {
         );
         assert_eq!(PROTECTION.text(0), "0");
         assert_eq!(PROTECTION.text(0x105), "PROT_READ|PROT_EXEC|0x100");
+        // (negative in C)
+        assert_eq!(CLONE_FLAGS.text(0x8000_0011), "SIGCHLD|CLONE_IO");
         assert_eq!(WHENCE.text(1), "SEEK_CUR");
         assert_eq!(WHENCE.text(99), "0x63");
         assert_eq!(

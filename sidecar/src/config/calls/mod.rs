@@ -104,6 +104,7 @@ pub(crate) enum End {
 }
 
 /// A system call.
+#[derive(Clone, Copy)]
 pub(crate) struct Call {
     /// As the kernel's table of system calls has it.
     pub(crate) name: &'static str,

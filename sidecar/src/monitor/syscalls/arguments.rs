@@ -27,9 +27,10 @@ pub(super) fn of(call: &Call, record: &Syscall) -> Arguments {
             }
             // as wide as a register, and with a sign; those of 32 bits may have anything above
             Meaning::Offset => Argument::Number(value.cast_signed()),
-            Meaning::Number | Meaning::Descriptor => Argument::Number(low(value).into()),
             Meaning::Folder if low(value) == libc::AT_FDCWD => Argument::Text("AT_FDCWD".into()),
-            Meaning::Folder => Argument::Number(low(value).into()),
+            Meaning::Number | Meaning::Descriptor | Meaning::Folder => {
+                Argument::Number(low(value).into())
+            }
             Meaning::Size => Argument::Size(value),
             Meaning::Pointer => pointer(value),
             Meaning::Mode => Argument::Text(format!("{:04o}", value & 0o7777)),

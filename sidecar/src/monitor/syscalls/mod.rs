@@ -103,7 +103,7 @@ impl Monitor for SyscallMonitor {
                 SyscallRecord::Call(call) => self.report(&call, desk),
                 SyscallRecord::Place(place) => desk.learn(&place),
                 SyscallRecord::Unknown => {
-                    tracing::error!("a record of the system call monitor's is not of this version")
+                    tracing::error!("a record of the system call monitor's is not of this version");
                 }
             }
             taken += 1;

@@ -60,20 +60,16 @@ impl SyscallMonitor {
         let Some(place) = place else {
             return false;
         };
-        let verdict = match &place.container {
-            None => Some(false),
-            Some(container) => {
-                let answers = self
-                    .filter
-                    .containers
-                    .iter()
-                    .map(|name| container.is_called(name));
-                answers.fold(Some(false), |all, one| match (all, one) {
-                    (Some(true), _) | (_, Some(true)) => Some(true),
-                    (None, _) | (_, None) => None,
-                    _ => Some(false),
-                })
-            }
+        let answers = place.container.iter().flat_map(|container| {
+            let names = self.filter.containers.iter();
+            names.map(|name| container.is_called(name))
+        });
+        let answers: Vec<Option<bool>> = answers.collect();
+        let verdict = if answers.contains(&Some(true)) {
+            Some(true)
+        } else {
+            // (a name that is not known yet may be one of these)
+            (!answers.contains(&None)).then_some(false)
         };
         if let Some(is_wanted) = verdict
             && cgroup != 0
