@@ -56,20 +56,15 @@ impl Webhook {
             runtime.block_on(async {
                 let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
                 listener.set_nonblocking(true)?;
+                // (before anybody changes its files)
+                let certificate = Certificate::load(&cert, &key)?;
                 ready.send(listener.local_addr()?)?;
                 let limits = Limits {
                     request: Duration::from_millis(500),
                     look_again: Duration::from_millis(50),
                 };
                 let stop = async move { stopped.await.unwrap_or_default() };
-                serve(
-                    listener,
-                    Certificate::load(&cert, &key)?,
-                    sidecar(),
-                    limits,
-                    stop,
-                )
-                .await
+                serve(listener, certificate, sidecar(), limits, stop).await
             })
         });
         Self {

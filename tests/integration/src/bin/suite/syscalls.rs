@@ -118,10 +118,6 @@ fn compare(agent: &mut Agent, pod: &Place) -> Result<()> {
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()?;
     let events = agent.events(SETTLE)?;
-    ensure!(
-        !events.iter().any(|event| event["type"] == "DROPPED"),
-        "some were lost"
-    );
     let mut missing = Vec::new();
     for call in &expected {
         if !events.iter().any(|event| is_said(event, call)) {
@@ -131,7 +127,13 @@ fn compare(agent: &mut Agent, pod: &Place) -> Result<()> {
             missing.push(format!("{call}\n  was told as {near:?}"));
         }
     }
-    ensure!(missing.is_empty(), "{}", missing.join("\n"));
+    let lost = events.iter().filter(|event| event["type"] == "DROPPED");
+    ensure!(
+        missing.is_empty(),
+        "{}\nlost: {:?}",
+        missing.join("\n"),
+        lost.collect::<Vec<_>>()
+    );
     // nothing that can be watched was left out
     let made: BTreeSet<&str> = expected
         .iter()
