@@ -276,8 +276,9 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn alerts_and_dashboard_ask_for_metrics_that_exist() {
-    let source = fs::read_to_string(folder("sidecar/src/observe/metrics.rs")).unwrap();
-    let exist = metrics_in(&source);
+    let sources = ["metrics", "traffic"]
+        .map(|name| fs::read_to_string(folder(&format!("sidecar/src/observe/{name}.rs"))).unwrap());
+    let exist = metrics_in(&sources.concat());
     let dashboard = fs::read_to_string(folder("deploy/dashboard.json")).unwrap();
     let parsed: Value = serde_json::from_str(&dashboard).unwrap();
     assert_eq!(parsed["uid"], "kernelseal");

@@ -127,12 +127,17 @@ fn compare(agent: &mut Agent, pod: &Place) -> Result<()> {
             missing.push(format!("{call}\n  was told as {near:?}"));
         }
     }
-    let lost = events.iter().filter(|event| event["type"] == "DROPPED");
+    // (5.10 has one place for a return on a machine of one processor; what somebody else then keeps waiting is lost,
+    // and counted)
+    let lost: u64 = events
+        .iter()
+        .filter(|event| event["type"] == "DROPPED" && event["lost_in"] == "syscalls")
+        .filter_map(|event| event["count"].as_u64())
+        .sum();
     ensure!(
-        missing.is_empty(),
-        "{}\nlost: {:?}",
-        missing.join("\n"),
-        lost.collect::<Vec<_>>()
+        u64::try_from(missing.len())? <= lost,
+        "{}\nlost: {lost}",
+        missing.join("\n")
     );
     // nothing that can be watched was left out
     let made: BTreeSet<&str> = expected
