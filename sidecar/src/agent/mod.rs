@@ -9,6 +9,7 @@ use std::{
     future,
     os::unix::process::parent_id,
     path::{Path, PathBuf},
+    pin::pin,
     process::Command,
     sync::{
         Arc,
@@ -21,7 +22,7 @@ use sidecar_common::policy::{
     SCOPE_ALL_EXECS, SCOPE_AUDIT_ALL, SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM,
     SCOPE_BLOCK_PTRACE, SCOPE_DISABLED, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Interval};
 
 use self::{
     edits::{Edits, Looks, Signals, interval},
@@ -50,10 +51,13 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
         tracing::warn!("secrets in this process's memory may be swapped out: {why}");
     }
     refuse_what_cannot_be_done(path, &config)?;
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?
-        .block_on(serve(path, config))
+        .build()?;
+    let done = runtime.block_on(serve(path, config));
+    // (a monitor that is being loaded is not waited for)
+    runtime.shutdown_background();
+    done
 }
 
 /// A configuration that we can do.
@@ -176,13 +180,18 @@ async fn serve_until(
     let (mut shift, mut has_ended) =
         Shift::begin(&edits.config, store, &metrics, known, journal).await?;
     // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
-    if let Err(e) = monitors.heed(&edits.config.monitoring, own_cgroup).await {
-        shift.end(&edits.config.policy, false)?;
-        return Err(e);
+    let mut tick = interval(Watchdog::interval(&edits.config.policy));
+    let heeding = monitors.heed(&edits.config.monitoring, own_cgroup);
+    match meanwhile(heeding, &mut shift, &mut tick, signals).await {
+        Some(Ok(())) => {}
+        Some(Err(e)) => {
+            shift.end(&edits.config.policy, false)?;
+            return Err(e);
+        }
+        None => return shift.end(&edits.config.policy, false),
     }
     ready.store(true, Ordering::Relaxed);
 
-    let mut tick = interval(Watchdog::interval(&edits.config.policy));
     let mut applied = None;
     // (the kernel side may have no room for it now, and later)
     let mut is_renewed = true;
@@ -213,9 +222,14 @@ async fn serve_until(
                     }
                 };
                 // Before anything of it is in force: what cannot be attached is refused with the rest.
-                if let Err(e) = monitors.heed(&edits.config.monitoring, own_cgroup).await {
-                    edits.reject(&e);
-                    continue;
+                let heeding = monitors.heed(&edits.config.monitoring, own_cgroup);
+                match meanwhile(heeding, &mut shift, &mut tick, signals).await {
+                    Some(Ok(())) => {}
+                    Some(Err(e)) => {
+                        edits.reject(&e);
+                        continue;
+                    }
+                    None => break false,
                 }
                 sources = Looks::at(store.files(&edits.config));
                 tick = interval(Watchdog::interval(&edits.config.policy));
@@ -224,13 +238,7 @@ async fn serve_until(
             }
             () = heard(&mut applied) => {
                 applied = None;
-                let renewed = shift.renew(&edits.config);
-                is_renewed = renewed.is_ok();
-                ready.store(is_renewed, Ordering::Relaxed);
-                match renewed {
-                    Ok(()) => edits.accept(),
-                    Err(e) => edits.is_in_force_by_halves(&e),
-                }
+                is_renewed = renew(&mut shift, &edits, &ready);
             }
         }
     };
@@ -239,6 +247,34 @@ async fn serve_until(
     // (which may take its time: the kernel waits for each probe to be quiet)
     drop(monitors);
     ended
+}
+
+/// Has the kernel side take the last configuration; whether it did.
+fn renew(shift: &mut Shift, edits: &Edits, ready: &AtomicBool) -> bool {
+    let renewed = shift.renew(&edits.config);
+    ready.store(renewed.is_ok(), Ordering::Relaxed);
+    match &renewed {
+        Ok(()) => edits.accept(),
+        Err(e) => edits.is_in_force_by_halves(e),
+    }
+    renewed.is_ok()
+}
+
+/// Waits for something that takes its time, and looks after what is held meanwhile; `None` if a signal ends us first.
+async fn meanwhile<T>(
+    work: impl Future<Output = T>,
+    shift: &mut Shift,
+    tick: &mut Interval,
+    signals: &mut Signals,
+) -> Option<T> {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return Some(done),
+            () = signals.end() => return None,
+            _ = tick.tick() => shift.look(),
+        }
+    }
 }
 
 /// Our own control group, from the machine's root; that root where no kernel side is there to ask.
