@@ -6,7 +6,7 @@ use sidecar_common::{network, owner::Owner};
 
 use crate::{
     kernel,
-    observe::{Clock, Detail, Journal, Kind, Metrics, Who},
+    observe::{Clock, Container, Detail, Journal, Kind, Metrics, Who},
     process::{Place, Whereabouts},
 };
 
@@ -80,34 +80,34 @@ impl Desk {
         self.journal.emit(time_ns, kind, who, detail);
     }
 
-    /// Tells of records that a control group had too much of.
-    pub(super) fn tell_excess(&mut self, cgroup: u64, count: u64) {
-        const LOST_IN: &str = "rate";
-        self.metrics
-            .events_dropped
-            .with_label_values(&[LOST_IN])
-            .inc_by(count);
+    /// Tells of records that a control group had too much of; whether that was taken.
+    pub(super) fn tell_excess(&mut self, cgroup: u64, count: u64) -> bool {
         let place = self.whereabouts.known(cgroup);
-        let who = Who {
-            container: place.as_ref().and_then(|place| place.container.as_ref()),
-            ..Who::agent()
-        };
-        let detail = Detail::Dropped {
-            count,
-            lost_in: LOST_IN,
-        };
-        let now = Clock::monotonic_ns();
-        self.journal.emit(now, Kind::Dropped, who, detail);
+        let container = place.as_ref().and_then(|place| place.container.as_ref());
+        self.tell_loss(count, "rate", container)
     }
 
-    /// Tells of records that were lost.
-    pub(super) fn tell_loss(&mut self, count: u64, lost_in: &'static str) {
-        self.metrics
-            .events_dropped
-            .with_label_values(&[lost_in])
-            .inc_by(count);
+    /// Tells of records that were lost; whether that was taken. Where the writer cannot keep up, it is to be told again:
+    /// what told of many must not be lost as one.
+    pub(super) fn tell_loss(
+        &mut self,
+        count: u64,
+        lost_in: &'static str,
+        container: Option<&Container>,
+    ) -> bool {
+        self.journal.flush();
+        let who = Who {
+            container,
+            ..Who::agent()
+        };
         let detail = Detail::Dropped { count, lost_in };
         let now = Clock::monotonic_ns();
-        self.journal.emit(now, Kind::Dropped, Who::agent(), detail);
+        self.journal.emit(now, Kind::Dropped, who, detail);
+        let is_taken = self.journal.flush();
+        if is_taken {
+            let dropped = &self.metrics.events_dropped;
+            dropped.with_label_values(&[lost_in]).inc_by(count);
+        }
+        is_taken
     }
 }

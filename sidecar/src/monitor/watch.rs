@@ -141,8 +141,8 @@ fn run<M: Monitor>(monitor: &mut M, desk: &mut Desk, orders: &Orders<M::Wish>) -
         monitor.drain(desk);
         monitor.tick(desk);
         let lost_by_now = monitor.lost();
-        if lost_by_now != lost {
-            desk.tell_loss(lost_by_now.saturating_sub(lost), M::LOST_IN);
+        let count = lost_by_now.saturating_sub(lost);
+        if count > 0 && desk.tell_loss(count, M::LOST_IN, None) {
             lost = lost_by_now;
         }
         desk.journal.flush();

@@ -100,19 +100,21 @@ impl Journal {
     }
 
     /// Hands over what was taken. Never waits: where the writer cannot keep up, the loss is
-    /// counted and reported.
-    pub(crate) fn flush(&mut self) {
+    /// counted and reported, and the answer is false.
+    pub(crate) fn flush(&mut self) -> bool {
         if self.collected.is_empty() {
-            return;
+            return true;
         }
         let lines = std::mem::take(&mut self.collected);
         let events = std::mem::take(&mut self.events);
         let bytes = lines.len();
         let has_room = self.waiting.fetch_add(bytes, Ordering::Relaxed) < WAITING_BYTES;
-        if !has_room || self.lines.try_send(lines).is_err() {
+        let is_handed_over = has_room && self.lines.try_send(lines).is_ok();
+        if !is_handed_over {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
             self.lost.fetch_add(events, Ordering::Relaxed);
         }
+        is_handed_over
     }
 }
 

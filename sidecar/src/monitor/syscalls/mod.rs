@@ -115,15 +115,11 @@ impl Monitor for SyscallMonitor {
 
     fn tick(&mut self, desk: &mut Desk) {
         for (cgroup, dropped) in self.kernel.dropped().collect::<Vec<_>>() {
-            let told = self.dropped.insert(cgroup, dropped).unwrap_or(0);
+            let told = self.dropped.get(&cgroup).copied().unwrap_or(0);
             // (less than was told: it was forgotten in between, and counts anew)
-            let count = if dropped < told {
-                dropped
-            } else {
-                dropped - told
-            };
-            if count > 0 {
-                desk.tell_excess(cgroup, count);
+            let count = dropped.checked_sub(told).unwrap_or(dropped);
+            if count > 0 && desk.tell_excess(cgroup, count) {
+                self.dropped.insert(cgroup, dropped);
             }
         }
     }
