@@ -29,7 +29,7 @@ K ?= 6.1
 F ?=
 T ?= config manifest stack ring proc mountinfo names
 # Names the tests do not see: more options for the guest, such as --console FILE.
-GUEST_OPTIONS ?= --timeout 1500
+GUEST_OPTIONS ?= --timeout 2700
 
 export KERNELSEAL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kernelseal
 export CARGO_TARGET_DIR ?= target
