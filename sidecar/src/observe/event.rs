@@ -193,12 +193,17 @@ pub(crate) struct Container {
 
 /// Digits of a container's id by which people name it, at least.
 const SHORT_ID: usize = 12;
+/// Digits of the whole of it. Names have 63 characters at most.
+const WHOLE_ID: usize = 64;
 
 impl Container {
     /// Whether it is called so, by its name or its id; `None` if that cannot be said.
     pub(crate) fn is_called(&self, wanted: &str) -> Option<bool> {
         if wanted.len() >= SHORT_ID && self.id.starts_with(wanted) {
             return Some(true);
+        }
+        if wanted.len() == WHOLE_ID {
+            return Some(false);
         }
         self.name.as_ref().map(|name| name == wanted)
     }
@@ -370,6 +375,8 @@ mod tests {
         container.name = None;
         assert_eq!(container.is_called("app"), None);
         assert_eq!(container.is_called("4f53cda18c2b"), Some(true));
+        // a whole id is no name
+        assert_eq!(container.is_called(&"a".repeat(64)), Some(false));
     }
 
     #[test]

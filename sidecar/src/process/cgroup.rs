@@ -22,6 +22,9 @@ const ID_DIGITS: usize = 64;
 const MONITORS: [&str; 2] = ["crio-conmon", "libpod-conmon"];
 /// Hierarchies of version 1 by which a path is told, first choice first.
 const VERSION_1: [&[u8]; 3] = [b"name=systemd", b"pids", b"memory"];
+/// The first of them that a machine of version 1 is known by. A hierarchy without a controller can be mounted at any
+/// time, with paths as one likes.
+const FIRST_CONTROLLER: usize = 1;
 
 /// Where a process is among control groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub(crate) struct Cgroup {
     pub(crate) is_unified: bool,
     /// Its paths in the others of version 1, where those count.
     others: Vec<PathBuf>,
+    /// There, its path in the unified hierarchy, which runtimes may not use.
+    beside: Option<PathBuf>,
 }
 
 /// A container, as its control group tells.
@@ -49,7 +54,7 @@ impl Cgroup {
         Self {
             path,
             is_unified: true,
-            others: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -77,17 +82,15 @@ impl Cgroup {
                 }
             }
         }
-        let mut others: Vec<PathBuf> = version_1.into_iter().flatten().collect();
-        let is_unified = others.is_empty();
-        let path = if is_unified {
-            unified?
-        } else {
-            others.remove(0)
-        };
+        if version_1.iter().skip(FIRST_CONTROLLER).all(Option::is_none) {
+            return Some(Self::unified(unified?));
+        }
+        let mut others = version_1.into_iter().flatten();
         Some(Self {
-            path,
-            is_unified,
-            others,
+            path: others.next()?,
+            is_unified: false,
+            others: others.collect(),
+            beside: unified,
         })
     }
 
@@ -108,7 +111,8 @@ impl Cgroup {
             (Some(other), Some(id)) => other.container == id.container,
             (other, id) => other.is_none() && id.is_none(),
         });
-        id.filter(|_| is_one)
+        let beside = self.beside.as_ref().and_then(|path| Id::of(path, own));
+        id.filter(|id| is_one && beside.is_none_or(|other| other.container == id.container))
     }
 }
 
@@ -332,12 +336,25 @@ mod tests {
         assert_eq!(parse(&text).path, Path::new("/system.slice"));
     }
 
+    /// One without a controller can be mounted at any time.
+    #[test]
+    fn a_hierarchy_that_somebody_mounted_is_not_asked() {
+        let text = format!("1:name=systemd:/docker/{OTHER}\n0::/docker/{ID}\n");
+        let found = parse(&text);
+        assert!(found.is_unified);
+        assert_eq!(found.path, Path::new(&format!("/docker/{ID}")));
+        assert_eq!(found.container(Path::new("/")).unwrap().container, ID);
+    }
+
     #[test]
     fn two_containers_are_none() {
         for other in [format!("/docker/{OTHER}"), "/".into()] {
             let text = format!("12:pids:/docker/{ID}\n1:name=systemd:{other}\n");
             assert_eq!(parse(&text).container(Path::new("/")), None);
         }
+        // in the one that runtimes use, somebody who runs elsewhere
+        let text = format!("12:pids:/docker/{ID}\n1:name=systemd:/docker/{ID}\n0::/../{OTHER}\n");
+        assert_eq!(parse(&text).container(Path::new("/")), None);
         assert_eq!(Cgroup::parse(b""), None);
         assert_eq!(Cgroup::parse(b"12:cpu\n"), None);
     }

@@ -96,6 +96,9 @@ pub(crate) struct Whereabouts {
     pod: Option<Pod>,
     /// The node's, for such an agent, if it can know them.
     pods: Option<Pods>,
+    /// Whether a control group's number tells its processes from others'. (In version 1 it is one for all: it is of the
+    /// unified hierarchy.)
+    is_unified: bool,
     /// By the control group's number, which the kernel gives out once.
     places: HashMap<u64, Arc<Place>>,
     /// Those of which there may be more to find out, and when to look again.
@@ -126,6 +129,7 @@ impl Whereabouts {
         };
         let root = root.unwrap_or_else(|| "/".into());
         Ok(Self {
+            is_unified: own.is_unified,
             own: own.absolute(&root).path,
             root,
             ours: Mounted::all(&fs::read("/proc/self/mountinfo")?).next(),
@@ -145,7 +149,7 @@ impl Whereabouts {
         }
         let (place, is_certain) = self.look_up(process)?;
         let place = Arc::new(place);
-        if is_certain && cgroup != 0 {
+        if is_certain && self.tells_apart(cgroup) {
             remember(&mut self.places, cgroup, place.clone());
         }
         Ok(place)
@@ -153,10 +157,9 @@ impl Whereabouts {
 
     /// The kernel told where a control group is.
     pub(crate) fn learn(&mut self, cgroup: u64, path: PathBuf) {
-        if self.paths.len() >= REMEMBERED {
-            self.paths.clear();
+        if self.tells_apart(cgroup) {
+            remember(&mut self.paths, cgroup, path);
         }
-        self.paths.insert(cgroup, path);
     }
 
     /// Where a process lives or lived that nobody holds, and that started at that moment (boot clock, in
@@ -167,7 +170,7 @@ impl Whereabouts {
                 let path = path.clone();
                 Some(self.of_path(path, Process::new(pid), cgroup))
             }
-            // (in the root, where version 1 leaves everybody, or too deep)
+            // (version 1; in the root, or too deep)
             None => self.of_process(pid, started_ns),
         }
     }
@@ -206,6 +209,11 @@ impl Whereabouts {
         let place = Arc::new(place);
         remember(&mut self.processes, (pid, started_ns), place.clone());
         Some(place)
+    }
+
+    /// Whether what is so of one process of a control group is of all of it, and of no other.
+    pub(crate) fn tells_apart(&self, cgroup: u64) -> bool {
+        self.is_unified && cgroup != 0
     }
 
     /// What is remembered of a control group.
@@ -366,6 +374,7 @@ mod tests {
     #[test]
     fn we_live_somewhere() {
         let mut whereabouts = Whereabouts::new(Path::new("/"), None, None).unwrap();
+        whereabouts.is_unified = true;
         let ourselves = Process::new(std::process::id());
         let place = whereabouts.of(ourselves, 7).unwrap();
         assert!(place.cgroup.is_absolute());
@@ -373,5 +382,11 @@ mod tests {
         // no number: nothing that could be remembered
         whereabouts.of(ourselves, 0).unwrap();
         assert!(whereabouts.known(0).is_none());
+        // version 1: one number for all
+        whereabouts.is_unified = false;
+        whereabouts.of(ourselves, 8).unwrap();
+        assert!(whereabouts.known(8).is_none());
+        whereabouts.learn(8, "/docker".into());
+        assert!(whereabouts.paths.is_empty());
     }
 }

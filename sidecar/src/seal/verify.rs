@@ -64,7 +64,7 @@ pub(crate) enum Refusal {
     NoPlace,
     /// No mount of the kubelet's tells its container's name.
     #[error(
-        "the name of its container, {0}, is not known: no file that the kubelet mounts there tells it. Select by the container's id, or leave selector.container out"
+        "the name of its container, {0}, is not known: no file that the kubelet mounts there tells it. Select by the container's whole id, or leave selector.container out"
     )]
     NoContainerName(String),
     /// The agent was not told.

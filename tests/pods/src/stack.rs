@@ -77,11 +77,22 @@ fn teller(cluster: &LentCluster) -> Result<ClusterPod<'_>> {
     Ok(pod)
 }
 
-/// Gives the Secret a value, and waits until the program that runs has it.
+/// Gives the Secret a value, and waits until the program that runs has it, and until the API tells of its container:
+/// the kubelet writes there later, and what was started before the agent was ready has ended.
 fn with_password(pod: &ClusterPod<'_>, password: &str) -> Result<Value> {
     let server = &pod.cluster.server;
     server.change(SECRET, &json!({"stringData": {"password": password}}))?;
-    pod.wait_for_last(TELLER, |line| line["file"] == password)
+    let line = pod.wait_for_last(TELLER, |line| line["file"] == password)?;
+    sealed(pod)?;
+    Ok(line)
+}
+
+/// The event of the program's sealing in the container that the API tells of, which may still be the one before.
+fn sealed(pod: &ClusterPod<'_>) -> Result<Value> {
+    pod.wait_for(SIDECAR, |event| {
+        let id = event["container"]["container_id"].as_str();
+        event["type"] == "SEALED" && id.is_some() && id == pod.id(TELLER).ok().as_deref()
+    })
 }
 
 fn the_application() -> Result<()> {
@@ -89,7 +100,7 @@ fn the_application() -> Result<()> {
     let pod = teller(&cluster)?;
     let found = with_password(&pod, "hunter2")?;
     ensure!(found["env"] == "hunter2", "{found}");
-    let sealed = pod.wait_for(SIDECAR, |event| event["type"] == "SEALED")?;
+    let sealed = sealed(&pod)?;
     let wanted = json!({
         "container_id": pod.id(TELLER)?, "container_name": TELLER, "pod_name": TELLER, "pod_namespace": NAMESPACE,
     });

@@ -23,7 +23,9 @@ impl SyscallMonitor {
         let name = name_of(&record.owner);
         let actor = Actor::of(&record.owner, &name);
         let place = desk.place_of(actor);
-        if !self.is_wanted(record.owner.cgroup, place.as_deref()) {
+        let cgroup = record.owner.cgroup;
+        let tells_apart = desk.whereabouts.tells_apart(cgroup);
+        if !self.is_wanted(tells_apart.then_some(cgroup), place.as_deref()) {
             return;
         }
         let args = arguments::of(call, record);
@@ -53,7 +55,7 @@ impl SyscallMonitor {
 
     /// Whether it is of a container that is asked for. Of one that cannot be told yet, it is not; of others the kernel
     /// side knows it from then on.
-    fn is_wanted(&mut self, cgroup: u64, place: Option<&Place>) -> bool {
+    fn is_wanted(&mut self, cgroup: Option<u64>, place: Option<&Place>) -> bool {
         if self.filter.containers.is_empty() {
             return true;
         }
@@ -71,8 +73,7 @@ impl SyscallMonitor {
             // (a name that is not known yet may be one of these)
             (!answers.contains(&None)).then_some(false)
         };
-        if let Some(is_wanted) = verdict
-            && cgroup != 0
+        if let Some((is_wanted, cgroup)) = verdict.zip(cgroup)
             && let Err(e) = self.kernel.judge(cgroup, is_wanted)
         {
             tracing::warn!("what is not wanted is filtered here, not in the kernel: {e}");
