@@ -11,9 +11,9 @@
 
 pub mod event;
 pub mod layout;
+pub mod monitor;
 pub mod name;
 pub mod network;
-pub mod owner;
 pub mod policy;
 pub mod syscall;
 

@@ -5,7 +5,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{event::Header, owner::Owner, policy::ScopeId};
+use crate::{event::Header, monitor::Owner, policy::ScopeId};
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
 pub const RING_BYTES: usize = 1024 * 1024;
@@ -233,29 +233,6 @@ pub struct Gone {
     pub socket: u64,
 }
 
-/// A control group that owns connections: [`Place`]. Told before the first of them.
-pub const KIND_PLACE: u32 = 6;
-
-/// Levels below the root at which a control group is told with its names.
-pub const PLACE_LEVELS: usize = 10;
-/// Bytes of a control group's name that are told, with its NUL: a container's is its id with what runtimes put
-/// around it.
-pub const PLACE_NAME_LEN: usize = 128;
-
-/// Where a control group is.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Place {
-    /// `tgid` is 0.
-    pub header: Header,
-    /// Its inode number in cgroup2.
-    pub cgroup: u64,
-    /// How many of the names are its; one more than there are if it lies too deep.
-    pub levels: u64,
-    /// Its own name, and those above it up to the root, which has none; NUL-terminated.
-    pub names: [[u8; PLACE_NAME_LEN]; PLACE_LEVELS],
-}
-
 /// An answer of a DNS server, as a watched process read it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -270,9 +247,8 @@ pub struct Answer {
     pub bytes: [u8; ANSWER_BYTES],
 }
 
-/// What is counted in the array `LOST`, by index: records for which the ring had no room.
-pub const LOST_RECORDS: u32 = 0;
-/// Connections that were not followed because too many were.
+/// What is counted in the array `LOST` beside [`LOST_RECORDS`](crate::monitor::LOST_RECORDS): connections that were not
+/// followed because too many were.
 pub const LOST_CONNECTIONS: u32 = 1;
 /// Counters in `LOST`.
 pub const LOST_COUNTERS: usize = 2;

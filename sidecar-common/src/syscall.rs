@@ -4,7 +4,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{event::Header, owner::Owner, policy::ScopeId};
+use crate::{event::Header, monitor::Owner, policy::ScopeId};
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
 pub const RING_BYTES: usize = 2 * 1024 * 1024;
@@ -129,9 +129,8 @@ pub struct Syscall {
     pub texts: [[u8; TEXT_BYTES]; TEXTS],
 }
 
-/// What is counted in the array `LOST`, by index: records for which the ring had no room.
-pub const LOST_RECORDS: u32 = 0;
-/// Returns that the kernel did not tell of: a return probe has so many places, and calls that wait take them.
+/// What is counted in the array `LOST` beside [`LOST_RECORDS`](crate::monitor::LOST_RECORDS): returns that the kernel did
+/// not tell of: a return probe has so many places, and calls that wait take them.
 pub const LOST_RETURNS: u32 = 1;
 /// Counters in `LOST`.
 pub const LOST_COUNTERS: usize = 2;

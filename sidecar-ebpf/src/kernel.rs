@@ -75,9 +75,9 @@ macro_rules! impl_load {
                 let value;
                 // SAFETY: the verifier accepts this only for a typed kernel pointer and an offset
                 // at which the running kernel's BTF has a field of this size; faults read as zero
-                // (BPF_PROBE_MEM).
+                // (BPF_PROBE_MEM). `lateout`: a load over its own base saves the machine code that restores the base.
                 unsafe {
-                    asm!($instruction, out($register) value, in(reg) base,
+                    asm!($instruction, lateout($register) value, in(reg) base,
                         const OFFSET_IN_LOAD + FIELD,
                         options(readonly, nostack, preserves_flags));
                 }

@@ -14,5 +14,24 @@
 )]
 
 pub mod kernel;
-pub mod owner;
-pub mod places;
+pub mod monitor;
+mod places;
+
+/// What each of the three objects has beside its programs and maps.
+///
+/// Helpers that read the kernel's memory are for GPL-compatible programs only; this crate is licensed
+/// "Apache-2.0 OR GPL-2.0-only".
+#[macro_export]
+macro_rules! object {
+    () => {
+        #[cfg(not(test))]
+        #[panic_handler]
+        fn panic(_info: &core::panic::PanicInfo) -> ! {
+            loop {}
+        }
+
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 4] = *b"GPL\0";
+    };
+}

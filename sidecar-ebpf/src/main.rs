@@ -23,14 +23,4 @@ mod sealed;
 
 use sidecar_ebpf::kernel;
 
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-// Hooks of security modules and the helpers they need are for GPL-compatible programs only; this
-// crate is licensed "Apache-2.0 OR GPL-2.0-only".
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";
+sidecar_ebpf::object!();

@@ -1,7 +1,7 @@
 //! Where control groups are, for who knows them by their numbers.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
-use sidecar_common::network::{PLACE_LEVELS, PLACE_NAME_LEN, Place};
+use sidecar_common::monitor::{PLACE_LEVELS, PLACE_NAME_LEN, Place};
 
 use crate::kernel::{Ptr, follow, off};
 
@@ -12,7 +12,7 @@ use crate::kernel::{Ptr, follow, off};
 /// `place` must be reserved memory of that size. Names above the last are not written: they were there before, and the
 /// count says which are meant.
 #[inline(always)]
-pub unsafe fn write(place: *mut Place, cgroup: u64, task: Ptr) {
+pub(crate) unsafe fn write(place: *mut Place, cgroup: u64, task: Ptr) {
     let group = follow(follow(task, off!(task_cgroups)), off!(css_set_cgroup));
     let mut node = follow(group, off!(cgroup_node));
     let mut levels = 0;

@@ -1,7 +1,7 @@
 //! The network monitor's kernel side: who connects to whom. Loaded by an agent that asks for it, and gone with it.
 //!
 //! [`tcp`] follows connections by their sockets' states, [`udp`] flows by their datagrams. A state may change while
-//! some other process runs, so [`owner`] is asked once, where the process itself is at work, and remembered by the
+//! some other process runs, so the owner is asked once, where the process itself is at work, and remembered by the
 //! socket. No hook here is a system call's: io_uring and the kernel's own users are seen like everybody else.
 #![no_std]
 #![no_main]
@@ -21,19 +21,11 @@ mod filter;
 mod records;
 mod tcp;
 mod udp;
-mod whose;
 
-use core::ffi::c_void;
+use sidecar_ebpf::{kernel, monitor};
 
-use sidecar_ebpf::{kernel, owner, places};
-
-/// The level of the PID namespace of who asks: the agent. Attached nowhere; it runs for its answer, which aya's macro
-/// for such programs would not give.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "raw_tp/sys_enter")]
-pub fn own_level(_ctx: *mut c_void) -> u32 {
-    owner::level_of_current()
-}
+sidecar_ebpf::object!();
+sidecar_ebpf::own_level!();
 
 /// A field's offset, of those that only this program reads; see [`kernel::off`].
 macro_rules! at {
@@ -47,15 +39,3 @@ macro_rules! at {
     };
 }
 pub(crate) use at;
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-// Helpers that read the kernel's memory are for GPL-compatible programs only; this crate is licensed
-// "Apache-2.0 OR GPL-2.0-only".
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";

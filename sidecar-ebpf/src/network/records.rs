@@ -1,64 +1,33 @@
-//! Records out: a reservation in the ring, or a count of the loss.
+//! Records out, and what was not told.
 
 use aya_ebpf::{
-    btf_maps::{Array, RingBuf},
-    helpers::generated::bpf_ktime_get_ns,
+    btf_maps::{Array, LruHashMap, RingBuf},
     macros::btf_map,
-    maps::ring_buf::RingBufEntry,
 };
 use sidecar_common::{
-    event::Header,
-    network::{Connection, Flow, LOST_COUNTERS, LOST_RECORDS, RING_BYTES},
+    monitor,
+    network::{Connection, Flow, LOST_COUNTERS, RING_BYTES},
 };
+use sidecar_ebpf::monitor::{Maps, header};
 
-use crate::kernel;
-
-// `()`: bpftool and libbpf refuse a ring with a value type; records are typed when reserved.
 #[btf_map]
 static RECORDS: RingBuf<(), RING_BYTES> = RingBuf::new();
 #[btf_map]
 static LOST: Array<u64, LOST_COUNTERS> = Array::new();
+#[btf_map]
+static PLACES_TOLD: LruHashMap<u64, u32, { monitor::PLACES_TOLD }> = LruHashMap::new();
 
-/// Room for a record; `None` if the ring is full, and the loss is counted.
-#[inline(always)]
-pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
-    let entry = RECORDS.reserve_untyped::<T>(0);
-    if entry.is_none() {
-        count_loss(LOST_RECORDS);
-    }
-    entry
-}
-
-/// Counts something that will not be told.
-#[inline(always)]
-pub(crate) fn count_loss(of: u32) {
-    if let Some(counter) = LOST.get_ptr_mut(of) {
-        // SAFETY: a live map value.
-        unsafe { kernel::add(counter, 1) };
-    }
-}
-
-/// The monotonic clock.
-#[inline(always)]
-pub(crate) fn now() -> u64 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { bpf_ktime_get_ns() }
-}
-
-/// A record's head.
-#[inline(always)]
-pub(crate) fn header(kind: u32, time_ns: u64) -> Header {
-    Header {
-        kind,
-        tgid: 0,
-        time_ns,
-    }
-}
+/// All of them.
+pub(crate) const OUT: Maps<RING_BYTES, LOST_COUNTERS> = Maps {
+    records: &RECORDS,
+    lost: &LOST,
+    places_told: &PLACES_TOLD,
+};
 
 /// Tells of a connection.
 #[inline(always)]
 pub(crate) fn tell(kind: u32, time_ns: u64, socket: u64, connection: &Connection, last: Last) {
-    let Some(mut entry) = reserve::<Flow>() else {
+    let Some(mut entry) = OUT.reserve::<Flow>() else {
         return;
     };
     let flow = entry.as_mut_ptr();

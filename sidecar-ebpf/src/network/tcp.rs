@@ -13,8 +13,8 @@ use sidecar_common::network::{
 use crate::{
     at, ends, filter,
     kernel::{Ptr, read},
-    records::{self, Last},
-    whose,
+    monitor,
+    records::{self, Last, OUT},
 };
 
 /// The states we act on (include/net/tcp_states.h).
@@ -74,13 +74,13 @@ fn begin(sock: Ptr) {
     if !filter::admits(&settings, &ends, ends.remote_port) {
         return;
     }
-    let Some(owner) = whose::owner(&settings) else {
+    let Some(owner) = OUT.owner(settings.scope, settings.level) else {
         return;
     };
     let connection = Connection {
         owner,
         ends,
-        since_ns: records::now(),
+        since_ns: monitor::now(),
         last_ns: 0,
         sent: 0,
         received: 0,
@@ -94,7 +94,7 @@ fn begin(sock: Ptr) {
 #[inline(always)]
 fn follow(sock: Ptr, connection: &Connection) {
     if CONNECTIONS.insert(sock as u64, connection, 0).is_err() {
-        records::count_loss(LOST_CONNECTIONS);
+        OUT.count_loss(LOST_CONNECTIONS);
     }
 }
 
@@ -108,7 +108,7 @@ fn establish(sock: Ptr) {
     if connection.flags & CONNECTION_COMING == 0 {
         return;
     }
-    let now = records::now();
+    let now = monitor::now();
     connection.flags = 0;
     connection.since_ns = now;
     // (chosen after the state was set that it began with)
@@ -128,10 +128,10 @@ fn accept(sock: Ptr) {
     if !is_tcp(sock) || !filter::admits(&settings, &ends, ends.local_port) {
         return;
     }
-    let Some(owner) = whose::owner(&settings) else {
+    let Some(owner) = OUT.owner(settings.scope, settings.level) else {
         return;
     };
-    let now = records::now();
+    let now = monitor::now();
     let connection = Connection {
         owner,
         ends,
@@ -175,6 +175,6 @@ fn end(sock: Ptr) {
         last.error = if error == 0 { ABORTED } else { error };
         KIND_CONNECT
     };
-    records::tell(kind, records::now(), sock as u64, connection, last);
+    records::tell(kind, monitor::now(), sock as u64, connection, last);
     let _ = CONNECTIONS.remove(sock as u64);
 }

@@ -19,9 +19,8 @@ use crate::{
     datagram::Datagram,
     filter,
     kernel::{self, Ptr, follow, read},
-    owner,
-    records::{self, Last},
-    whose,
+    monitor,
+    records::{self, Last, OUT},
 };
 
 /// What inserting an entry that is there gives (`-EEXIST`).
@@ -87,10 +86,10 @@ pub fn udpv6_destroy_sock(ctx: ProbeContext) -> u32 {
 fn end(sock: Option<Ptr>) -> u32 {
     if let Some(sock) = sock
         && UDP_SOCKETS.remove(sock as u64).is_ok()
-        && let Some(mut entry) = records::reserve::<Gone>()
+        && let Some(mut entry) = OUT.reserve::<Gone>()
     {
         entry.write(Gone {
-            header: records::header(KIND_GONE, records::now()),
+            header: monitor::header(KIND_GONE, monitor::now()),
             socket: sock as u64,
         });
         entry.submit(0);
@@ -130,7 +129,7 @@ fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
             &raw mut (*flow).received
         };
         kernel::add(counter, length);
-        (*flow).last_ns = records::now();
+        (*flow).last_ns = monitor::now();
     }
 }
 
@@ -147,7 +146,7 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
         (WATCH_INBOUND, ends.local_port, CONNECTION_INBOUND)
     };
     let owner = if settings.flags & wanted != 0 && filter::admits(settings, &ends, port) {
-        whose::owner(settings)
+        OUT.owner(settings.scope, settings.level)
     } else {
         None
     };
@@ -156,7 +155,7 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
         let _ = UDP_UNWANTED.insert(key, settings.generation, 0);
         return;
     };
-    let now = records::now();
+    let now = monitor::now();
     let (sent, received) = if is_sent { (length, 0) } else { (0, length) };
     let connection = Connection {
         owner,
@@ -172,7 +171,7 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
         Ok(()) => {}
         // (another thread was first, and tells)
         Err(EXISTS) => return,
-        Err(_) => return records::count_loss(LOST_CONNECTIONS),
+        Err(_) => return OUT.count_loss(LOST_CONNECTIONS),
     }
     let _ = UDP_SOCKETS.insert(key.socket, 1, 0);
     let kind = if is_sent { KIND_CONNECT } else { KIND_ACCEPT };
@@ -188,10 +187,10 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
 #[inline(always)]
 fn tell_answer(settings: &Settings, skb: Ptr, datagram: Datagram, netns: u32) {
     let is_in_pieces = read::<u32>(skb, at!(skb_data_len)) != 0;
-    if is_in_pieces || owner::number_of_current(settings.scope, settings.level) == 0 {
+    if is_in_pieces || monitor::number_of_current(settings.scope, settings.level) == 0 {
         return;
     }
-    let Some(mut entry) = records::reserve::<Answer>() else {
+    let Some(mut entry) = OUT.reserve::<Answer>() else {
         return;
     };
     let answer = entry.as_mut_ptr();
@@ -199,7 +198,7 @@ fn tell_answer(settings: &Settings, skb: Ptr, datagram: Datagram, netns: u32) {
     // SAFETY: reserved memory of this size; the helper checks the address that it reads from. What lies behind the
     // length is not written: it was in the ring before, and filling it takes a loop over bytes.
     unsafe {
-        (*answer).header = records::header(KIND_ANSWER, records::now());
+        (*answer).header = monitor::header(KIND_ANSWER, monitor::now());
         (*answer).netns = netns;
         (*answer).length = length;
         bpf_probe_read_kernel(

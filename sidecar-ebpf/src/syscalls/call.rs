@@ -26,7 +26,8 @@ use sidecar_common::{
 use crate::{
     filter,
     kernel::{self, Ptr, follow, off, read},
-    owner, records, whose,
+    monitor,
+    records::OUT,
 };
 
 /// The greatest error number (include/linux/err.h).
@@ -75,12 +76,12 @@ pub(crate) fn begin(registers: Ptr, number: Option<u32>) {
     if !filter::admits_user(settings, uid) {
         return;
     }
-    let process = owner::number_of_current(settings.scope, settings.level);
+    let process = monitor::number_of_current(settings.scope, settings.level);
     if process == 0 || process == settings.agent {
         return;
     }
     let mut begun = Begun {
-        since_ns: records::now(),
+        since_ns: monitor::now(),
         arguments: [0; ARGUMENTS],
         number,
         reserved: 0,
@@ -97,7 +98,7 @@ pub(crate) fn begin(registers: Ptr, number: Option<u32>) {
     let task = kernel::current() as u64;
     if INSIDE.get_ptr(task).is_some() {
         // it is in a call, and begins another: the end of the first went by
-        records::count_loss(LOST_RETURNS);
+        OUT.count_loss(LOST_RETURNS);
     }
     let _ = INSIDE.insert(task, &begun, 0);
 }
@@ -196,16 +197,16 @@ fn tell(
     result: i64,
     executed: Option<*const Executed>,
 ) {
-    let Some(owner) = whose::owner(settings) else {
+    let Some(owner) = OUT.owner(settings.scope, settings.level) else {
         return;
     };
     if !filter::admits_group(settings, owner.cgroup) || !filter::has_room(settings, owner.cgroup) {
         return;
     }
-    let Some(mut entry) = records::reserve::<Syscall>() else {
+    let Some(mut entry) = OUT.reserve::<Syscall>() else {
         return;
     };
-    let now = records::now();
+    let now = monitor::now();
     let record = entry.as_mut_ptr();
     // SAFETY: reserved memory of this size; every field is written before it is submitted, but for what is behind the
     // lengths of texts and address, which nobody looks at.

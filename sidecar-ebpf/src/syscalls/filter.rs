@@ -9,7 +9,7 @@ use sidecar_common::syscall::{
     Rate, Settings,
 };
 
-use crate::{kernel, records};
+use crate::{kernel, monitor};
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
@@ -63,7 +63,7 @@ pub(crate) fn has_room(settings: &Settings, cgroup: u64) -> bool {
     if settings.rate == 0 {
         return true;
     }
-    let now = records::now();
+    let now = monitor::now();
     let Some(rate) = RATES.get_ptr_mut(cgroup) else {
         let first = Rate {
             since_ns: now,

@@ -21,28 +21,8 @@ mod filter;
 mod points;
 mod probes;
 mod records;
-mod whose;
 
-use core::ffi::c_void;
+use sidecar_ebpf::{kernel, monitor};
 
-use sidecar_ebpf::{kernel, owner, places};
-
-/// The level of the PID namespace of who asks: the agent. Attached nowhere; it runs for its answer, which aya's macro
-/// for such programs would not give.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "raw_tp/sys_enter")]
-pub fn own_level(_ctx: *mut c_void) -> u32 {
-    owner::level_of_current()
-}
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-// Helpers that read the kernel's memory are for GPL-compatible programs only; this crate is licensed
-// "Apache-2.0 OR GPL-2.0-only".
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";
+sidecar_ebpf::object!();
+sidecar_ebpf::own_level!();

@@ -8,6 +8,7 @@ pub(crate) mod network;
 mod offsets;
 mod parts;
 pub(crate) mod pins;
+mod places;
 mod relocate;
 mod ring;
 mod syscalls;
@@ -21,6 +22,7 @@ pub(crate) use load::load;
 pub(crate) use maps::Maps;
 pub(crate) use network::{Network, NetworkRecord, NetworkRing, NetworkWish};
 pub(crate) use offsets::VMLINUX_BTF;
+pub(crate) use places::path_of;
 pub(crate) use ring::{Record, Ring};
 pub(crate) use syscalls::{How, SyscallRecord, SyscallRing, Syscalls, SyscallsWish};
 

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use sidecar_common::{network, owner::Owner};
+use sidecar_common::monitor::{self, Owner};
 
 use crate::{
     kernel,
@@ -51,8 +51,8 @@ pub(super) fn name_of(owner: &Owner) -> Cow<'_, str> {
 
 impl Desk {
     /// The kernel told where a control group is.
-    pub(super) fn learn(&mut self, place: &network::Place) {
-        if let Some(path) = kernel::network::path_of(place) {
+    pub(super) fn learn(&mut self, place: &monitor::Place) {
+        if let Some(path) = kernel::path_of(place) {
             self.whereabouts.learn(place.cgroup, path);
         }
     }

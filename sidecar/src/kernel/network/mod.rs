@@ -17,7 +17,7 @@ use aya::{
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::network::{Connection, LOST_COUNTERS, UdpKey};
 
-pub(crate) use self::records::{NetworkRecord, NetworkRing, path_of};
+pub(crate) use self::records::{NetworkRecord, NetworkRing};
 use self::settings::Applied;
 pub(crate) use self::settings::NetworkWish;
 use super::{

@@ -13,7 +13,7 @@ use aya::{
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::{
     event::Header,
-    network::{KIND_PLACE, Place},
+    monitor::{KIND_PLACE, Place},
     syscall::{GROUP_UNWANTED, GROUP_WANTED, KIND_SYSCALL, LOST_COUNTERS, Rate, Syscall},
 };
 

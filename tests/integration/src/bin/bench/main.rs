@@ -83,8 +83,8 @@ fn bench() -> Result<bool> {
     for (index, case) in Case::ALL.into_iter().enumerate() {
         print!("  {:<44}", case.title());
         for round in &rounds {
-            let added = round.with[index].cast_signed() - round.base[index].cast_signed();
-            print!(" {added:>+9}");
+            let added = table::added(round.base[index], round.with[index]);
+            print!(" {added:>9}");
         }
         println!();
     }

@@ -2,6 +2,16 @@
 
 use std::fmt;
 
+use crate::cases::TENTHS;
+
+/// What was added, in instructions.
+pub fn added(base: u64, with: u64) -> String {
+    let added = with.cast_signed() - base.cast_signed();
+    let sign = if added < 0 { '-' } else { '+' };
+    let (whole, tenth) = (added.unsigned_abs() / TENTHS, added.unsigned_abs() % TENTHS);
+    format!("{sign}{whole}.{tenth}")
+}
+
 /// How far two figures of the same may lie apart: 1 % of the base.
 fn repeats_to(base: u64) -> u64 {
     base / 100
@@ -21,8 +31,9 @@ impl Table {
         }
     }
 
-    /// What is added to a case. Where that may be nothing, it is held to what figures repeat to.
+    /// What is added to a case, by figures in [`TENTHS`] and a limit in instructions. Where that may be nothing, it is held to what figures repeat to.
     pub fn cost(&mut self, title: &str, base: u64, with: u64, limit: u64) {
+        let limit = limit * TENTHS;
         let tolerance = if limit == 0 { repeats_to(base) } else { 0 };
         self.added(title, base, with, limit, limit + tolerance);
     }
@@ -34,14 +45,13 @@ impl Table {
     }
 
     fn added(&mut self, title: &str, base: u64, with: u64, limit: u64, tolerated: u64) {
-        let added = with.cast_signed() - base.cast_signed();
-        let is_over = added > tolerated.cast_signed();
+        let is_over = with.cast_signed() - base.cast_signed() > tolerated.cast_signed();
         self.line(
             title,
-            &base.to_string(),
-            with,
-            &format!("{added:+}"),
-            limit,
+            &(base / TENTHS).to_string(),
+            with / TENTHS,
+            &added(base, with),
+            limit / TENTHS,
             is_over,
         );
     }
