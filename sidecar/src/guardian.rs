@@ -91,12 +91,13 @@ pub(crate) fn run(agent: u32, audit_log: Option<&Path>) -> anyhow::Result<()> {
     let maps = Maps::open()?;
     let scope = own_scope()?;
     wait_for_end_of(agent).context("wait for the agent's end")?;
-    let (journal, writer) = Journal::start(audit_log)?;
+    let metrics = Metrics::new()?;
+    let (journal, writer) = Journal::start(audit_log, metrics.events_dropped.clone())?;
     let mut watchdog = Watchdog {
         maps,
         scope,
         journal,
-        metrics: Metrics::new()?,
+        metrics,
         on_failure: OnFailure::Deny,
         hold_timeout: STEP,
         given_up: GivenUp::default(),

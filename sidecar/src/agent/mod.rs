@@ -132,8 +132,10 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     // Before anything is held: a signal from here on is an orderly end.
     let mut signals = Signals::new()?;
     let audit_log = config.monitoring.audit_log.as_deref();
-    let (journal, writer) = Journal::start(audit_log).context("monitoring.auditLog")?;
-    let result = serve_until(path, config, &mut signals, journal).await;
+    let metrics = Metrics::new()?;
+    let (journal, writer) =
+        Journal::start(audit_log, metrics.events_dropped.clone()).context("monitoring.auditLog")?;
+    let result = serve_until(path, config, &mut signals, journal, metrics).await;
     writer.finish();
     result
 }
@@ -144,8 +146,8 @@ async fn serve_until(
     config: Config,
     signals: &mut Signals,
     journal: Journal,
+    metrics: Metrics,
 ) -> anyhow::Result<()> {
-    let metrics = Metrics::new()?;
     let ready = Arc::new(AtomicBool::new(false));
     let mut origins = Origins::default();
     let pods = Pods::default();

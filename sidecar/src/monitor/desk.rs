@@ -6,7 +6,7 @@ use sidecar_common::monitor::{self, Owner};
 
 use crate::{
     kernel,
-    observe::{Clock, Container, Detail, Journal, Kind, Metrics, Who},
+    observe::{Detail, Journal, Kind, Metrics, Who},
     process::{Place, Whereabouts},
 };
 
@@ -80,34 +80,10 @@ impl Desk {
         self.journal.emit(time_ns, kind, who, detail);
     }
 
-    /// Tells of records that a control group had too much of; whether that was taken.
-    pub(super) fn tell_excess(&mut self, cgroup: u64, count: u64) -> bool {
+    /// Tells of records that a control group had too much of.
+    pub(super) fn tell_excess(&mut self, cgroup: u64, count: u64) {
         let place = self.whereabouts.known(cgroup);
         let container = place.as_ref().and_then(|place| place.container.as_ref());
-        self.tell_loss(count, "rate", container)
-    }
-
-    /// Tells of records that were lost; whether that was taken. Where the writer cannot keep up, it is to be told again:
-    /// what told of many must not be lost as one.
-    pub(super) fn tell_loss(
-        &mut self,
-        count: u64,
-        lost_in: &'static str,
-        container: Option<&Container>,
-    ) -> bool {
-        self.journal.flush();
-        let who = Who {
-            container,
-            ..Who::agent()
-        };
-        let detail = Detail::Dropped { count, lost_in };
-        let now = Clock::monotonic_ns();
-        self.journal.emit(now, Kind::Dropped, who, detail);
-        let is_taken = self.journal.flush();
-        if is_taken {
-            let dropped = &self.metrics.events_dropped;
-            dropped.with_label_values(&[lost_in]).inc_by(count);
-        }
-        is_taken
+        self.journal.tell_loss(count, "rate", container);
     }
 }

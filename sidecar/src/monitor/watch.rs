@@ -142,7 +142,8 @@ fn run<M: Monitor>(monitor: &mut M, desk: &mut Desk, orders: &Orders<M::Wish>) -
         monitor.tick(desk);
         let lost_by_now = monitor.lost();
         let count = lost_by_now.saturating_sub(lost);
-        if count > 0 && desk.tell_loss(count, M::LOST_IN, None) {
+        if count > 0 {
+            desk.journal.tell_loss(count, M::LOST_IN, None);
             lost = lost_by_now;
         }
         desk.journal.flush();

@@ -15,12 +15,16 @@ use std::{
     time::Duration,
 };
 
-use super::{Clock, Detail, Event, Kind, Who};
+use prometheus::IntCounterVec;
+
+use super::{Clock, Container, Detail, Event, Kind, Who};
 
 /// Hand-overs that may wait for the writer, and their bytes: what an attacker makes us say must not
 /// take our memory.
 const WAITING: usize = 4096;
 const WAITING_BYTES: usize = 1024 * 1024;
+/// Where events are lost that nobody reads.
+const OUTPUT: &str = "output";
 /// The writer's stack, in bytes.
 const STACK: usize = 128 * 1024;
 
@@ -31,7 +35,9 @@ pub(crate) struct Journal {
     lines: SyncSender<Vec<u8>>,
     lost: Arc<AtomicU64>,
     waiting: Arc<AtomicUsize>,
+    dropped: IntCounterVec,
     collected: Vec<u8>,
+    /// How many, those included that the collected tell the loss of.
     events: u64,
 }
 
@@ -42,6 +48,7 @@ impl Clone for Journal {
             lines: self.lines.clone(),
             lost: self.lost.clone(),
             waiting: self.waiting.clone(),
+            dropped: self.dropped.clone(),
             collected: Vec::new(),
             events: 0,
         }
@@ -65,8 +72,11 @@ impl Writer {
 }
 
 impl Journal {
-    /// Starts writing.
-    pub(crate) fn start(audit_log: Option<&Path>) -> io::Result<(Self, Writer)> {
+    /// Starts writing. `dropped` counts what is lost, by where.
+    pub(crate) fn start(
+        audit_log: Option<&Path>,
+        dropped: IntCounterVec,
+    ) -> io::Result<(Self, Writer)> {
         let audit_log = audit_log.map(open).transpose()?;
         let (lines, handed_over) = sync_channel(WAITING);
         let lost = Arc::new(AtomicU64::new(0));
@@ -76,6 +86,7 @@ impl Journal {
             lines,
             lost: lost.clone(),
             waiting: waiting.clone(),
+            dropped,
             collected: Vec::new(),
             events: 0,
         };
@@ -83,6 +94,7 @@ impl Journal {
             audit_log,
             lost,
             waiting,
+            dropped: journal.dropped.clone(),
             node: journal.node.clone(),
         };
         let thread = thread::Builder::new()
@@ -99,11 +111,29 @@ impl Journal {
         self.events += 1;
     }
 
+    /// Tells of events that were lost on their way to us; `container` had too many of them. Where that is lost itself,
+    /// so many are counted as lost there, not one.
+    pub(crate) fn tell_loss(
+        &mut self,
+        count: u64,
+        lost_in: &'static str,
+        container: Option<&Container>,
+    ) {
+        self.dropped.with_label_values(&[lost_in]).inc_by(count);
+        let who = Who {
+            container,
+            ..Who::agent()
+        };
+        let detail = Detail::Dropped { count, lost_in };
+        self.emit(Clock::monotonic_ns(), Kind::Dropped, who, detail);
+        self.events += count;
+    }
+
     /// Hands over what was taken. Never waits: where the writer cannot keep up, the loss is
-    /// counted and reported, and the answer is false.
-    pub(crate) fn flush(&mut self) -> bool {
+    /// counted and reported.
+    pub(crate) fn flush(&mut self) {
         if self.collected.is_empty() {
-            return true;
+            return;
         }
         let lines = std::mem::take(&mut self.collected);
         let events = std::mem::take(&mut self.events);
@@ -114,7 +144,6 @@ impl Journal {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
             self.lost.fetch_add(events, Ordering::Relaxed);
         }
-        is_handed_over
     }
 }
 
@@ -138,6 +167,7 @@ struct Pen {
     audit_log: Option<File>,
     lost: Arc<AtomicU64>,
     waiting: Arc<AtomicUsize>,
+    dropped: IntCounterVec,
     node: Arc<str>,
 }
 
@@ -151,10 +181,9 @@ impl Pen {
             let bytes = lines.len();
             let count = self.lost.swap(0, Ordering::Relaxed);
             if count > 0 {
-                let detail = Detail::Dropped {
-                    count,
-                    lost_in: "output",
-                };
+                let lost_in = OUTPUT;
+                self.dropped.with_label_values(&[lost_in]).inc_by(count);
+                let detail = Detail::Dropped { count, lost_in };
                 let now = Clock::monotonic_ns();
                 lines.extend(line(&self.node, now, Kind::Dropped, Who::agent(), detail));
             }
@@ -163,6 +192,9 @@ impl Pen {
                 .write_all(&lines)
                 .and_then(|()| io::stdout().flush())
             {
+                // (the audit log may have them; how much of them went out is not known)
+                let events = lines.split_inclusive(|byte| *byte == b'\n').count();
+                self.lost.fetch_add(events as u64, Ordering::Relaxed);
                 tracing::error!("events are lost: stdout: {e}");
             }
             if let Some(log) = &mut self.audit_log
@@ -205,4 +237,36 @@ fn node_name() -> String {
             .to_string_lossy()
             .into_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Opts;
+
+    use super::*;
+
+    #[test]
+    fn a_loss_that_cannot_be_told_counts_as_all_it_told() {
+        let (lines, _handed_over) = sync_channel(1);
+        let dropped = IntCounterVec::new(Opts::new("dropped", "-"), &["lost_in"]).unwrap();
+        let mut journal = Journal {
+            node: "node".into(),
+            lines,
+            lost: Arc::default(),
+            waiting: Arc::default(),
+            dropped: dropped.clone(),
+            collected: Vec::new(),
+            events: 0,
+        };
+        journal.tell_loss(3, "kernel", None);
+        journal.flush();
+        assert_eq!(journal.lost.load(Ordering::Relaxed), 0);
+        // the writer has no room any more
+        journal.tell_loss(9_857, "network", None);
+        journal.flush();
+        assert_eq!(journal.lost.load(Ordering::Relaxed), 9_858);
+        for (lost_in, count) in [("kernel", 3), ("network", 9_857), (OUTPUT, 0)] {
+            assert_eq!(dropped.with_label_values(&[lost_in]).get(), count);
+        }
+    }
 }

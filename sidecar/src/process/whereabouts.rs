@@ -100,13 +100,33 @@ pub(crate) struct Whereabouts {
     /// unified hierarchy.)
     is_unified: bool,
     /// By the control group's number, which the kernel gives out once.
-    places: HashMap<u64, Arc<Place>>,
-    /// Those of which there may be more to find out, and when to look again.
-    uncertain: HashMap<u64, (Arc<Place>, Instant)>,
+    places: HashMap<u64, Found>,
     /// Where control groups are, as the kernel told.
     paths: HashMap<u64, PathBuf>,
     /// Of processes whose control group tells nothing: by number and start.
-    processes: HashMap<(u32, u64), Arc<Place>>,
+    processes: HashMap<(u32, u64), Found>,
+}
+
+/// A place that was looked up.
+struct Found {
+    place: Arc<Place>,
+    /// When to look again, where there may be more to find out.
+    until: Option<Instant>,
+}
+
+impl Found {
+    fn new(place: &Arc<Place>, is_certain: bool) -> Self {
+        Self {
+            place: place.clone(),
+            until: (!is_certain).then(|| Instant::now() + LOOK_AGAIN),
+        }
+    }
+
+    /// Unless it is time to look again.
+    fn for_now(&self) -> Option<Arc<Place>> {
+        let is_valid = self.until.is_none_or(|until| Instant::now() < until);
+        is_valid.then(|| self.place.clone())
+    }
 }
 
 /// One more; all others are looked up again when they are too many.
@@ -136,7 +156,6 @@ impl Whereabouts {
             pods: pods.filter(|_| pod.is_none()),
             pod,
             places: HashMap::new(),
-            uncertain: HashMap::new(),
             paths: HashMap::new(),
             processes: HashMap::new(),
         })
@@ -150,7 +169,7 @@ impl Whereabouts {
         let (place, is_certain) = self.look_up(process)?;
         let place = Arc::new(place);
         if is_certain && self.tells_apart(cgroup) {
-            remember(&mut self.places, cgroup, place.clone());
+            remember(&mut self.places, cgroup, Found::new(&place, true));
         }
         Ok(place)
     }
@@ -176,39 +195,35 @@ impl Whereabouts {
     }
 
     fn of_path(&mut self, path: PathBuf, process: Process, cgroup: u64) -> Arc<Place> {
-        if let Some(place) = self.known(cgroup) {
+        if let Some(place) = self.places.get(&cgroup).and_then(Found::for_now) {
             return place;
-        }
-        if let Some((place, until)) = self.uncertain.get(&cgroup)
-            && Instant::now() < *until
-        {
-            return place.clone();
         }
         let (place, is_certain) = self.place_at(Cgroup::unified(path), process);
         let place = Arc::new(place);
-        if is_certain {
-            remember(&mut self.places, cgroup, place.clone());
-            self.uncertain.remove(&cgroup);
-        } else {
-            let until = Instant::now() + LOOK_AGAIN;
-            remember(&mut self.uncertain, cgroup, (place.clone(), until));
-        }
+        remember(&mut self.places, cgroup, Found::new(&place, is_certain));
         place
     }
 
     fn of_process(&mut self, pid: u32, started_ns: u64) -> Option<Arc<Place>> {
-        if let Some(place) = self.processes.get(&(pid, started_ns)) {
-            return Some(place.clone());
+        let known = self.processes.get(&(pid, started_ns));
+        if let Some(place) = known.and_then(Found::for_now) {
+            return Some(place);
         }
-        let (place, _) = self.look_up(Process::new(pid)).ok()?;
+        let Some(found) = self.look_up_seen(pid, started_ns) else {
+            // it is gone
+            return known.map(|found| found.place.clone());
+        };
+        let place = found.place.clone();
+        remember(&mut self.processes, (pid, started_ns), found);
+        Some(place)
+    }
+
+    fn look_up_seen(&self, pid: u32, started_ns: u64) -> Option<Found> {
+        let (place, is_certain) = self.look_up(Process::new(pid)).ok()?;
         // The number was its own all the while, if it is now.
         let stat = Seen::open(pid).ok()?.read("stat").ok()?;
-        if text::started(&stat)? != started_ns / TICK_NS {
-            return None;
-        }
-        let place = Arc::new(place);
-        remember(&mut self.processes, (pid, started_ns), place.clone());
-        Some(place)
+        let is_its = text::started(&stat)? == started_ns / TICK_NS;
+        is_its.then(|| Found::new(&Arc::new(place), is_certain))
     }
 
     /// Whether what is so of one process of a control group is of all of it, and of no other.
@@ -216,9 +231,10 @@ impl Whereabouts {
         self.is_unified && cgroup != 0
     }
 
-    /// What is remembered of a control group.
+    /// What is known of a control group, and will not change.
     pub(crate) fn known(&self, cgroup: u64) -> Option<Arc<Place>> {
-        self.places.get(&cgroup).cloned()
+        let found = self.places.get(&cgroup)?;
+        found.until.is_none().then(|| found.place.clone())
     }
 
     /// The pods of the node, for an agent that answers for one and knows of them.

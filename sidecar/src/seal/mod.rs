@@ -51,7 +51,7 @@ use self::{
 use crate::{
     config::{Binding, Config, OnFailure},
     kernel::{Maps, Record, Ring},
-    observe::{Clock, Detail, Journal, Kind, Metrics, Who},
+    observe::{Journal, Metrics},
     process::{Place, Process, Whereabouts},
     secrets::{Store, Value},
 };
@@ -461,16 +461,7 @@ impl Work {
         }
         let count = dropped.saturating_sub(self.dropped);
         self.dropped = dropped;
-        self.metrics
-            .events_dropped
-            .with_label_values(&["kernel"])
-            .inc_by(count);
-        let detail = Detail::Dropped {
-            count,
-            lost_in: "kernel",
-        };
-        let now = Clock::monotonic_ns();
-        self.journal.emit(now, Kind::Dropped, Who::agent(), detail);
+        self.journal.tell_loss(count, "kernel", None);
         self.catch_up();
         self.sweep();
     }

@@ -118,7 +118,8 @@ impl Monitor for SyscallMonitor {
             let told = self.dropped.get(&cgroup).copied().unwrap_or(0);
             // (less than was told: it was forgotten in between, and counts anew)
             let count = dropped.checked_sub(told).unwrap_or(dropped);
-            if count > 0 && desk.tell_excess(cgroup, count) {
+            if count > 0 {
+                desk.tell_excess(cgroup, count);
                 self.dropped.insert(cgroup, dropped);
             }
         }
