@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, guardian, kernel, kube, seal};
+use crate::{agent, check, config, guardian, kernel, kube, seal, top};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -53,6 +53,8 @@ enum Command {
     },
     /// Add the sidecar to pods as they are created: a mutating admission webhook, over TLS.
     Webhook(kube::webhook::Options),
+    /// Show what agents tell, live: sealed programs, connections, calls, refusals. Reads events from standard input.
+    Top,
     /// Say what this node's kernel side is doing.
     Status,
     /// Remove the kernel side from this node. What it guards is no longer guarded.
@@ -91,6 +93,7 @@ pub(crate) fn main() -> ExitCode {
             keep_going,
         } => return inject(&file, &options, keep_going),
         Command::Webhook(options) => kube::webhook::run(&options),
+        Command::Top => top::run(),
         Command::Status => status(),
         Command::Cleanup { force } => cleanup(force),
         Command::Schema => {

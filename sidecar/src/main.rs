@@ -19,6 +19,7 @@ mod process;
 mod seal;
 mod secrets;
 mod takeover;
+mod top;
 mod vault;
 
 use std::{alloc::System, process::ExitCode};

@@ -73,7 +73,12 @@ impl Agent {
 
     /// What it has told.
     pub fn events(&self) -> Result<Vec<Value>> {
-        read_events(&self.folder.join("events"))?.collect()
+        self.all_events()?.collect()
+    }
+
+    /// The same, one after another.
+    pub fn all_events(&self) -> Result<impl Iterator<Item = Result<Value>> + use<>> {
+        read_events(&self.folder.join("events"))
     }
 
     /// Asks it to end, and gives its exit status.
@@ -99,7 +104,7 @@ impl Agent {
 }
 
 /// The events in a file, one after another: there may be more than memory should hold.
-pub fn read_events(path: &Path) -> Result<impl Iterator<Item = Result<Value>>> {
+pub fn read_events(path: &Path) -> Result<impl Iterator<Item = Result<Value>> + use<>> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     Ok(BufReader::new(file).lines().map(move |line| {
         let line = line?;

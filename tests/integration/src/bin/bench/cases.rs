@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::hint::black_box;
+use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use nix::fcntl::{OFlag, open};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::getppid;
+use nix::unistd::{close, getppid};
 
 use crate::machine::{ENV_AND_FILE, ENV_ONLY, EXT4_FILE, TMPFS_FILE, UNMATCHED};
 
@@ -30,6 +31,10 @@ const CHEAPEST: Range<usize> = 0..SLICES / 10;
 const OPENS: u32 = 20;
 /// Calls in one sample, for what takes hundreds.
 const CALLS: u32 = 500;
+/// Calls of a case that makes one in a sample.
+pub const CALLS_OF_A_CASE: u64 = (WARM_UP + SAMPLES) as u64;
+/// No descriptor.
+pub const NO_FILE: i32 = -1;
 /// Starts before the first that counts: caches fill, and what one start leaves to do falls into the next.
 const WARM_UP: usize = 20;
 
@@ -44,10 +49,29 @@ pub enum Case {
     SystemCall,
     StartEnv,
     StartEnvAndFile,
+    /// A TCP connection through loopback, both its ends, from its beginning to its end.
+    Connection,
+    /// A system call that a monitor can watch.
+    WatchedCall,
+}
+
+/// What may be added to a case, in instructions.
+#[derive(Debug, Clone, Copy)]
+pub enum Limit {
+    /// So much.
+    Of(u64),
+    /// So much over what a program costs that does nothing, at the same hook: how much a hook costs by itself differs
+    /// from kernel to kernel.
+    OverIdle(u64),
+    /// Twice what programs cost that do nothing, at the same hooks, and so many records.
+    TwiceIdle {
+        /// What one call is told by.
+        records: u64,
+    },
 }
 
 impl Case {
-    /// All of them.
+    /// Those that the sealing may make slower.
     pub const ALL: [Self; 8] = [
         Self::OpenExt4,
         Self::OpenTmpfs,
@@ -77,18 +101,22 @@ impl Case {
             Self::SystemCall => "getppid",
             Self::StartEnv => "start+wait, matched program, env",
             Self::StartEnvAndFile => "start+wait, matched program, env and file",
+            Self::Connection => "connect+accept+close twice, watched",
+            Self::WatchedCall => "close(-1), watched",
         }
     }
 
     /// What may be added to it, in instructions.
-    pub fn limit(self) -> u64 {
+    pub fn limit(self) -> Limit {
         match self {
-            Self::OpenExt4 | Self::OpenTmpfs => 200,
-            Self::OpenProcSelf | Self::OpenProcOther => 400,
-            Self::Spawn => 1_500,
-            Self::SystemCall => 0,
-            Self::StartEnv => 150_000,
-            Self::StartEnvAndFile => 600_000,
+            Self::OpenExt4 | Self::OpenTmpfs => Limit::OverIdle(34),
+            Self::OpenProcSelf | Self::OpenProcOther => Limit::OverIdle(190),
+            Self::Spawn => Limit::Of(1_500),
+            Self::SystemCall => Limit::Of(0),
+            Self::StartEnv => Limit::Of(150_000),
+            Self::StartEnvAndFile => Limit::Of(600_000),
+            Self::Connection => Limit::TwiceIdle { records: 4 },
+            Self::WatchedCall => Limit::TwiceIdle { records: 1 },
         }
     }
 
@@ -97,7 +125,8 @@ impl Case {
         cases.iter().map(|case| case.measure()).collect()
     }
 
-    fn measure(self) -> Result<u64> {
+    /// Measures it, in [`TENTHS`].
+    pub fn measure(self) -> Result<u64> {
         match self {
             Self::OpenExt4 => measure(CHEAPEST, OPENS, || open_and_close(EXT4_FILE)),
             Self::OpenTmpfs => measure(CHEAPEST, OPENS, || open_and_close(TMPFS_FILE)),
@@ -110,6 +139,20 @@ impl Case {
             }),
             Self::StartEnv => measure(MIDDLE, 1, || spawn_and_wait(ENV_ONLY)),
             Self::StartEnvAndFile => measure(MIDDLE, 1, || spawn_and_wait(ENV_AND_FILE)),
+            Self::Connection => {
+                let listener = TcpListener::bind("127.0.0.1:0")?;
+                let address = listener.local_addr()?;
+                measure(MIDDLE, 1, || {
+                    let outgoing = TcpStream::connect(address)?;
+                    let incoming = listener.accept()?;
+                    drop((outgoing, incoming));
+                    Ok(())
+                })
+            }
+            Self::WatchedCall => measure(MIDDLE, 1, || {
+                let _ = black_box(close(NO_FILE));
+                Ok(())
+            }),
         }
         .with_context(|| format!("while measuring {}", self.title()))
     }

@@ -58,6 +58,11 @@ fn path_of(text: &CStr) -> &Path {
 
 /// The configuration of the agent that is measured.
 pub fn config() -> String {
+    watching("")
+}
+
+/// The same with a key more of `monitoring`.
+pub fn watching(monitor: &str) -> String {
     let binding = |program: &str, delivery: &str| {
         format!(
             "  - name: {program}\n    selector: {{binary: {program}}}\n    delivery: {delivery}\n    \
@@ -65,7 +70,7 @@ pub fn config() -> String {
         )
     };
     format!(
-        "version: v1\nmonitoring: {{metricsPort: 0}}\nsecrets:\n{}{}{}",
+        "version: v1\nmonitoring:\n  metricsPort: 0\n  {monitor}\nsecrets:\n{}{}{}",
         binding("bench-env", "[env]"),
         binding("bench-file", "[env, file]"),
         binding("probe-static", "[env, file]")

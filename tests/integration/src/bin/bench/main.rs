@@ -4,9 +4,12 @@
 //! does the agent's own work. On a real machine the figures are times, and the limits do not apply to them.
 
 mod cases;
+mod idle;
 mod machine;
+mod monitors;
 mod table;
 
+use std::iter;
 use std::process::ExitCode;
 use std::thread;
 
@@ -14,7 +17,8 @@ use anyhow::{Context as _, Result};
 use kernelseal_integration::namespace;
 use kernelseal_integration::quiet::Agent;
 
-use crate::cases::Case;
+use crate::cases::{Case, Limit, TENTHS};
+use crate::idle::{Hook, Idle};
 use crate::machine::{Bystander, Crowd, Held};
 use crate::table::Table;
 
@@ -48,10 +52,10 @@ fn bench() -> Result<bool> {
     thread::spawn(thread::park);
     let mut rounds = Vec::with_capacity(ROUNDS);
     for _ in 1..ROUNDS {
-        rounds.push(Round::measure(|_| Ok(()))?);
+        rounds.push(round(|_| Ok(()))?);
     }
     let mut agents = None;
-    rounds.push(Round::measure(|agent| {
+    rounds.push(round(|agent| {
         agents = Some((
             machine::resident_kib(agent)?,
             Held::from_events(&agent.events()?)?,
@@ -65,17 +69,32 @@ fn bench() -> Result<bool> {
     drop(crowd);
 
     let mut table = Table::new();
-    let (bases, with) = medians(&rounds);
-    let lines = || Case::ALL.into_iter().zip(&bases).zip(&with);
-    for ((case, base), with) in lines() {
-        table.cost(case.title(), *base, *with, case.limit());
+    let measured = medians(&rounds);
+    for figures in &measured {
+        let case = figures.case;
+        let idle = figures
+            .idle
+            .map_or(0, |idle| idle.saturating_sub(figures.base));
+        let limit = match case.limit() {
+            Limit::Of(limit) => limit,
+            Limit::OverIdle(limit) => limit + idle / TENTHS,
+            Limit::TwiceIdle { .. } => unreachable!("of the monitors"),
+        };
+        table.cost(
+            case.title(),
+            figures.base,
+            figures.idle,
+            figures.with,
+            limit,
+        );
     }
     for (case, figure) in Case::OPENS.into_iter().zip(crowded) {
-        if let Some(((_, base), alone)) = lines().find(|((known, _), _)| *known == case) {
+        if let Some(alone) = measured.iter().find(|figures| figures.case == case) {
             let title = format!("{}, {CROWD} agents", case.title());
-            table.same(&title, *base, *alone, figure);
+            table.same(&title, alone.base, alone.with, figure);
         }
     }
+    monitors::measure(&mut table)?;
     table.amount("resident memory of the agent, KiB", memory, MEMORY_LIMIT);
     println!("{table}");
     println!("{held}");
@@ -83,48 +102,72 @@ fn bench() -> Result<bool> {
     for (index, case) in Case::ALL.into_iter().enumerate() {
         print!("  {:<44}", case.title());
         for round in &rounds {
-            let added = table::added(round.base[index], round.with[index]);
+            let added = table::added(round[index].base, round[index].with);
             print!(" {added:>9}");
         }
         println!();
     }
+    monitors::climb()?;
     Ok(table.is_met())
 }
 
-/// Every case, first without kernelseal and then with it.
-struct Round {
-    base: Vec<u64>,
-    with: Vec<u64>,
+/// A case's figures, in [`TENTHS`].
+#[derive(Clone, Copy)]
+struct Figures {
+    case: Case,
+    base: u64,
+    /// With programs that do nothing, at the same hook; of opens.
+    idle: Option<u64>,
+    with: u64,
 }
 
-impl Round {
-    /// Measures one, and has a look at the agent before it ends.
-    fn measure(look: impl FnOnce(&Agent) -> Result<()>) -> Result<Self> {
-        let ordinary = Bystander::start()?;
-        machine::settle();
-        let base = Case::measure_all(&Case::ALL)?;
-        drop(ordinary);
-        let agent = machine::start_agent(&machine::config())?;
-        let sealed = Bystander::start_sealed()?;
-        machine::settle();
-        let with = Case::measure_all(&Case::ALL)?;
-        look(&agent)?;
-        drop((sealed, agent));
-        machine::clean_up()?;
-        Ok(Self { base, with })
+impl Figures {
+    fn added(&self) -> i64 {
+        self.with.cast_signed() - self.base.cast_signed()
     }
 }
 
-/// Each case's base and cost in the round that added neither little nor much.
-fn medians(rounds: &[Round]) -> (Vec<u64>, Vec<u64>) {
+/// Every case: without kernelseal, with programs that do nothing, and with it. The agent is looked at before it ends.
+fn round(look: impl FnOnce(&Agent) -> Result<()>) -> Result<Vec<Figures>> {
+    let ordinary = Bystander::start()?;
+    machine::settle();
+    let base = Case::measure_all(&Case::ALL)?;
+    let nothing = Idle::at(&[Hook::Lsm("file_open")])?;
+    machine::settle();
+    let idle = Case::measure_all(&Case::OPENS)?;
+    drop((ordinary, nothing));
+    let agent = machine::start_agent(&machine::config())?;
+    let sealed = Bystander::start_sealed()?;
+    machine::settle();
+    let with = Case::measure_all(&Case::ALL)?;
+    look(&agent)?;
+    drop((sealed, agent));
+    machine::clean_up()?;
+    let idle = idle.into_iter().map(Some).chain(iter::repeat(None));
+    let figures = Case::ALL.into_iter().zip(base).zip(idle).zip(with);
+    Ok(figures
+        .map(|(((case, base), idle), with)| Figures {
+            case,
+            base,
+            idle,
+            with,
+        })
+        .collect())
+}
+
+/// Each case in the round that added neither little nor much; what idle programs cost, likewise.
+fn medians(rounds: &[Vec<Figures>]) -> Vec<Figures> {
     (0..Case::ALL.len())
         .map(|case| {
-            let mut pairs: Vec<_> = rounds
-                .iter()
-                .map(|r| (r.base[case], r.with[case]))
-                .collect();
-            pairs.sort_unstable_by_key(|(base, with)| with.cast_signed() - base.cast_signed());
-            pairs[ROUNDS / 2]
+            let mut all: Vec<Figures> = rounds.iter().map(|round| round[case]).collect();
+            all.sort_unstable_by_key(|figures| figures.idle.map(|idle| idle - figures.base));
+            let idle = all[ROUNDS / 2].idle.map(|idle| idle - all[ROUNDS / 2].base);
+            all.sort_unstable_by_key(Figures::added);
+            let middle = all[ROUNDS / 2];
+            Figures {
+                idle: idle.map(|added| middle.base + added),
+                ..middle
+            }
         })
-        .unzip()
+        .collect()
 }

@@ -31,42 +31,54 @@ impl Table {
         }
     }
 
-    /// What is added to a case, by figures in [`TENTHS`] and a limit in instructions. Where that may be nothing, it is held to what figures repeat to.
-    pub fn cost(&mut self, title: &str, base: u64, with: u64, limit: u64) {
+    /// What is added to a case, by figures in [`TENTHS`]; `idle` is the one with programs that do nothing. Where nothing may
+    /// be added, that is held to what figures repeat to.
+    pub fn cost(&mut self, title: &str, base: u64, idle: Option<u64>, with: u64, limit: u64) {
         let limit = limit * TENTHS;
         let tolerance = if limit == 0 { repeats_to(base) } else { 0 };
-        self.added(title, base, with, limit, limit + tolerance);
+        self.added(title, base, idle, with, (limit, limit + tolerance));
     }
 
     /// What should cost the same as `alone`.
     pub fn same(&mut self, title: &str, base: u64, alone: u64, with: u64) {
         let limit = alone.saturating_sub(base);
-        self.added(title, base, with, limit, limit + repeats_to(base));
+        self.added(title, base, None, with, (limit, limit + repeats_to(base)));
     }
 
-    fn added(&mut self, title: &str, base: u64, with: u64, limit: u64, tolerated: u64) {
+    fn added(
+        &mut self,
+        title: &str,
+        base: u64,
+        idle: Option<u64>,
+        with: u64,
+        (limit, tolerated): (u64, u64),
+    ) {
         let is_over = with.cast_signed() - base.cast_signed() > tolerated.cast_signed();
+        let idle = idle.map(|idle| added(base, idle)).unwrap_or_default();
         self.line(
             title,
-            &(base / TENTHS).to_string(),
-            with / TENTHS,
-            &added(base, with),
-            limit / TENTHS,
+            [
+                &(base / TENTHS).to_string(),
+                &idle,
+                &(with / TENTHS).to_string(),
+                &added(base, with),
+                &(limit / TENTHS).to_string(),
+            ],
             is_over,
         );
     }
 
     /// An amount that has no base.
     pub fn amount(&mut self, title: &str, found: u64, limit: u64) {
-        self.line(title, "", found, "", limit, found > limit);
+        let columns = ["", "", &found.to_string(), "", &limit.to_string()];
+        self.line(title, columns, found > limit);
     }
 
-    fn line(&mut self, title: &str, base: &str, with: u64, added: &str, limit: u64, is_over: bool) {
+    fn line(&mut self, title: &str, columns: [&str; 5], is_over: bool) {
         let verdict = if is_over { "OVER" } else { "ok" };
         self.over += usize::from(is_over);
-        self.lines.push(format!(
-            "{title:<46} {base:>9} {with:>9} {added:>9} {limit:>8}  {verdict}"
-        ));
+        self.lines
+            .push(format!("{}  {verdict}", in_columns(title, columns)));
     }
 
     /// Whether no line is over its limit.
@@ -77,12 +89,8 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = ["base", "with", "added", "limit"];
-        writeln!(
-            f,
-            "{:<46} {:>9} {:>9} {:>9} {:>8}",
-            "instructions", head[0], head[1], head[2], head[3]
-        )?;
+        let head = ["base", "idle", "with", "added", "limit"];
+        writeln!(f, "{}", in_columns("instructions", head))?;
         for line in &self.lines {
             writeln!(f, "{line}")?;
         }
@@ -91,4 +99,8 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+fn in_columns(title: &str, [base, idle, with, added, limit]: [&str; 5]) -> String {
+    format!("{title:<43} {base:>9} {idle:>8} {with:>9} {added:>9} {limit:>8}")
 }

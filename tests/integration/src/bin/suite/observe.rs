@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -40,6 +40,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("observe::a_port_that_is_taken", a_port_that_is_taken)
         .test("observe::exit_codes_and_signals", exit_codes_and_signals)
         .test("observe::a_full_ring", a_full_ring)
+        .test("observe::top", top)
 }
 
 fn target() -> Result<Command> {
@@ -61,6 +62,45 @@ fn live(agent: &mut Agent) -> Result<()> {
     preloaded.wait(SOON)?;
     agent.event("REFUSED", preloaded.pid())?;
     agent.event("EXITED", pid)?;
+    Ok(())
+}
+
+/// What an agent tells, as `kernelseal top` shows it.
+fn top() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for("probe-static"))?;
+    live(&mut agent)?;
+    let (probe, _) = staying("probe-static")?;
+    let events = agent.events(Duration::from_millis(100))?;
+    let mut lines: Vec<String> = events.iter().map(Value::to_string).collect();
+    lines.push("a line of the log, which is on the same terminal\n".into());
+    let lines = lines.join("\n");
+    let mut command = Agent::command(&["top"]);
+    let mut top = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut input = top.stdin.take().context("no input")?;
+    input.write_all(lines.as_bytes())?;
+    drop(input);
+    let shown = String::from_utf8(top.wait_with_output()?.stdout)?;
+    let pid = probe.pid().to_string();
+    let row = |heading: &str| -> Vec<&str> {
+        let from = shown.lines().skip_while(|line| !line.starts_with(heading));
+        from.skip(1).take_while(|line| !line.is_empty()).collect()
+    };
+    let sealed = row("SEALED");
+    ensure!(
+        sealed.len() == 1 && sealed[0].contains(&pid),
+        "{lines}\n{shown}"
+    );
+    let refused = row("NOT ALLOWED");
+    for what in ["environ of probe-static", "LD_PRELOAD"] {
+        ensure!(
+            refused.iter().any(|line| line.contains(what)),
+            "{what}: {shown}"
+        );
+    }
+    ensure!(shown.contains("1 lines were no events"), "{shown}");
     Ok(())
 }
 
