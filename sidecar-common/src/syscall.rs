@@ -18,8 +18,8 @@ pub const TEXTS: usize = 2;
 pub const TEXT_BYTES: usize = 256;
 /// Room for an address, a power of two. A byte less is told at the most: a whole `struct sockaddr_un` has 110.
 pub const ADDRESS_BYTES: usize = 128;
-/// Threads that may be within watched calls at one time.
-pub const MAX_INSIDE: usize = 16_384;
+/// Threads that may make watched calls at one time.
+pub const MAX_THREADS: usize = 16_384;
 /// Of them, those within an exec.
 pub const MAX_EXECS: usize = 1_024;
 /// Control groups that are judged and limited at one time.
@@ -39,10 +39,6 @@ pub struct Settings {
     pub flags: u32,
     /// Records a second that a control group may have; 0 for any number.
     pub rate: u32,
-    /// Where the machine's `struct pt_regs` has the call's number, and its arguments, in bytes.
-    pub number_at: u32,
-    /// See `number_at`.
-    pub arguments_at: [u32; ARGUMENTS],
     /// The agent's own number there. What it does is not told: to tell of that would be more to tell of.
     pub agent: u32,
 }

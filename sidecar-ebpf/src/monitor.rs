@@ -55,27 +55,18 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
     #[inline(always)]
     #[must_use]
     pub fn owner(&self, scope: ScopeId, level: u32) -> Option<Owner> {
-        let task = kernel::current();
         let pid = number_of_current(scope, level);
         if pid == 0 {
             return None;
         }
-        let owner = Owner {
-            pid,
-            reserved: 0,
-            // SAFETY: the helper has no preconditions.
-            cgroup: unsafe { bpf_get_current_cgroup_id() },
-            started_ns: kernel::start_of(task),
-            // (a thread may have a name of its own)
-            comm: read(follow(task, off!(task_leader)), off!(task_comm)),
-        };
+        let owner = current(pid, kernel::start_of(kernel::current()));
         self.tell_place(owner.cgroup);
         Some(owner)
     }
 
     /// Tells where the running task's control group is, once.
     #[inline(always)]
-    fn tell_place(&self, cgroup: u64) {
+    pub fn tell_place(&self, cgroup: u64) {
         if self.places_told.get_ptr(cgroup).is_some() {
             return;
         }
@@ -90,6 +81,22 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
         }
         entry.submit(0);
         let _ = self.places_told.insert(cgroup, 1, 0);
+    }
+}
+
+/// The running process, whose number and start are known.
+#[inline(always)]
+#[must_use]
+pub fn current(pid: u32, started_ns: u64) -> Owner {
+    // (a thread may have a name of its own)
+    let leader = follow(kernel::current(), off!(task_leader));
+    Owner {
+        pid,
+        reserved: 0,
+        // SAFETY: the helper has no preconditions.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        started_ns,
+        comm: read(leader, off!(task_comm)),
     }
 }
 

@@ -18,7 +18,7 @@ use sidecar_common::{
     event::Header,
     syscall::{
         ADDRESS_BYTES, ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, Call,
-        KIND_SYSCALL, LOST_RETURNS, MAX_EXECS, MAX_INSIDE, ONLY_FAILED, Settings, Syscall,
+        KIND_SYSCALL, LOST_RETURNS, MAX_EXECS, MAX_THREADS, ONLY_FAILED, Settings, Syscall,
         TEXT_BYTES, TEXTS,
     },
 };
@@ -33,15 +33,27 @@ use crate::{
 /// The greatest error number (include/linux/err.h).
 const MAX_ERRNO: i64 = 4095;
 
-/// A call that has begun.
+/// A thread that makes watched calls, and the one that it is in.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Begun {
+struct Thread {
+    /// When it started: with its address, who it is. What is below does not change while it lives.
+    started_ns: u64,
+    /// When its process started.
+    process_started_ns: u64,
+    /// Its process's number, as the agent sees it.
+    process: u32,
+    /// Its call's; [`NONE`] while it is in none.
+    number: u32,
+    /// When the call began.
     since_ns: u64,
     arguments: [u64; ARGUMENTS],
-    number: u32,
-    reserved: u32,
+    /// The control group that was told last.
+    told: u64,
 }
+
+/// No call has it.
+const NONE: u32 = u32::MAX;
 
 /// The path of a program that is executed.
 #[repr(C)]
@@ -51,23 +63,49 @@ struct Executed {
     path: [u8; TEXT_BYTES],
 }
 
-/// By the task's address: a thread that execs takes another number. What nobody saw return is pushed out in time.
+/// By the task's address: a thread that execs takes another number. They stay, since to put one in and to take it out
+/// costs more than all the rest of a call; those that have ended are pushed out in time.
 #[btf_map]
-static INSIDE: LruHashMap<u64, Begun, MAX_INSIDE> = LruHashMap::new();
+static THREADS: LruHashMap<u64, Thread, MAX_THREADS> = LruHashMap::new();
 #[btf_map]
 static EXECS: LruHashMap<u64, Executed, MAX_EXECS> = LruHashMap::new();
 /// Room that the stack does not have.
 #[btf_map]
 static SCRATCH: PerCpuArray<Executed, 1> = PerCpuArray::new();
 
+/// The part of `struct pt_regs` in which a call's number and arguments are, as words.
+#[cfg(bpf_target_arch = "x86_64")]
+mod registers {
+    /// Bytes before it: from `r10` (arch/x86/include/asm/ptrace.h).
+    pub(super) const AT: usize = 56;
+    /// `orig_ax`
+    pub(super) const NUMBER: usize = 8;
+    /// `di`, `si`, `dx`, `r10`, `r8`, `r9`
+    pub(super) const ARGUMENTS: [usize; super::ARGUMENTS] = [7, 6, 5, 0, 2, 1];
+}
+#[cfg(bpf_target_arch = "aarch64")]
+mod registers {
+    /// From `x0` (arch/arm64/include/asm/ptrace.h).
+    pub(super) const AT: usize = 0;
+    /// `x8`
+    pub(super) const NUMBER: usize = 8;
+    /// `x0` to `x5`
+    pub(super) const ARGUMENTS: [usize; super::ARGUMENTS] = [0, 1, 2, 3, 4, 5];
+}
+/// Words of it.
+const REGISTERS: usize = registers::NUMBER + 1;
+
 /// A call begins, with these registers; `number` where the caller knows it.
 #[inline(always)]
-pub(crate) fn begin(registers: Ptr, number: Option<u32>) {
+pub(crate) fn begin(at: Ptr, number: Option<u32>) {
     let Some(settings) = filter::settings() else {
         return;
     };
-    let number =
-        number.unwrap_or_else(|| read::<u64>(registers, settings.number_at as usize) as u32);
+    if number.is_some_and(|number| filter::watched(number).is_none()) {
+        return;
+    }
+    let words: [u64; REGISTERS] = read(at, registers::AT);
+    let number = number.unwrap_or(words[registers::NUMBER] as u32);
     let Some(call) = filter::watched(number) else {
         return;
     };
@@ -76,64 +114,90 @@ pub(crate) fn begin(registers: Ptr, number: Option<u32>) {
     if !filter::admits_user(settings, uid) {
         return;
     }
+    let task = kernel::current();
+    let started_ns: u64 = read(task, off!(task_start));
+    // SAFETY: a live map value, which only its own task touches.
+    let known = THREADS
+        .get_ptr_mut(task as u64)
+        .filter(|thread| unsafe { (**thread).started_ns } == started_ns);
+    let arguments = registers::ARGUMENTS.map(|word| words[word]);
+    let since_ns = monitor::now();
+    let ends = call.flags & CALL_ENDS != 0;
+    if let Some(thread) = known
+        && !ends
+    {
+        // SAFETY: as above.
+        unsafe {
+            if (*thread).number != NONE {
+                // it is in a call, and begins another: the end of the first went by
+                OUT.count_loss(LOST_RETURNS);
+            }
+            (*thread).number = number;
+            (*thread).since_ns = since_ns;
+            (*thread).arguments = arguments;
+        }
+        return;
+    }
     let process = monitor::number_of_current(settings.scope, settings.level);
     if process == 0 || process == settings.agent {
         return;
     }
-    let mut begun = Begun {
-        since_ns: monitor::now(),
-        arguments: [0; ARGUMENTS],
+    let thread = Thread {
+        started_ns,
+        process_started_ns: kernel::start_of(task),
+        process,
         number,
-        reserved: 0,
+        since_ns,
+        arguments,
+        told: 0,
     };
-    for (at, argument) in settings.arguments_at.iter().zip(&mut begun.arguments) {
-        *argument = read(registers, *at as usize);
+    if !ends {
+        let _ = THREADS.insert(task as u64, &thread, 0);
+    } else if settings.flags & ONLY_FAILED == 0 {
+        tell(settings, call, &thread, 0, None);
     }
-    if call.flags & CALL_ENDS != 0 {
-        if settings.flags & ONLY_FAILED == 0 {
-            tell(settings, call, &begun, 0, None);
-        }
-        return;
-    }
-    let task = kernel::current() as u64;
-    if INSIDE.get_ptr(task).is_some() {
-        // it is in a call, and begins another: the end of the first went by
-        OUT.count_loss(LOST_RETURNS);
-    }
-    let _ = INSIDE.insert(task, &begun, 0);
 }
 
 /// The running task's call returns.
 #[inline(always)]
 pub(crate) fn end(result: i64) {
     let task = kernel::current() as u64;
-    let Some(begun) = INSIDE.get_ptr(task) else {
+    let Some(thread) = inside(task) else {
         return;
     };
     // SAFETY: a live map value, which only its own task touches.
-    let begun = unsafe { *begun };
-    let _ = INSIDE.remove(task);
-    let (Some(settings), Some(call)) = (filter::settings(), filter::watched(begun.number)) else {
-        return;
-    };
-    let is_wanted = settings.flags & ONLY_FAILED == 0 || (-MAX_ERRNO..0).contains(&result);
-    if call.flags & CALL_EXEC == 0 {
-        if is_wanted {
-            tell(settings, call, &begun, result, None);
+    let number = unsafe { (*thread).number };
+    if let (Some(settings), Some(call)) = (filter::settings(), filter::watched(number)) {
+        let is_exec = call.flags & CALL_EXEC != 0;
+        let executed = if is_exec { EXECS.get_ptr(task) } else { None };
+        if settings.flags & ONLY_FAILED == 0 || (-MAX_ERRNO..0).contains(&result) {
+            // SAFETY: as above.
+            let told = tell(settings, call, unsafe { &*thread }, result, executed);
+            // SAFETY: as above.
+            unsafe { (*thread).told = told };
         }
-        return;
+        if is_exec {
+            let _ = EXECS.remove(task);
+        }
     }
-    if is_wanted {
-        tell(settings, call, &begun, result, EXECS.get_ptr(task));
-    }
-    let _ = EXECS.remove(task);
+    // SAFETY: as above.
+    unsafe { (*thread).number = NONE };
+}
+
+/// A task that is in a watched call.
+#[inline(always)]
+fn inside(task: u64) -> Option<*mut Thread> {
+    // SAFETY: a live map value, which only its own task touches.
+    THREADS
+        .get_ptr_mut(task)
+        .filter(|thread| unsafe { (**thread).number } != NONE)
 }
 
 /// The running task's exec succeeds: what its arguments were in is gone, and the kernel has the path.
 #[inline(always)]
 pub(crate) fn executed(bprm: Ptr) {
     let task = kernel::current() as u64;
-    if INSIDE.get_ptr(task).is_none() {
+    if inside(task).is_none() {
         return;
     }
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
@@ -151,9 +215,9 @@ pub(crate) fn executed(bprm: Ptr) {
 
 /// The argument at a place.
 #[inline(always)]
-fn argument(begun: &Begun, place: u8) -> Option<u64> {
+fn argument(thread: &Thread, place: u8) -> Option<u64> {
     // (one comparison for each, which the verifier can follow, where an index from a map is one it cannot)
-    let [a, b, c, d, e, f] = begun.arguments;
+    let [a, b, c, d, e, f] = thread.arguments;
     Some(match place {
         1 => a,
         2 => b,
@@ -189,22 +253,25 @@ fn word<T: Copy + Default>(address: u64) -> T {
     value
 }
 
+/// Tells of a call; gives the control group that is told now.
 #[inline(always)]
 fn tell(
     settings: &Settings,
     call: &Call,
-    begun: &Begun,
+    thread: &Thread,
     result: i64,
     executed: Option<*const Executed>,
-) {
-    let Some(owner) = OUT.owner(settings.scope, settings.level) else {
-        return;
-    };
+) -> u64 {
+    let owner = monitor::current(thread.process, thread.process_started_ns);
+    if thread.told != owner.cgroup {
+        OUT.tell_place(owner.cgroup);
+    }
+    let told = owner.cgroup;
     if !filter::admits_group(settings, owner.cgroup) || !filter::has_room(settings, owner.cgroup) {
-        return;
+        return told;
     }
     let Some(mut entry) = OUT.reserve::<Syscall>() else {
-        return;
+        return told;
     };
     let now = monitor::now();
     let record = entry.as_mut_ptr();
@@ -217,15 +284,15 @@ fn tell(
             time_ns: now,
         };
         (*record).owner = owner;
-        (*record).arguments = begun.arguments;
+        (*record).arguments = thread.arguments;
         (*record).result = result;
-        (*record).duration_ns = now.wrapping_sub(begun.since_ns);
-        (*record).number = begun.number;
+        (*record).duration_ns = now.wrapping_sub(thread.since_ns);
+        (*record).number = thread.number;
         (*record).uid = bpf_get_current_uid_gid() as u32;
         (*record).reserved = 0;
         for at in 0..TEXTS {
             let to = &raw mut (*record).texts[at];
-            (*record).text_lengths[at] = match (argument(begun, call.texts[at]), executed) {
+            (*record).text_lengths[at] = match (argument(thread, call.texts[at]), executed) {
                 (None, _) => 0,
                 (Some(_), Some(executed)) if result == 0 => {
                     bpf_probe_read_kernel(
@@ -238,17 +305,18 @@ fn tell(
                 (Some(address), _) => text(address, to),
             };
         }
-        (*record).address_length = address(call, begun, &raw mut (*record).address);
+        (*record).address_length = address(call, thread, &raw mut (*record).address);
     }
     entry.submit(0);
+    told
 }
 
 /// Reads the address that a call is about; how many bytes it has.
 #[inline(always)]
-fn address(call: &Call, begun: &Begun, to: *mut [u8; ADDRESS_BYTES]) -> u16 {
+fn address(call: &Call, thread: &Thread, to: *mut [u8; ADDRESS_BYTES]) -> u16 {
     /// `msg_namelen` in `struct msghdr`, which begins with `msg_name` (`recvmsg(2)`).
     const NAME_LENGTH: u64 = 8;
-    let Some(mut from) = argument(begun, call.address) else {
+    let Some(mut from) = argument(thread, call.address) else {
         return 0;
     };
     let length: u32 = if call.flags & CALL_MESSAGE != 0 {
@@ -256,7 +324,7 @@ fn address(call: &Call, begun: &Begun, to: *mut [u8; ADDRESS_BYTES]) -> u16 {
         from = word(message);
         word(message.wrapping_add(NAME_LENGTH))
     } else {
-        match argument(begun, call.address_length) {
+        match argument(thread, call.address_length) {
             Some(at) if call.flags & CALL_LENGTH_BY_POINTER != 0 => word(at),
             Some(length) => length as u32,
             None => 0,

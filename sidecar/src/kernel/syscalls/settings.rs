@@ -9,24 +9,13 @@ use aya::{
 use sidecar_common::{
     policy::ScopeId,
     syscall::{
-        ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_WATCHED,
-        MAX_CALLS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
+        CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_WATCHED, MAX_CALLS,
+        ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
     },
 };
 
 use super::{Error, array, failed, hash};
 use crate::config::calls::{Call, End, Meaning};
-
-/// Where a program's registers have the call's number and its arguments, in bytes: `struct pt_regs` of
-/// arch/x86/include/asm/ptrace.h.
-#[cfg(target_arch = "x86_64")]
-const REGISTERS: (u32, [u32; ARGUMENTS]) = {
-    // orig_ax; di, si, dx, r10, r8, r9
-    (120, [112, 104, 96, 56, 72, 64])
-};
-/// The same of arch/arm64/include/asm/ptrace.h: `syscallno`; x0 to x5.
-#[cfg(target_arch = "aarch64")]
-const REGISTERS: (u32, [u32; ARGUMENTS]) = (280, [0, 8, 16, 24, 32, 40]);
 
 /// What is asked of the kernel side.
 #[derive(Clone, Default)]
@@ -80,7 +69,6 @@ impl Applied {
             (!wish.uids.is_empty(), ONLY_UIDS),
             (wish.only_groups, ONLY_GROUPS),
         ];
-        let (number_at, arguments_at) = REGISTERS;
         let settings = Settings {
             scope: wish.scope,
             level: self.level,
@@ -89,8 +77,6 @@ impl Applied {
                 .filter_map(|(is_asked, bit)| is_asked.then_some(bit))
                 .sum(),
             rate: wish.rate,
-            number_at,
-            arguments_at,
             agent: std::process::id(),
         };
         let set = self.settings.set(0, settings, 0);
