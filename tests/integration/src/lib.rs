@@ -15,6 +15,7 @@ mod capture;
 pub mod config;
 pub mod container;
 pub mod guest;
+pub mod hang;
 pub mod namespace;
 pub mod pod;
 pub mod probe;

@@ -13,7 +13,7 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::capture::Capture;
-use crate::{container, namespace};
+use crate::{container, hang, namespace};
 
 /// A test that takes longer is taken to hang: the whole run then ends, and says where.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -126,8 +126,9 @@ fn watched<T>(
             if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                 let printed = capture.map(Capture::text).unwrap_or_default();
                 let text = format!(
-                    "\n{name} did not end within {} s. It printed:\n{printed}\n",
-                    limit.as_secs_f32()
+                    "\n{name} did not end within {} s. It printed:\n{printed}\nWhat everybody waits for:\n{}\n",
+                    limit.as_secs_f32(),
+                    hang::threads().join("\n")
                 );
                 match capture.map(Capture::original) {
                     Some(Ok(mut out)) => drop(out.write_all(text.as_bytes())),

@@ -10,12 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kernelseal_integration::probe;
+use kernelseal_integration::{hang, probe};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::wait::{WaitStatus, waitpid};
 
 use crate::kinds::{Fate, Kind, Programs};
-use crate::machine;
 
 /// Starts asked for in a second, of programs that a binding is about.
 pub const MATCHED_RATE: u64 = Kind::MIX.len() as u64;
@@ -98,7 +97,10 @@ impl Tally {
             .collect();
         if !hang.is_empty() {
             println!("soak: these do not end: {}", hang.join("; "));
-            println!("soak: processes:\n{}", machine::processes().join("\n"));
+            println!(
+                "soak: what everybody waits for:\n{}",
+                hang::threads().join("\n")
+            );
             process::exit(1);
         }
     }
@@ -111,6 +113,7 @@ impl Tally {
             (Err(error), _) => {
                 kinds.failures += 1;
                 if kinds.complaints.len() < KEPT {
+                    println!("soak: {what}: {error:#}");
                     kinds.complaints.push(format!("{what}: {error:#}"));
                 }
             }

@@ -172,36 +172,3 @@ pub fn secret_places() -> Result<Vec<String>> {
     }
     Ok(found)
 }
-
-/// Every process, and what it does: for when one hangs.
-pub fn processes() -> Vec<String> {
-    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
-    folders
-        .filter_map(|entry| {
-            let read = |name: &str| fs::read_to_string(entry.path().join(name)).ok();
-            let status = read("status")?;
-            // A thread of the kernel's has no memory.
-            let _memory = status.lines().find(|line| line.starts_with("VmSize"))?;
-            let field = |name: &str| {
-                let line = status.lines().find(|line| line.starts_with(name))?;
-                Some(line.replace('\t', " "))
-            };
-            let fields = [
-                "Pid",
-                "PPid",
-                "Name",
-                "State",
-                "TracerPid",
-                "SigPnd",
-                "ShdPnd",
-            ];
-            let fields: Vec<_> = fields.into_iter().filter_map(field).collect();
-            let waits = read("wchan").unwrap_or_default();
-            let call = read("syscall").unwrap_or_default();
-            Some(format!(
-                "{} wchan: {waits} syscall: {call}",
-                fields.join(" ")
-            ))
-        })
-        .collect()
-}
