@@ -13,7 +13,7 @@
 #   make test-matrix   the kernel tests on every kernel
 #   make host-test     the kernel tests on this machine, as root
 #   make soak S=300    many starts for so many seconds, an hour unless told, in a guest: nothing grows, nothing is left
-#   make bench         what it costs, in instructions
+#   make bench         what it costs, in instructions (B=monitors: of the monitors alone)
 #   make fuzz T=config S=600             arbitrary bytes for a parser (fuzz/), for so many seconds; T left out: for each
 #   make lint          format, clippy; licences, bans and sources of dependencies (deny.toml)
 #   make advisories    known faults in dependencies: fetches the RustSec database
@@ -27,6 +27,7 @@
 KERNELS = 5.10 6.1 6.12 7.2
 K ?= 6.1
 F ?=
+B ?=
 T ?= config manifest stack ring proc mountinfo names
 # Names the tests do not see: more options for the guest, such as --console FILE.
 GUEST_OPTIONS ?= --timeout 2700
@@ -151,7 +152,7 @@ demo: guest-build
 	    DEMO_PROGRAMS=$(abspath $(STATIC)/demo) demo/run
 
 bench: guest-build guest-fetch
-	$(GUEST) --icount -- bench
+	$(GUEST) --icount -- bench $(B)
 
 # The instrumentation is a matter of nightly compilers: this one is told to be one.
 fuzz: export RUSTC_BOOTSTRAP = 1
