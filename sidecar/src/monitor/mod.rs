@@ -17,7 +17,6 @@ use self::{
     syscalls::SyscallMonitor,
     watch::{Monitor, Watch},
 };
-pub(crate) use crate::kernel::How;
 use crate::{
     config, kernel,
     observe::{Journal, Metrics},

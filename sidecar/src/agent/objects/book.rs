@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::{
+    kernel::How,
     kube::{AskingObject, NodeStatus, ObjectKind, ObjectNews},
-    monitor::{Asker, Attached, How},
+    monitor::{Asker, Attached},
 };
 
 /// Objects of a kind that are heeded, the oldest first. Each costs a comparison with every call of what it names.

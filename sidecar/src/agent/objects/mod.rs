@@ -47,6 +47,8 @@ pub(super) struct Objects {
     reports: watch::Sender<Reports>,
     /// What was logged of each object that something is wrong with, by its uid.
     told: HashMap<String, String>,
+    /// What keeps the monitor from all of it.
+    trouble: Option<String>,
     try_again: Option<Instant>,
 }
 
@@ -69,6 +71,7 @@ impl Objects {
             listening: None,
             reports: watch::Sender::default(),
             told: HashMap::new(),
+            trouble: None,
             try_again: None,
         }
     }
@@ -169,9 +172,10 @@ impl Objects {
     fn tell(&mut self, weighed: &[Weighed], done: anyhow::Result<Attached>) {
         let trouble = done.as_ref().err().map(|e| format!("{e:#}"));
         self.try_again = trouble.is_some().then(|| Instant::now() + TRY_AGAIN);
-        if let Some(why) = &trouble {
+        if let Some(why) = trouble.as_ref().filter(|_| trouble != self.trouble) {
             tracing::error!("what objects ask for is not in force: {why}. It is tried again");
         }
+        self.trouble.clone_from(&trouble);
         self.log(weighed);
         let Some((_, node)) = self.asked.as_ref().filter(|_| self.listening.is_some()) else {
             return;
