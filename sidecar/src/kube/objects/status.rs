@@ -79,15 +79,14 @@ impl StatusPen {
 fn part(object: &AskingObject, said: Option<&NodeStatus>) -> Value {
     let resource = ObjectKind::SyscallMonitor.resource();
     let whole = said.filter(|said| said.error.is_none());
-    let status = said.map(|said| {
-        let on: Vec<&str> = whole.iter().map(|said| said.name.as_str()).collect();
-        json!({"nodes": [said], "attachedOn": on})
-    });
+    let on: Vec<&str> = whole.iter().map(|said| said.name.as_str()).collect();
+    let nodes: Vec<&NodeStatus> = said.into_iter().collect();
     json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": {"name": object.id.name, "namespace": object.id.namespace},
-        "status": status.unwrap_or_else(|| json!({})),
+        // (empty lists rather than none: what is left is then of the right shape, or a null)
+        "status": {"nodes": nodes, "attachedOn": on},
     })
 }
 
