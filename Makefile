@@ -69,7 +69,7 @@ test-quick: deps
 
 # Without a server they fail, and say what to do. Four at a time: they wait more than they work.
 test-kube: deps
-	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- --test-threads 4 tests::cluster kube::pods
+	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- --test-threads 4 tests::cluster kube::pods kube::objects
 	cargo test --locked -p kernelseal --features test-kube --test kubernetes -- --test-threads 4
 
 guest-fetch:

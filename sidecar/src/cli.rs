@@ -65,6 +65,8 @@ enum Command {
     },
     /// Print the JSON Schema of the configuration.
     Schema,
+    /// Print the definition of the kind `SyscallMonitor`, for `kubectl apply -f -`.
+    Crd,
     /// Load the kernel side, if it is not there. `run` does this by itself.
     #[command(hide = true)]
     Load,
@@ -98,6 +100,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Cleanup { force } => cleanup(force),
         Command::Schema => {
             println!("{:#}", config::json_schema());
+            Ok(())
+        }
+        Command::Crd => {
+            print!("{}", kube::definition());
             Ok(())
         }
         Command::Load => agent::load_kernel_side(),

@@ -15,7 +15,7 @@ pub(crate) fn find(
     has_labels: bool,
     has_pods: bool,
 ) -> Vec<(Position, String)> {
-    let mut found = Vec::new();
+    let mut found: Vec<(Position, String)> = objects(config, has_pods).into_iter().collect();
     for binding in &config.secrets {
         let selector = &binding.selector;
         let mut tell = |key: &str, why: String| {
@@ -57,6 +57,18 @@ pub(crate) fn find(
     found
 }
 
+/// The same of objects that ask for system calls.
+fn objects(config: &Config, has_pods: bool) -> Option<(Position, String)> {
+    let syscalls = &config.monitoring.syscalls;
+    let at = syscalls
+        .objects_at
+        .filter(|_| syscalls.objects && !has_pods)?;
+    let why = format!(
+        "monitoring.syscalls.objects: objects are heeded by an agent that answers for a node and can ask the API, and this one does not. Give it the node's name in {NODE_NAME} (fieldRef spec.nodeName) and a service account, as deploy/daemonset.yaml and deploy/rbac.yaml do; or remove the key"
+    );
+    Some((at, why))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
@@ -77,6 +89,21 @@ mod tests {
             let name = path.display();
             assert_eq!(is_showcase, !found.is_empty(), "{name}: {found:?}");
         }
+    }
+
+    #[test]
+    fn objects_are_for_an_agent_of_a_node() {
+        let told = |value: &str, has_pods| {
+            let text = format!("version: v1\nmonitoring:\n  syscalls: {{objects: {value}}}\n");
+            let config = parse(&text, Path::new("config.yaml")).unwrap();
+            find(&config, None, false, has_pods)
+        };
+        let found = told("true", false);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0.to_string(), "3:23");
+        assert!(found[0].1.contains("NODE_NAME"), "{}", found[0].1);
+        assert!(told("true", true).is_empty());
+        assert!(told("false", false).is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::{
 };
 
 use kernelseal_servers::{AGENT_TOKEN, ApiServer, Fault, Proxy};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Until then, what is to happen has happened.
@@ -31,8 +32,8 @@ const AS_IN_A_POD: &str = r#"mount -t tmpfs none /run &&
 mkdir -p /run/secrets/kubernetes.io && cp -r "$1" /run/secrets/kubernetes.io/serviceaccount && shift && exec "$@""#;
 
 impl Agent {
-    fn start(server: &ApiServer, url: &str, namespace: &str, log_level: &str) -> Self {
-        Self::start_as(log_level, |dir| {
+    fn start(server: &ApiServer, url: &str, namespace: &str, monitoring: &str) -> Self {
+        Self::start_as(monitoring, |dir| {
             let kubeconfig = server.kubeconfig(dir, url, namespace, AGENT_TOKEN).unwrap();
             let mut command = command(dir);
             command.env("KUBECONFIG", kubeconfig);
@@ -40,7 +41,7 @@ impl Agent {
         })
     }
 
-    fn start_as(log_level: &str, make: impl FnOnce(&Path) -> Command) -> Self {
+    fn start_as(monitoring: &str, make: impl FnOnce(&Path) -> Command) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .unwrap()
@@ -54,7 +55,7 @@ secrets:
   - name: a
     selector: {{binary: /nowhere/a}}
     secretRefs: [{{name: PASSWORD, source: {{secretKeyRef: {{name: db, key: password}}}}}}]
-monitoring: {{metricsPort: {port}, logLevel: {log_level}}}
+monitoring: {{metricsPort: {port}, {monitoring}}}
 "
         );
         fs::write(dir.path().join("config.yaml"), config).unwrap();
@@ -132,7 +133,7 @@ fn prepared(namespace: &str) -> (&'static ApiServer, Proxy) {
 #[test]
 fn ready_and_metrics_tell_how_the_api_is() {
     let (server, proxy) = prepared("whole");
-    let agent = Agent::start(server, proxy.url(), "whole", "info");
+    let agent = Agent::start(server, proxy.url(), "whole", "logLevel: info");
     let said = agent.until("/ready", |said| said.contains(" 200 "));
     assert!(!said.contains("Secret"), "{said}");
     let metric = "kernelseal_cached_secret_age_seconds{secret=\"whole/db\",source=\"kubernetes\"}";
@@ -156,7 +157,7 @@ fn the_log_at_its_most_talkative_says_no_value_and_no_token() {
     let (server, proxy) = prepared("quiet");
     let garbled = Fault::Garbled("{\"password\":\"aHVudGVyMg==\"}", "\"hunter2\"");
     proxy.set(garbled);
-    let agent = Agent::start(server, proxy.url(), "quiet", "trace");
+    let agent = Agent::start(server, proxy.url(), "quiet", "logLevel: trace");
     agent.until("/ready", |said| said.contains("not the API"));
     proxy.set(Fault::None);
     let said = agent.until("/ready", |said| {
@@ -174,7 +175,7 @@ fn the_log_at_its_most_talkative_says_no_value_and_no_token() {
 fn in_a_pod_the_service_account_is_enough() {
     let (server, _) = prepared("pod");
     let token = server.account("pod", "checkout", "db").unwrap();
-    let agent = Agent::start_as("info", |dir| {
+    let agent = Agent::start_as("logLevel: info", |dir| {
         let credentials = dir.join("credentials");
         fs::create_dir(&credentials).unwrap();
         fs::write(credentials.join("token"), token).unwrap();
@@ -202,6 +203,77 @@ fn in_a_pod_the_service_account_is_enough() {
         .log()
         .contains("Secret db in the namespace pod is here")
     {
+        assert!(begun.elapsed() < SOON, "{}", agent.log());
+        sleep(STEP);
+    }
+}
+
+#[test]
+fn a_nodes_agent_says_in_an_objects_status_what_came_of_it() {
+    let (server, _proxy) = prepared("asking");
+    server.allow_node_agent().unwrap();
+    let defined = Command::new(env!("CARGO_BIN_EXE_kernelseal"))
+        .arg("crd")
+        .output();
+    let definition = String::from_utf8(defined.unwrap().stdout).unwrap();
+    let definition: Value = serde_saphyr::from_str(&definition).unwrap();
+    server.apply_document(&definition).unwrap();
+    let agent = Agent::start_as("logLevel: info, syscalls: {objects: true}", |dir| {
+        let kubeconfig = server
+            .kubeconfig(dir, server.url(), "asking", AGENT_TOKEN)
+            .unwrap();
+        let mut command = command(dir);
+        command
+            .env("KUBECONFIG", kubeconfig)
+            .env("NODE_NAME", "node-1");
+        command
+    });
+    let path = |name: &str| {
+        format!("/apis/kernelseal.io/v1alpha1/namespaces/asking/syscallmonitors/{name}")
+    };
+    let apply = |name: &str, call: &str| {
+        let document = json!({
+            "apiVersion": "kernelseal.io/v1alpha1", "kind": "SyscallMonitor",
+            "metadata": {"name": name, "namespace": "asking"}, "spec": {"names": [call]},
+        });
+        let begun = Instant::now();
+        // (a kind takes a moment to be known)
+        while let Err(e) = server.apply_document(&document) {
+            assert!(begun.elapsed() < SOON, "{e:#}");
+            sleep(STEP);
+        }
+    };
+    // Where this machine lets nobody attach anything, that is what there is to say.
+    let told = |name: &str, generation: u64, call: &str| {
+        let begun = Instant::now();
+        loop {
+            let node = server.read(&path(name)).unwrap()["status"]["nodes"][0].clone();
+            if node["name"] == "node-1" && node["observedGeneration"] == generation {
+                let is_attached = node["attached"] == json!([call]) && node["error"].is_null();
+                let why = node["error"].as_str().unwrap_or_default();
+                let is_refused = why.starts_with("not all of it is in force: ");
+                assert!(is_attached || is_refused, "{node}");
+                return is_attached;
+            }
+            assert!(begun.elapsed() < SOON, "{name}: {node}\n{}", agent.log());
+            sleep(STEP);
+        }
+    };
+    apply("first", "openat2");
+    let is_attached = told("first", 1, "openat2");
+    apply("second", "memfd_create");
+    assert_eq!(told("second", 1, "memfd_create"), is_attached);
+    apply("first", "io_uring_setup");
+    assert_eq!(told("first", 2, "io_uring_setup"), is_attached);
+    server.delete(&path("first")).unwrap();
+    apply("second", "unshare");
+    assert_eq!(told("second", 2, "unshare"), is_attached);
+    // Not heeded any more, it has nothing to say.
+    let file = agent.dir.path().join("config.yaml");
+    let config = fs::read_to_string(&file).unwrap();
+    fs::write(&file, config.replace("objects: true", "objects: false")).unwrap();
+    let begun = Instant::now();
+    while !server.read(&path("second")).unwrap()["status"]["nodes"][0].is_null() {
         assert!(begun.elapsed() < SOON, "{}", agent.log());
         sleep(STEP);
     }

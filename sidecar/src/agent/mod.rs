@@ -2,6 +2,7 @@
 
 mod edits;
 mod neighbours;
+mod objects;
 mod shift;
 
 use std::{
@@ -27,6 +28,7 @@ use tokio::{sync::oneshot, time::Interval};
 use self::{
     edits::{Edits, Looks, Signals, interval},
     neighbours::Neighbours,
+    objects::Objects,
     shift::Shift,
 };
 use crate::{
@@ -153,19 +155,22 @@ async fn serve_until(
     let pods = Pods::default();
     listen(&config.monitoring, &metrics, &ready, origins.known(), &pods).await?;
     let mut edits = Edits::of(path, config, metrics.clone())?;
-    let neighbours = Neighbours::find().await?;
+    let mut neighbours = Neighbours::find().await?;
+    let mut objects = Objects::of(neighbours.as_ref());
+    let mut known = None;
     let mut store = open_store(path, &edits.config, &mut origins).await?;
     let mut monitors = Monitors::new(journal.clone(), metrics.clone(), own_pod());
     while edits.config.policy.mode == Mode::Disabled {
         tracing::warn!(
             "policy.mode is disabled: nothing is attached, programs start without their secrets"
         );
-        monitors.heed(&edits.config.monitoring, own_cgroup).await?;
+        known = known.or_else(|| neighbours.take().map(|found| found.listen(&pods)));
+        monitors.know(known.clone());
+        objects.heed_edit(&mut monitors, &edits.config).await?;
         store.settle(edits.config.policy.hold_timeout).await;
         ready.store(true, Ordering::Relaxed);
-        tokio::select! {
-            () = signals.end() => return Ok(()),
-            () = edits.next() => {}
+        if !is_edited(&mut edits, &mut objects, &mut monitors, signals).await {
+            return Ok(());
         }
         match open_store(path, &edits.config, &mut origins).await {
             Ok(opened) => store = opened,
@@ -177,13 +182,13 @@ async fn serve_until(
     let mut changes = origins.changes().listen();
     let mut others = pods.changes();
     // (no waiting from here on, or who listens for secrets would hear of them before we are guarded)
-    let known = neighbours.map(|neighbours| neighbours.listen(&pods));
+    let known = known.or_else(|| neighbours.map(|neighbours| neighbours.listen(&pods)));
     monitors.know(known.clone());
     let (mut shift, mut has_ended) =
         Shift::begin(&edits.config, store, &metrics, known, journal).await?;
     // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
     let mut tick = interval(Watchdog::interval(&edits.config.policy));
-    let heeding = monitors.heed(&edits.config.monitoring, own_cgroup);
+    let heeding = objects.heed_edit(&mut monitors, &edits.config);
     match meanwhile(heeding, &mut shift, &mut tick, signals).await {
         Some(Ok(())) => {}
         Some(Err(e)) => {
@@ -216,27 +221,26 @@ async fn serve_until(
             Ok(()) = changes.changed() => shift.refresh()?,
             Ok(()) = others.changed() => shift.look_again()?,
             () = edits.next() => {
-                let store = match open_store(path, &edits.config, &mut origins).await {
-                    Ok(store) => store,
-                    Err(e) => {
-                        edits.reject(&e);
-                        continue;
-                    }
-                };
-                // Before anything of it is in force: what cannot be attached is refused with the rest.
-                let heeding = monitors.heed(&edits.config.monitoring, own_cgroup);
-                match meanwhile(heeding, &mut shift, &mut tick, signals).await {
-                    Some(Ok(())) => {}
+                let config = edits.config.clone();
+                let taking = take_up(path, &config, &mut origins, &mut objects, &mut monitors);
+                let store = match meanwhile(taking, &mut shift, &mut tick, signals).await {
+                    Some(Ok(store)) => store,
                     Some(Err(e)) => {
                         edits.reject(&e);
                         continue;
                     }
                     None => break false,
-                }
+                };
                 sources = Looks::at(store.files(&edits.config));
                 tick = interval(Watchdog::interval(&edits.config.policy));
                 shift.settle(&store, &edits.config.policy).await;
                 applied = Some(shift.reconfigure(&edits.config, store)?);
+            }
+            () = objects.change() => {
+                let heeding = objects.heed(&mut monitors, &edits.config.monitoring.syscalls);
+                if meanwhile(heeding, &mut shift, &mut tick, signals).await.is_none() {
+                    break false;
+                }
             }
             () = heard(&mut applied) => {
                 applied = None;
@@ -249,6 +253,37 @@ async fn serve_until(
     // (which may take its time: the kernel waits for each probe to be quiet)
     drop(monitors);
     ended
+}
+
+/// Waits for another configuration, and heeds objects meanwhile; `false` if a signal ends us first.
+async fn is_edited(
+    edits: &mut Edits,
+    objects: &mut Objects,
+    monitors: &mut Monitors,
+    signals: &mut Signals,
+) -> bool {
+    let syscalls = edits.config.monitoring.syscalls.clone();
+    loop {
+        tokio::select! {
+            () = signals.end() => return false,
+            () = edits.next() => return true,
+            () = objects.change() => objects.heed(monitors, &syscalls).await,
+        }
+    }
+}
+
+/// Opens what another configuration names, and has the monitors heed it. Before anything of it is in force: what cannot
+/// be attached is refused with the rest.
+async fn take_up(
+    path: &Path,
+    config: &Config,
+    origins: &mut Origins,
+    objects: &mut Objects,
+    monitors: &mut Monitors,
+) -> anyhow::Result<Store> {
+    let store = open_store(path, config, origins).await?;
+    objects.heed_edit(monitors, config).await?;
+    Ok(store)
 }
 
 /// Has the kernel side take the last configuration; whether it did.

@@ -41,6 +41,11 @@ impl Neighbours {
         Ok(Some(Self { client, node }))
     }
 
+    /// The same, for who asks for something else there.
+    pub(super) fn line(&self) -> (Client, String) {
+        (self.client.clone(), self.node.clone())
+    }
+
     /// Listens from here on: as soon as the runtime is next given its turn.
     pub(super) fn listen(self, pods: &Pods) -> Pods {
         tokio::spawn(listen(self.client, self.node, pods.clone()));

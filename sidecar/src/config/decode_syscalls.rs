@@ -23,6 +23,7 @@ pub(super) fn syscalls(report: &mut Report, node: &Node) -> Option<Syscalls> {
     };
     let enabled = flag(report, "enabled");
     let failed = flag(report, "failed");
+    let objects = flag(report, "objects");
     let categories = list(report, &fields, "categories", |report, node, what| {
         report.choice(node, what, &Category::ALL)
     });
@@ -54,6 +55,8 @@ pub(super) fn syscalls(report: &mut Report, node: &Node) -> Option<Syscalls> {
         uids: uids?,
         failed: failed?,
         rate_per_second,
+        objects: objects?,
+        objects_at: fields.get("objects").map(|node| node.mark.at),
     };
     if syscalls.enabled && syscalls.categories.is_empty() && syscalls.names.is_empty() {
         let words: Vec<&str> = Category::ALL.iter().map(|(name, _)| *name).collect();

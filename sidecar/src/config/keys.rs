@@ -92,6 +92,7 @@ pub(super) static SYSCALLS: Level = Level::new(
         "uids",
         "failed",
         "ratePerSecond",
+        "objects",
     ],
 );
 pub(super) static BINDING: Level = Level {

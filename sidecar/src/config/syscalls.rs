@@ -5,7 +5,10 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::calls::{self, Call, Category};
+use super::{
+    Position,
+    calls::{self, Call, Category},
+};
 
 /// What programs ask of the kernel: every watched system call is an event. Only what is asked for is attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
@@ -32,10 +35,17 @@ pub struct Syscalls {
     pub uids: Vec<u32>,
     /// Only those that fail.
     pub failed: bool,
-    /// Events that a container may have in a second; more are dropped and counted. Without it, any number.
+    /// Events that a container may have in a second, whoever asks for them; more are dropped and counted. Without it,
+    /// any number.
     #[schemars(range(min = 1, max = 1_000_000))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_per_second: Option<u32>,
+    /// Whether objects of the cluster ask as well: `SyscallMonitor` and `KubeWard`. For an agent that answers for a node.
+    pub objects: bool,
+    /// Where `objects` stands in the file.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub objects_at: Option<Position>,
 }
 
 impl Syscalls {

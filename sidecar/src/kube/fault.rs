@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 
 use kube::{Error, client::AuthError, core::Status, runtime::watcher};
 
-use super::SecretId;
+use super::{ObjectKind, SecretId};
 
 /// Why a watch has nothing to say.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Fault {
         }
     }
 
-    fn of_request(error: &Error) -> Self {
+    pub(super) fn of_request(error: &Error) -> Self {
         match error {
             Error::Api(status) => Self::of_status(status),
             Error::HyperError(e) => Self::Unreachable(chain(e)),
@@ -83,6 +83,26 @@ impl Fault {
         ))
     }
 
+    /// The same for objects that ask for system calls.
+    pub(crate) fn tell_of_objects(&self, kind: ObjectKind) -> String {
+        self.tell_of(|user| format!(
+            "{user} may not read them (403). A ClusterRole with the rule {rule}, bound to that account by a ClusterRoleBinding, allows it",
+            rule = kind.rule(),
+        ))
+    }
+
+    /// The same for their status.
+    pub(crate) fn tell_of_status(&self) -> String {
+        self.tell_of(|user| format!(
+            "{user} may not write it (403). A ClusterRole with the rule {STATUS_RULE}, bound to that account by a ClusterRoleBinding, allows it",
+        ))
+    }
+
+    /// Whether the API does not know what it was asked for.
+    pub(crate) fn is_unknown(&self) -> bool {
+        *self == Self::Status(404)
+    }
+
     fn tell_of(&self, forbidden: impl FnOnce(&str) -> String) -> String {
         match self {
             Self::Forbidden(user) => forbidden(user.as_deref().unwrap_or("the agent's account")),
@@ -98,6 +118,10 @@ impl Fault {
 
 /// The rule that a node's pods take. (No role can be for one node's alone: it is all pods, or none.)
 const PODS_RULE: &str = r#"{apiGroups: [""], resources: [pods], verbs: [list, watch]}"#;
+
+/// The rule that a status takes.
+const STATUS_RULE: &str =
+    "{apiGroups: [kernelseal.io], resources: [syscallmonitors/status], verbs: [patch]}";
 
 /// The rule of a Role, as YAML.
 fn rule(name: &str) -> String {

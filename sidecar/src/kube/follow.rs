@@ -10,12 +10,14 @@ use kube::runtime::{
 
 use super::{Fault, Pace, retry::Retry};
 
-/// A watcher's configuration for what the fields say, at our pace.
-pub(super) fn config(fields: &str, pace: &Pace) -> watcher::Config {
+/// A watcher's configuration for what the fields say, or for all there is, at our pace.
+pub(super) fn config(fields: Option<&str>, pace: &Pace) -> watcher::Config {
     let seconds = u32::try_from(pace.watch_for.as_secs()).unwrap_or(u32::MAX);
-    watcher::Config::default()
-        .fields(fields)
-        .timeout(seconds.max(1))
+    let config = watcher::Config::default().timeout(seconds.max(1));
+    match fields {
+        Some(fields) => config.fields(fields),
+        None => config,
+    }
 }
 
 /// Tells every event, and what keeps us from hearing more, for as long as it is polled. `begin` gives a new

@@ -58,7 +58,7 @@ pub(crate) async fn watch_pods(
     mut tell: impl FnMut(Result<PodNews, Fault>),
 ) {
     let api: Api<PartialObjectMeta<Pod>> = Api::all(line::open(client, pace, heard));
-    let config = follow::config(&format!("spec.nodeName={node}"), &pace).page_size(PAGE);
+    let config = follow::config(Some(&format!("spec.nodeName={node}")), &pace).page_size(PAGE);
     let mut listed = Vec::new();
     let begin = || watcher(api.clone(), config.clone());
     follow::follow(pace, begin, |event| match event {

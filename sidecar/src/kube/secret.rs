@@ -37,7 +37,7 @@ pub(crate) async fn watch(
     let client = line::open(client, pace, heard);
     let api: Api<Secret> = Api::namespaced(client, &id.namespace);
     // By name: a Role that names the Secret is then enough.
-    let config = follow::config(&format!("metadata.name={}", id.name), &pace);
+    let config = follow::config(Some(&format!("metadata.name={}", id.name)), &pace);
     let mut listed = None;
     let begin = || watcher(api.clone(), config.clone());
     follow::follow(pace, begin, |event| match event {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
+pub(crate) use self::syscalls::{Asker, Attached};
 use self::{
     desk::Desk,
     network::NetworkMonitor,
@@ -22,12 +23,28 @@ use crate::{
     process::{Pod, Pods, Whereabouts},
 };
 
-/// The monitors that are at work.
-pub(crate) struct Monitors {
+/// What a monitor's desk is made of.
+struct Supplies {
     journal: Journal,
     metrics: Metrics,
     pod: Option<Pod>,
     pods: Option<Pods>,
+}
+
+impl Supplies {
+    fn desk(&self, own_cgroup: impl Fn() -> PathBuf) -> anyhow::Result<Desk> {
+        Ok(Desk {
+            journal: self.journal.clone(),
+            metrics: self.metrics.clone(),
+            whereabouts: Whereabouts::new(&own_cgroup(), self.pod.clone(), self.pods.clone())
+                .context("look up where we live")?,
+        })
+    }
+}
+
+/// The monitors that are at work.
+pub(crate) struct Monitors {
+    supplies: Supplies,
     network: Option<Watch<NetworkMonitor>>,
     syscalls: Option<Watch<SyscallMonitor>>,
 }
@@ -35,11 +52,14 @@ pub(crate) struct Monitors {
 impl Monitors {
     /// None yet. `pod` is the one that all we see belongs to.
     pub(crate) fn new(journal: Journal, metrics: Metrics, pod: Option<Pod>) -> Self {
-        Self {
+        let supplies = Supplies {
             journal,
             metrics,
             pod,
             pods: None,
+        };
+        Self {
+            supplies,
             network: None,
             syscalls: None,
         }
@@ -47,44 +67,38 @@ impl Monitors {
 
     /// Those that are loaded from here on know the node's pods.
     pub(crate) fn know(&mut self, pods: Option<Pods>) {
-        self.pods = pods;
+        self.supplies.pods = pods;
     }
 
-    /// Brings them to what the configuration asks for. On an error they are as they were. `own_cgroup` is the
-    /// agent's, from the machine's root.
+    /// Brings them to what the configuration asks for, and system calls' also to what `others` do. On an error they are as
+    /// they were. `own_cgroup` is the agent's, from the machine's root.
     pub(crate) async fn heed(
         &mut self,
         config: &config::Monitoring,
+        others: &[Asker],
         own_cgroup: impl Fn() -> PathBuf,
-    ) -> anyhow::Result<()> {
-        let desk = || {
-            Ok(Desk {
-                journal: self.journal.clone(),
-                metrics: self.metrics.clone(),
-                whereabouts: Whereabouts::new(&own_cgroup(), self.pod.clone(), self.pods.clone())
-                    .context("look up where we live")?,
-            })
-        };
+    ) -> anyhow::Result<Attached> {
         let wish = &config.network;
         let wish = wish.enabled.then(|| network::Filter::of(wish));
-        heed(
-            &mut self.network,
-            "network",
-            wish,
-            NetworkMonitor::load,
-            desk,
-        )
-        .await?;
-        let wish = &config.syscalls;
-        let wish = wish.enabled.then(|| syscalls::Filter::of(wish));
-        heed(
-            &mut self.syscalls,
-            "syscalls",
-            wish,
-            SyscallMonitor::load,
-            desk,
-        )
-        .await
+        let desk = || self.supplies.desk(&own_cgroup);
+        let load = NetworkMonitor::load;
+        heed(&mut self.network, "network", wish, load, desk).await?;
+        self.heed_syscalls(&config.syscalls, others, own_cgroup)
+            .await
+    }
+
+    /// The same of the system calls' alone; what is watched then, and how.
+    pub(crate) async fn heed_syscalls(
+        &mut self,
+        config: &config::Syscalls,
+        others: &[Asker],
+        own_cgroup: impl Fn() -> PathBuf,
+    ) -> anyhow::Result<Attached> {
+        let wish = syscalls::Filter::of(config, others);
+        let desk = || self.supplies.desk(&own_cgroup);
+        let load = SyscallMonitor::load;
+        let attached = heed(&mut self.syscalls, "syscalls", wish, load, desk).await?;
+        Ok(attached.unwrap_or_default())
     }
 
     /// Whether one that should be at work is not.
@@ -94,28 +108,30 @@ impl Monitors {
     }
 }
 
-/// Brings one monitor to what is asked of it.
+/// Brings one monitor to what is asked of it; what came of it, where something is asked.
 async fn heed<M: Monitor>(
     monitor: &mut Option<Watch<M>>,
     name: &'static str,
     wish: Option<M::Wish>,
     load: fn(M::Wish) -> Result<M, kernel::Error>,
     desk: impl FnOnce() -> anyhow::Result<Desk>,
-) -> anyhow::Result<()> {
-    match (&mut *monitor, wish) {
-        (None, None) => {}
+) -> anyhow::Result<Option<M::State>> {
+    Ok(match (&mut *monitor, wish) {
+        (None, None) => None,
         (Some(_), None) => {
             *monitor = None;
             tracing::info!("the {name} monitor is off");
+            None
         }
-        (Some(watch), Some(wish)) => watch.change(wish).await?,
+        (Some(watch), Some(wish)) => Some(watch.change(wish).await?),
         (None, Some(wish)) => {
             let desk = desk()?;
             // Apart: meanwhile somebody has to see to what is held.
             let loaded = tokio::task::spawn_blocking(move || load(wish)).await??;
+            let state = loaded.state();
             *monitor = Some(Watch::start(name, loaded, desk)?);
             tracing::info!("the {name} monitor is on");
+            Some(state)
         }
-    }
-    Ok(())
+    })
 }

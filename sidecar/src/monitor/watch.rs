@@ -28,6 +28,8 @@ const STACK: usize = 256 * 1024;
 pub(super) trait Monitor: Send + 'static {
     /// What is asked of it.
     type Wish: Send;
+    /// What came of it.
+    type State: Send;
     /// What its lost records are reported as.
     const LOST_IN: &'static str;
 
@@ -39,40 +41,42 @@ pub(super) trait Monitor: Send + 'static {
     fn tick(&mut self, desk: &mut Desk);
     /// From here on by another wish.
     fn change(&mut self, wish: Self::Wish) -> Result<(), kernel::Error>;
+    /// What came of the last wish.
+    fn state(&self) -> Self::State;
     /// Records that were lost since it began.
     fn lost(&self) -> u64;
 }
 
 /// A monitor at work. Dropping it ends it.
 pub(super) struct Watch<M: Monitor> {
-    orders: Arc<Orders<M::Wish>>,
+    orders: Arc<Orders<M>>,
     thread: Option<JoinHandle<()>>,
 }
 
-enum Order<W> {
-    Change(W, oneshot::Sender<Result<(), kernel::Error>>),
+enum Order<M: Monitor> {
+    Change(M::Wish, oneshot::Sender<Result<M::State, kernel::Error>>),
     Stop,
 }
 
-struct Orders<W> {
-    waiting: Mutex<VecDeque<Order<W>>>,
+struct Orders<M: Monitor> {
+    waiting: Mutex<VecDeque<Order<M>>>,
     given: EventFd,
 }
 
-impl<W> Orders<W> {
-    fn give(&self, order: Order<W>) -> io::Result<()> {
+impl<M: Monitor> Orders<M> {
+    fn give(&self, order: Order<M>) -> io::Result<()> {
         self.queue().push_back(order);
         self.given.write(1)?;
         Ok(())
     }
 
-    fn take(&self) -> VecDeque<Order<W>> {
+    fn take(&self) -> VecDeque<Order<M>> {
         // (nothing to read: nobody wrote)
         let _ = self.given.read();
         std::mem::take(&mut self.queue())
     }
 
-    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Order<W>>> {
+    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Order<M>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -102,8 +106,8 @@ impl<M: Monitor> Watch<M> {
         })
     }
 
-    /// Has it work by another wish, and waits until it does.
-    pub(super) async fn change(&self, wish: M::Wish) -> anyhow::Result<()> {
+    /// Has it work by another wish, and waits until it does; what came of it.
+    pub(super) async fn change(&self, wish: M::Wish) -> anyhow::Result<M::State> {
         let (done, is_done) = oneshot::channel();
         self.orders.give(Order::Change(wish, done))?;
         Ok(is_done.await??)
@@ -125,7 +129,7 @@ impl<M: Monitor> Drop for Watch<M> {
     }
 }
 
-fn run<M: Monitor>(monitor: &mut M, desk: &mut Desk, orders: &Orders<M::Wish>) -> io::Result<()> {
+fn run<M: Monitor>(monitor: &mut M, desk: &mut Desk, orders: &Orders<M>) -> io::Result<()> {
     let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX);
     let mut lost = 0;
     loop {
@@ -154,7 +158,10 @@ fn run<M: Monitor>(monitor: &mut M, desk: &mut Desk, orders: &Orders<M::Wish>) -
         } {
             match order {
                 Order::Stop => return Ok(()),
-                Order::Change(wish, done) => drop(done.send(monitor.change(wish))),
+                Order::Change(wish, done) => {
+                    let changed = monitor.change(wish).map(|()| monitor.state());
+                    drop(done.send(changed));
+                }
             }
         }
     }

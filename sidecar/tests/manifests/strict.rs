@@ -11,6 +11,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
     rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
 };
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -41,6 +42,9 @@ pub(super) fn faults(document: &Value) -> Vec<String> {
         ("rbac.authorization.k8s.io/v1", "RoleBinding") => check::<RoleBinding>(document),
         ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration") => {
             check::<MutatingWebhookConfiguration>(document)
+        }
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => {
+            check::<CustomResourceDefinition>(document)
         }
         (version, kind) => crds::faults(version, kind, document)
             .unwrap_or_else(|| vec![format!("{version} {kind}: a kind that nobody here knows")]),

@@ -2,12 +2,21 @@
 
 use anyhow::{Context as _, Result};
 use axum::http::{Method, Request};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{ADMIN_TOKEN, ApiServer};
+use crate::{ADMIN_TOKEN, AGENT, ApiServer};
+
+/// What deploy/ lets agents do.
+const RIGHTS: &str = include_str!("../../../deploy/rbac.yaml");
 
 /// Of the kinds that tests apply, those that are in no namespace.
-const IN_NO_NAMESPACE: [&str; 3] = ["Namespace", "ClusterRole", "ClusterRoleBinding"];
+const IN_NO_NAMESPACE: [&str; 5] = [
+    "Namespace",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "KubeWard",
+];
 
 impl ApiServer {
     /// Makes an object what its document says. A field that the server does not know is an error.
@@ -20,6 +29,21 @@ impl ApiServer {
             Some(("application/apply-patch+yaml", document)),
         )
         .with_context(|| format!("apply {path}"))
+    }
+
+    /// Gives the agent what the cluster-wide half of deploy/rbac.yaml gives to that of a node.
+    pub fn allow_node_agent(&self) -> Result<()> {
+        let user = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": AGENT});
+        let documents: Vec<Value> = serde_saphyr::from_multiple(RIGHTS)?;
+        for mut document in documents {
+            if document["kind"] == "ClusterRoleBinding" {
+                document["subjects"] = json!([user]);
+            } else if document["kind"] != "ClusterRole" {
+                continue;
+            }
+            self.apply_document(&document)?;
+        }
+        Ok(())
     }
 
     /// Changes fields of an object, by a merge patch.

@@ -116,11 +116,21 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// Whether it is called so, by its name or its function's.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.function == name
+    }
+
     /// Its number on this machine, if this machine has it.
     pub(crate) fn number(&self) -> Option<u32> {
         let number = Sysno::from_str(self.name).ok()?.id();
         u32::try_from(number).ok()
     }
+}
+
+/// Names of those that can be watched on some machine.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    table::TABLE.iter().map(|call| call.name)
 }
 
 /// Those that can be watched on this machine.
@@ -149,6 +159,16 @@ mod tests {
             assert!(call.arguments.len() <= 6, "{}", call.name);
             let mut arguments = HashSet::new();
             assert!(call.arguments.iter().all(|one| arguments.insert(one.0)));
+        }
+    }
+
+    #[test]
+    fn no_function_is_called_like_another_call() {
+        for call in table::TABLE {
+            for name in [call.name, call.function] {
+                let called = table::TABLE.iter().filter(|one| one.is_called(name));
+                assert_eq!(called.count(), 1, "{name}");
+            }
         }
     }
 

@@ -27,6 +27,15 @@ fn it_is_off_until_it_is_asked_for() {
 }
 
 #[test]
+fn objects_are_asked_for_by_themselves_and_their_place_is_known() {
+    let alone = syscalls("objects: true");
+    assert!(alone.objects && !alone.enabled);
+    let at = alone.objects_at.unwrap();
+    assert_eq!((at.line, at.column), (3, 23));
+    refuses("objects: some", "objects");
+}
+
+#[test]
 fn categories_and_names_add_up() {
     let on = syscalls(
         "enabled: true, categories: [descriptors], names: [openat, dup3], containers: [app], uids: [0, 4294967295], \

@@ -10,7 +10,7 @@ use sidecar_common::{
     policy::ScopeId,
     syscall::{
         CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_WATCHED, MAX_CALLS,
-        ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
+        MAX_UIDS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
     },
 };
 
@@ -54,6 +54,7 @@ impl Applied {
 
     /// Says what is wanted. What is wanted no longer goes by [`forget_all_but`](Self::forget_all_but).
     pub(super) fn apply(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
+        self.make_room(wish)?;
         for uid in &wish.uids {
             self.uids.insert(*uid, 1, 0).map_err(failed("UIDS"))?;
         }
@@ -64,6 +65,24 @@ impl Applied {
             let set = self.calls.set(number, watched(call), 0);
             set.map_err(failed("CALLS"))?;
         }
+        self.set(wish)
+    }
+
+    /// If users of before and of now are too many together, nobody is left out for a moment: whoever reads what is told
+    /// leaves them out, too.
+    fn make_room(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
+        let stale = self.stale_uids(wish);
+        if stale.len() + wish.uids.len() <= MAX_UIDS {
+            return Ok(());
+        }
+        self.set(&SyscallsWish {
+            uids: Vec::new(),
+            ..wish.clone()
+        })?;
+        self.forget(&stale)
+    }
+
+    fn set(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
         let only = [
             (wish.only_failed, ONLY_FAILED),
             (!wish.uids.is_empty(), ONLY_UIDS),
@@ -93,9 +112,17 @@ impl Applied {
                 .set(number, sidecar_common::syscall::Call::default(), 0);
             set.map_err(failed("CALLS"))?;
         }
-        let known: Vec<u32> = self.uids.keys().filter_map(Result::ok).collect();
-        for uid in known.into_iter().filter(|uid| !wish.uids.contains(uid)) {
-            self.uids.remove(&uid).map_err(failed("UIDS"))?;
+        self.forget(&self.stale_uids(wish))
+    }
+
+    fn stale_uids(&self, wish: &SyscallsWish) -> Vec<u32> {
+        let known = self.uids.keys().filter_map(Result::ok);
+        known.filter(|uid| !wish.uids.contains(uid)).collect()
+    }
+
+    fn forget(&mut self, uids: &[u32]) -> Result<(), Error> {
+        for uid in uids {
+            self.uids.remove(uid).map_err(failed("UIDS"))?;
         }
         Ok(())
     }

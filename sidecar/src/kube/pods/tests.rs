@@ -1,14 +1,13 @@
 //! A node's pods, told by a real API server (`make test-kube`).
 
 use std::{
-    fs,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use ::kube::config::Kubeconfig;
-use kernelseal_servers::{AGENT, AGENT_TOKEN, ApiServer, Proxy};
-use serde_json::{Value, json};
+use kernelseal_servers::{AGENT_TOKEN, ApiServer, Proxy};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -76,21 +75,6 @@ impl Scene {
         }
     }
 
-    /// The cluster-wide half of deploy/rbac.yaml, for this test's user.
-    fn allow(&self) {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/rbac.yaml");
-        let documents: Vec<Value> =
-            serde_saphyr::from_multiple(&fs::read_to_string(file).unwrap()).unwrap();
-        for mut document in documents {
-            if document["kind"] == "ClusterRoleBinding" {
-                document["subjects"] = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": AGENT}]);
-            } else if document["kind"] != "ClusterRole" {
-                continue;
-            }
-            self.server.apply_document(&document).unwrap();
-        }
-    }
-
     /// Makes a pod, or gives it another label; its uid.
     fn pod(&self, name: &str, node: &str, app: &str) -> String {
         let made = self.server.apply_document(&json!({
@@ -131,7 +115,7 @@ impl Scene {
 #[test]
 fn the_pods_of_the_node_alone_are_told_as_they_come_change_and_go() {
     let scene = Scene::new("pods-of-a-node", "node-1");
-    scene.allow();
+    scene.server.allow_node_agent().unwrap();
     let (first, other) = (
         scene.pod("first", "node-1", "a"),
         scene.pod("other", "node-2", "a"),

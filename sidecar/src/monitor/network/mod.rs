@@ -116,6 +116,7 @@ impl NetworkMonitor {
 
 impl Monitor for NetworkMonitor {
     type Wish = Filter;
+    type State = ();
     const LOST_IN: &'static str = "network";
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -143,6 +144,8 @@ impl Monitor for NetworkMonitor {
             self.report(&flow, desk);
         }
     }
+
+    fn state(&self) {}
 
     fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
         self.kernel.change(&filter.wish(self.scope))?;

@@ -1,55 +1,63 @@
 //! What programs ask of the kernel: every watched system call, with its arguments and what it returned.
 
 mod arguments;
+mod asker;
 mod report;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     os::fd::{AsFd as _, BorrowedFd},
 };
 
 use sidecar_common::policy::ScopeId;
+use tokio::sync::watch;
 
+pub(crate) use self::asker::Asker;
+use self::asker::Askers;
 use super::{desk::Desk, watch::Monitor};
 use crate::{
     config::{self, calls::Call},
     kernel::{self, How, SyscallRecord, SyscallRing, Syscalls, SyscallsWish},
+    process::Pods,
 };
 
 /// Records after which what was collected is handed over: whoever floods us must not make us collect without end.
 const AT_ONCE: usize = 512;
 
+/// How each call is watched that is, by name.
+pub(crate) type Attached = BTreeMap<&'static str, How>;
+
 /// What is told of, and what is not.
 pub(super) struct Filter {
-    wish: SyscallsWish,
-    /// Names or ids; empty for all.
-    containers: Vec<String>,
+    askers: Askers,
+    /// Records a second for each control group, whoever asks; 0 for any number.
+    rate: u32,
 }
 
 impl Filter {
-    pub(super) fn of(config: &config::Syscalls) -> Self {
-        Self {
-            wish: SyscallsWish {
-                scope: 0,
-                calls: config.calls().collect(),
-                uids: config.uids.clone(),
-                only_failed: config.failed,
-                only_groups: !config.containers.is_empty(),
-                rate: config.rate_per_second.unwrap_or(0),
-            },
-            containers: config.containers.clone(),
-        }
+    /// What the configuration and others ask for; nothing, if they do not ask.
+    pub(super) fn of(config: &config::Syscalls, others: &[Asker]) -> Option<Self> {
+        let own = Asker::of_config(config);
+        let askers: Askers = own.into_iter().chain(others.iter().cloned()).collect();
+        (!askers.is_empty()).then(|| Self {
+            askers,
+            rate: config.rate_per_second.unwrap_or(0),
+        })
     }
 
-    fn of_scope(mut self, scope: ScopeId) -> Self {
-        self.wish.scope = scope;
-        self
+    fn wish(&self, scope: ScopeId) -> SyscallsWish {
+        self.askers.wish(scope, self.rate)
     }
 }
 
 /// See the module.
 pub(super) struct SyscallMonitor {
-    filter: Filter,
+    scope: ScopeId,
+    askers: Askers,
+    /// Whether the kernel side asks which control groups are wanted.
+    judges: bool,
+    /// That pods have other labels, perhaps.
+    pods: Option<watch::Receiver<()>>,
     kernel: Syscalls,
     ring: SyscallRing,
     calls: HashMap<u32, &'static Call>,
@@ -60,10 +68,14 @@ pub(super) struct SyscallMonitor {
 impl SyscallMonitor {
     /// Loads and attaches.
     pub(super) fn load(filter: Filter) -> Result<Self, kernel::Error> {
-        let filter = filter.of_scope(kernel::own_scope()?);
-        let (kernel, ring) = Syscalls::load(&filter.wish)?;
+        let scope = kernel::own_scope()?;
+        let wish = filter.wish(scope);
+        let (kernel, ring) = Syscalls::load(&wish)?;
         let monitor = Self {
-            filter,
+            scope,
+            askers: filter.askers,
+            judges: wish.only_groups,
+            pods: None,
             kernel,
             ring,
             calls: config::calls::all()
@@ -86,17 +98,39 @@ impl SyscallMonitor {
             tracing::debug!("{name} is watched by {how:?}");
         }
     }
+
+    /// Judges anew when pods may have got other labels.
+    fn follow_labels(&mut self, pods: Option<&Pods>) {
+        if self.pods.is_none() {
+            self.pods = pods.map(Pods::changes);
+        }
+        let Some(pods) = &mut self.pods else {
+            return;
+        };
+        if pods.has_changed().unwrap_or(false) {
+            pods.mark_unchanged();
+            if self.askers.go_by_labels() {
+                self.kernel.judge_anew();
+            }
+        }
+    }
 }
 
 impl Monitor for SyscallMonitor {
     type Wish = Filter;
+    type State = Attached;
     const LOST_IN: &'static str = "syscalls";
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
     }
 
+    fn state(&self) -> Attached {
+        self.kernel.how().collect()
+    }
+
     fn drain(&mut self, desk: &mut Desk) {
+        self.follow_labels(desk.whereabouts.pods());
         let mut taken = 0;
         while let Some(record) = self.ring.next() {
             match record {
@@ -126,12 +160,13 @@ impl Monitor for SyscallMonitor {
     }
 
     fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
-        let filter = filter.of_scope(self.filter.wish.scope);
-        self.kernel.change(&filter.wish)?;
-        if self.filter.containers != filter.containers {
+        let wish = filter.wish(self.scope);
+        self.kernel.change(&wish)?;
+        if !self.askers.judge_like(&filter.askers) {
             self.kernel.judge_anew();
         }
-        self.filter = filter;
+        self.askers = filter.askers;
+        self.judges = wish.only_groups;
         self.say_how();
         Ok(())
     }

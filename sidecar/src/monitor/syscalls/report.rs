@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use sidecar_common::syscall::Syscall;
 
-use super::{SyscallMonitor, arguments};
+use super::{SyscallMonitor, arguments, asker::Made};
 use crate::{
     config::calls::End,
     monitor::desk::{Actor, Desk, name_of},
@@ -23,14 +23,15 @@ impl SyscallMonitor {
         let name = name_of(&record.owner);
         let actor = Actor::of(&record.owner, &name);
         let place = desk.place_of(actor);
-        let cgroup = record.owner.cgroup;
-        let tells_apart = desk.whereabouts.tells_apart(cgroup);
-        if !self.is_wanted(tells_apart.then_some(cgroup), place.as_deref()) {
+        self.judge(record.owner.cgroup, place.as_deref(), desk);
+        let ret = (call.end != End::Ends).then_some(record.result);
+        let error = ret.and_then(error);
+        let made = Made::of(record, error.is_some());
+        let pods = desk.whereabouts.pods();
+        if !self.askers.want(&made, place.as_deref(), pods) {
             return;
         }
         let args = arguments::of(call, record);
-        let ret = (call.end != End::Ends).then_some(record.result);
-        let error = ret.and_then(error);
         desk.metrics
             .syscalls
             .with_label_values(&[call.name, if error.is_some() { "failed" } else { "ok" }])
@@ -53,32 +54,17 @@ impl SyscallMonitor {
         );
     }
 
-    /// Whether it is of a container that is asked for. Of one that cannot be told yet, it is not; of others the kernel
-    /// side knows it from then on.
-    fn is_wanted(&mut self, cgroup: Option<u64>, place: Option<&Place>) -> bool {
-        if self.filter.containers.is_empty() {
-            return true;
+    /// Has the kernel side know whether anything of a control group is wanted, where that matters and can be told.
+    fn judge(&mut self, cgroup: u64, place: Option<&Place>, desk: &Desk) {
+        if !self.judges || !desk.whereabouts.tells_apart(cgroup) {
+            return;
         }
-        let Some(place) = place else {
-            return false;
-        };
-        let answers = place.container.iter().flat_map(|container| {
-            let names = self.filter.containers.iter();
-            names.map(|name| container.is_called(name))
-        });
-        let answers: Vec<Option<bool>> = answers.collect();
-        let verdict = if answers.contains(&Some(true)) {
-            Some(true)
-        } else {
-            // (a name that is not known yet may be one of these)
-            (!answers.contains(&None)).then_some(false)
-        };
-        if let Some((is_wanted, cgroup)) = verdict.zip(cgroup)
+        let verdict = self.askers.verdict(place, desk.whereabouts.pods());
+        if let Some(is_wanted) = verdict
             && let Err(e) = self.kernel.judge(cgroup, is_wanted)
         {
             tracing::warn!("what is not wanted is filtered here, not in the kernel: {e}");
         }
-        verdict == Some(true)
     }
 }
 
