@@ -9,7 +9,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -25,6 +25,8 @@ const WAITING: usize = 4096;
 const WAITING_BYTES: usize = 1024 * 1024;
 /// Where events are lost that nobody reads.
 const OUTPUT: &str = "output";
+/// How often the writer looks whether something was lost while nothing came.
+const LOOK_FOR_LOSSES: Duration = Duration::from_secs(1);
 /// The writer's stack, in bytes.
 const STACK: usize = 128 * 1024;
 
@@ -173,7 +175,13 @@ struct Pen {
 
 impl Pen {
     fn write_all(mut self, handed_over: &Receiver<Vec<u8>>) {
-        while let Ok(mut lines) = handed_over.recv() {
+        loop {
+            let (mut lines, is_over) = match handed_over.recv_timeout(LOOK_FOR_LOSSES) {
+                Ok(lines) => (lines, false),
+                // (what was lost may be the last that happened)
+                Err(RecvTimeoutError::Timeout) => (Vec::new(), false),
+                Err(RecvTimeoutError::Disconnected) => (Vec::new(), true),
+            };
             // what else is there goes out in the same write
             while let Ok(more) = handed_over.try_recv() {
                 lines.extend_from_slice(&more);
@@ -187,23 +195,30 @@ impl Pen {
                 let now = Clock::monotonic_ns();
                 lines.extend(line(&self.node, now, Kind::Dropped, Who::agent(), detail));
             }
-            if let Err(e) = io::stdout()
-                .lock()
-                .write_all(&lines)
-                .and_then(|()| io::stdout().flush())
-            {
-                // (the audit log may have them; how much of them went out is not known)
-                let events = lines.split_inclusive(|byte| *byte == b'\n').count();
-                self.lost.fetch_add(events as u64, Ordering::Relaxed);
-                tracing::error!("events are lost: stdout: {e}");
-            }
-            if let Some(log) = &mut self.audit_log
-                && let Err(e) = log.write_all(&lines)
-            {
-                tracing::error!("events are missing from the audit log: {e}");
+            if !lines.is_empty() {
+                self.write(&lines);
             }
             // Only now: what is being written takes memory, too.
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// Writes everywhere.
+    fn write(&mut self, lines: &[u8]) {
+        if let Err(e) = io::stdout()
+            .lock()
+            .write_all(lines)
+            .and_then(|()| io::stdout().flush())
+        {
+            tracing::error!("events are lost: stdout: {e}");
+        }
+        if let Some(log) = &mut self.audit_log
+            && let Err(e) = log.write_all(lines)
+        {
+            tracing::error!("events are missing from the audit log: {e}");
         }
     }
 }
