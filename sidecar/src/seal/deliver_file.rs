@@ -21,9 +21,9 @@ use rustix::{
         openat, openat2, renameat, statat, unlinkat,
     },
     mount::{
-        FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, UnmountFlags,
-        fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount,
-        fsopen, fspick, move_mount, unmount,
+        FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MoveMountFlags,
+        UnmountFlags, fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag,
+        fsconfig_set_string, fsmount, fsopen, fspick, mount_remount, move_mount, unmount,
     },
     process::fchdir,
 };
@@ -38,6 +38,9 @@ const PLACE: [&str; 3] = ["run", "kernelseal", "secrets"];
 pub(super) const PLACE_PATH: &str = "/run/kernelseal/secrets";
 /// Bytes a tmpfs accounts in.
 const PAGE: usize = 4096;
+/// The options of a file system that say whether anything in it may change.
+const READ_ONLY: &str = "ro";
+const WRITABLE: &str = "rw";
 
 /// Why files could not be delivered.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +131,10 @@ impl Mounter {
         for (name, value) in secrets {
             write(&mount, name, value, (held.uid, held.gid))?;
         }
+        // From here on nobody deletes, replaces or links them: not by this mount, nor by another of it.
+        fsconfig_set_flag(context.as_fd(), READ_ONLY)
+            .and_then(|()| fsconfig_reconfigure(context.as_fd()))
+            .map_err(step("make a tmpfs read-only"))?;
         Ok(mount)
     }
 
@@ -202,6 +209,9 @@ impl Mounter {
         self.within(vault.namespace.as_ref(), || {
             // By the mount itself, not by a path that may lead elsewhere by now.
             fchdir(&vault.mount)?;
+            // Somebody may have made the mount read-only (mount_setattr(2) asks no hook): it would not be wiped.
+            let as_made = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            let _ = mount_remount(".", MountFlags::BIND | as_made, "");
             let unmounted = unmount(".", UnmountFlags::DETACH);
             rustix::process::chdir("/")?;
             unmounted
@@ -240,16 +250,19 @@ impl Vault {
         format!("{PLACE_PATH}/{}", self.name)
     }
 
-    /// Replaces files, each at once: who opens one finds the old content or the new. Gives what was there, for who
-    /// has it open.
-    pub(super) fn replace(&self, files: &[(&str, &Value)]) -> Result<Vec<File>, FileError> {
+    /// Replaces files, each at once: who opens one finds the old content or the new. What was there, for who has it
+    /// open, is added to `old`; until that is closed the folder can change, see [`close`](Self::close).
+    pub(super) fn replace(
+        &self,
+        files: &[(&str, &Value)],
+        old: &mut Vec<File>,
+    ) -> Result<(), FileError> {
         const NEW: &str = ".new";
         // theirs is the folder, too
         let whole = statat(&self.mount, "", AtFlags::EMPTY_PATH);
         let owner = whole
             .map(|stat| (stat.st_uid, stat.st_gid))
             .map_err(step("look at a tmpfs"))?;
-        let mut old = Vec::with_capacity(files.len());
         for (name, value) in files {
             self.make_room(value.len())?;
             // (one that an agent was killed over)
@@ -259,10 +272,30 @@ impl Vault {
             let before = openat(&self.mount, *name, flags, Mode::empty());
             renameat(&self.mount, NEW, &self.mount, *name)
                 .map_err(step("put a secret file in place"))?;
-            // (the program may have taken it away itself)
+            // (somebody may have taken it away)
             old.extend(before.ok().map(File::from));
         }
-        Ok(old)
+        Ok(())
+    }
+
+    /// Nobody changes the folder from here on. False where the kernel does not do that yet: it wants no file open that
+    /// has been replaced.
+    pub(super) fn close(&self) -> io::Result<bool> {
+        match self.reconfigure(&[], READ_ONLY) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::BUSY) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn reconfigure(&self, options: &[(&str, u64)], access: &str) -> rustix::io::Result<()> {
+        let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+        let context = fspick(self.mount.as_fd(), "", flags)?;
+        for (key, value) in options {
+            fsconfig_set_string(context.as_fd(), *key, value.to_string())?;
+        }
+        fsconfig_set_flag(context.as_fd(), access)?;
+        fsconfig_reconfigure(context.as_fd())
     }
 
     /// Names of the files that are there.
@@ -284,19 +317,17 @@ impl Vault {
         Ok(*content == *value.expose())
     }
 
-    /// Sets the limits of the tmpfs to what is in it and a file of that length.
+    /// Sets the limits of the tmpfs to what is in it and a file of that length, which can be written then.
     fn make_room(&self, length: usize) -> Result<(), FileError> {
         let limit = || -> rustix::io::Result<()> {
             let now = fstatvfs(&self.mount)?;
             let pages = now.f_blocks - now.f_bfree + length.div_ceil(PAGE) as u64;
-            let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
-            let context = fspick(self.mount.as_fd(), "", flags)?;
-            let set =
-                |key, value: u64| fsconfig_set_string(context.as_fd(), key, value.to_string());
-            // (a size of none is no limit)
-            set("size", (pages + 1) * PAGE as u64)?;
-            set("nr_inodes", now.f_files - now.f_ffree + 1)?;
-            fsconfig_reconfigure(context.as_fd())
+            let options = [
+                // (a size of none is no limit)
+                ("size", (pages + 1) * PAGE as u64),
+                ("nr_inodes", now.f_files - now.f_ffree + 1),
+            ];
+            self.reconfigure(&options, WRITABLE)
         };
         limit().map_err(step("make room in a tmpfs"))
     }
@@ -304,6 +335,7 @@ impl Vault {
     /// Overwrites every file that is there, whatever its name by now. What cannot be overwritten
     /// does not keep the others from it.
     pub(crate) fn wipe(&self) -> io::Result<()> {
+        self.reconfigure(&[], WRITABLE)?;
         let mut done = Ok(());
         for name in list(&self.mount)? {
             done = done.and(self.overwrite(&name));

@@ -23,13 +23,19 @@ use crate::observe::{Detail, Kind, Who};
 /// How long after its last process a tree's files are wiped. Not at once: what was sent from them
 /// without copying (`sendfile` into a pipe) is still these very pages until it is read.
 const WIPE_AFTER: Duration = Duration::from_secs(2);
+/// How long the old content of a replaced file is there for who has it open. Then it is wiped.
+pub(super) const OLD_FOR: Duration = Duration::from_mins(1);
 
 /// What is to be done at a time.
 pub(super) enum Due {
     /// Files that were taken away are wiped.
     Wipe(Vault),
-    /// What was in replaced files is wiped.
-    Old(Vec<File>),
+    /// What was in replaced files of a tree is wiped, and its folders are closed.
+    Old {
+        /// The tree's.
+        seal: u64,
+        files: Vec<File>,
+    },
     /// A program that was asked to end is killed.
     Kill(OwnedFd),
     /// Who waited for more to be known has waited long enough.
@@ -52,8 +58,13 @@ impl Work {
                 signal => (None, Some(signal)),
             };
             let detail = Detail::Exited { code, signal };
+            let pid = match (exit.pid, &tree.memory) {
+                // (told late, when it had no number any more)
+                (0, Some(memory)) => memory.pid,
+                (pid, _) => pid,
+            };
             let who = Who {
-                pid: exit.pid,
+                pid,
                 process: tree.process.as_deref().unwrap_or(&comm),
                 container: tree.place.container.as_ref(),
             };
@@ -107,10 +118,14 @@ impl Work {
         {
             let (wiped, again) = match due {
                 Due::Wipe(vault) => (vault.wipe(), Due::Wipe(vault)),
-                Due::Old(files) => (
-                    files.iter().try_for_each(deliver_file::wipe),
-                    Due::Old(files),
-                ),
+                Due::Old { seal, files } => match files.iter().try_for_each(deliver_file::wipe) {
+                    Ok(()) => {
+                        drop(files);
+                        self.close(seal);
+                        continue;
+                    }
+                    wiped => (wiped, Due::Old { seal, files }),
+                },
                 Due::Kill(process) => {
                     // (nobody, if it has ended)
                     let _ = pidfd_send_signal(&process, Signal::KILL);
@@ -128,6 +143,24 @@ impl Work {
             // Guarded while we keep it, and only as long as we lack something.
             if is_for_lack(&e) {
                 self.due.push((Instant::now() + WIPE_AFTER, again));
+            }
+        }
+    }
+
+    /// Nobody changes a tree's folders any more; where that has to wait for who has a replaced file open, later.
+    fn close(&mut self, seal: u64) {
+        let Some(tree) = self.trees.get(&seal) else {
+            return;
+        };
+        for vault in &tree.vaults {
+            match vault.close() {
+                Ok(true) => {}
+                Ok(false) => {
+                    let files = Vec::new();
+                    self.due
+                        .push((Instant::now() + OLD_FOR, Due::Old { seal, files }));
+                }
+                Err(e) => tracing::warn!("a folder of secret files stays writable: {e}"),
             }
         }
     }

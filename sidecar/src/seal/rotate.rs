@@ -17,7 +17,10 @@ use rustix::{
 };
 use sidecar_common::policy::Held;
 
-use super::{Secret, Work, ending::Due};
+use super::{
+    Secret, Work,
+    ending::{Due, OLD_FOR},
+};
 use crate::{
     config::{Binding, Config, OnRotate, RotateSignal, SecretRef, Source},
     observe::{Clock, Detail, Kind, Who},
@@ -26,8 +29,6 @@ use crate::{
 
 /// How long a program that is to be started again has for its end, before it is killed.
 const END_WITHIN: Duration = Duration::from_secs(30);
-/// How long the old content of a replaced file is there for who has it open. Then it is wiped.
-const OLD_FOR: Duration = Duration::from_mins(1);
 
 /// Tells values apart without keeping them.
 #[derive(Default)]
@@ -54,7 +55,7 @@ pub(super) struct Memory {
     given: Vec<Given>,
     /// The process that was given them, where its binding wants it told. Opened while it was held: it is no other.
     process: Option<OwnedFd>,
-    pid: u32,
+    pub(super) pid: u32,
 }
 
 impl Memory {
@@ -126,7 +127,8 @@ impl Work {
     /// Of programs that an agent before us sealed only their files are known: those are replaced whose name leads to
     /// one source.
     fn bring_up_adopted(&mut self) {
-        for tree in self.trees.values().filter(|tree| tree.memory.is_none()) {
+        let adopted = self.trees.iter().filter(|(_, tree)| tree.memory.is_none());
+        for (&seal, tree) in adopted {
             for vault in &tree.vaults {
                 let values: Vec<(String, Value)> = vault
                     .names()
@@ -144,12 +146,13 @@ impl Work {
                     .iter()
                     .map(|(name, value)| (name.as_str(), value))
                     .collect();
-                match vault.replace(&files) {
-                    Ok(old) => self.due.push((Instant::now() + OLD_FOR, Due::Old(old))),
-                    Err(e) => {
-                        tracing::error!("secret files are not replaced: {e}");
-                        continue;
-                    }
+                let mut old = Vec::new();
+                let replaced = vault.replace(&files, &mut old);
+                self.due
+                    .push((Instant::now() + OLD_FOR, Due::Old { seal, files: old }));
+                if let Err(e) = replaced {
+                    tracing::error!("secret files are not replaced: {e}");
+                    continue;
                 }
                 let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
                 self.metrics.rotated.inc_by(names.len() as u64);
@@ -229,14 +232,16 @@ impl Work {
             .filter(|(index, ..)| is_file(index))
             .map(|(_, name, value)| (name.as_str(), value))
             .collect();
+        let seal = stale.seal;
         for vault in &tree.vaults {
-            match vault.replace(&files) {
-                Ok(old) => self.due.push((Instant::now() + OLD_FOR, Due::Old(old))),
-                // The next look finds it stale again.
-                Err(e) => {
-                    tracing::error!(pid = memory.pid, "its secret files are not replaced: {e}");
-                    return;
-                }
+            let mut old = Vec::new();
+            let replaced = vault.replace(&files, &mut old);
+            self.due
+                .push((Instant::now() + OLD_FOR, Due::Old { seal, files: old }));
+            // The next look finds it stale again.
+            if let Err(e) = replaced {
+                tracing::error!(pid = memory.pid, "its secret files are not replaced: {e}");
+                return;
             }
         }
         for (index, _, value) in &stale.values {

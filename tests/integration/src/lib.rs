@@ -17,6 +17,7 @@ pub mod container;
 pub mod guest;
 pub mod hang;
 pub mod namespace;
+pub mod pinned;
 pub mod pod;
 pub mod probe;
 pub mod process;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::namespace::{number_inside, process_one};
+use kernelseal_integration::pinned;
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe;
 use kernelseal_integration::process::{Running, run, spawn, state, until};
@@ -16,6 +17,7 @@ use kernelseal_integration::registry::Registry;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use sidecar_common::policy::Vault;
 
 use super::lines;
 use super::scene::{FILE, SECRET, agent_in, kernelseal};
@@ -66,6 +68,19 @@ const MOUNTS: [(&str, &str); 6] = [
     ("unmounted", "mount"),
 ];
 
+const CHANGES: [(&str, &str); 10] = [
+    ("deleted", ""),
+    ("renamed", ""),
+    ("linked", ""),
+    ("symlinked", ""),
+    ("made_pipe", ""),
+    ("made_folder", ""),
+    ("other_mode", ""),
+    ("other_owner", ""),
+    ("shortened", ""),
+    ("other_times", ""),
+];
+
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
     registry
@@ -77,6 +92,7 @@ pub fn register(registry: Registry) -> Registry {
         })
         .slow_test("neighbours::have_no_instruments", LIMIT, no_instruments)
         .slow_test("neighbours::leave_the_files_alone", LIMIT, leave_the_files)
+        .slow_test("neighbours::change_no_file", LIMIT, change_no_file)
         .slow_test("neighbours::moved_files", LIMIT, moved_files)
         .slow_test("neighbours::are_not_held_up", LIMIT, are_not_held_up)
         .slow_test("neighbours::see_who_runs", LIMIT, see_who_runs)
@@ -189,6 +205,33 @@ fn leave_the_files() -> Result<()> {
         std::fs::read_to_string(format!("/proc/{inside}/mountinfo"))
             .is_ok_and(|mounts| !mounts.contains(&folder))
     })
+}
+
+/// By names alone, nothing being opened: the file system is read-only, and stays so.
+fn change_no_file() -> Result<()> {
+    let place = Place::pod()?;
+    let (mut agent, _) = agent_in(&place, POLICY)?;
+    let (target, folder) = target(&place)?;
+    let found = tried(&place, &["change", &folder, FILE])?;
+    ensure_ended(&found, &CHANGES, libc::EROFS)?;
+    // It can also be the mount that is made so (5.12), of which no hook hears. It goes, and is wiped.
+    let found = tried(&place, &["read-only", &folder])?;
+    ensure_ended(&found, &[("read_only_mount", "")], 0)
+        .or_else(|_| ensure_ended(&found, &[("read_only_mount", "")], libc::ENOSYS))?;
+    let inside = process_one(agent.pid())?;
+    let maps = || pinned::hash::<u64, Vault>("VAULTS");
+    ensure!(maps()?.keys().count() == 1);
+    drop(target);
+    until("the files are taken away", SOON, || {
+        std::fs::read_to_string(format!("/proc/{inside}/mountinfo"))
+            .is_ok_and(|mounts| !mounts.contains(&folder))
+    })?;
+    // (with the last descriptor, which is kept until they are wiped)
+    until("the file system is gone", SOON, || {
+        maps().is_ok_and(|vaults| vaults.keys().count() == 0)
+    })?;
+    ensure!(!agent.log_contains("could not be wiped"));
+    Ok(())
 }
 
 /// mount(2) tells the hook no more of what is moved than a text: it succeeds, and shows nothing.
