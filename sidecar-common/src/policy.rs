@@ -103,6 +103,8 @@ pub const SEALED_ROOT: u32 = 1 << 1;
 pub const SEALED_EXECING: u32 = 1 << 2;
 /// The seal was taken off; the kernel side removes the entry when the process ends.
 pub const SEALED_VOID: u32 = 1 << 3;
+/// The process has ended, and who must know was told; the entry stays until its memory is gone.
+pub const SEALED_ENDED: u32 = 1 << 4;
 
 /// A program that was stopped before its first instruction and waits for its agent.
 #[repr(C)]

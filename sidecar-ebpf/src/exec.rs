@@ -390,7 +390,7 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     if let Some(earlier) = sealed::get(tgid, || pending.start_ns)
         && earlier.flags & SEALED_EXECING == 0
     {
-        lineage::leave(&earlier, tgid, pending.pid, 0);
+        lineage::leave(&earlier, task, pending.pid, 0);
     }
     let sealed = Sealed {
         seal: pending.seal,

@@ -5,12 +5,12 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT, REASON_FORK_UNSEALED},
-    policy::{SEALED_AGENT, SEALED_EXECING, SEALED_ROOT, Sealed},
+    policy::{SEALED_AGENT, SEALED_ENDED, SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Sealed},
 };
 
 use crate::{
     exec,
-    kernel::{self, Number, Ptr, load, off},
+    kernel::{self, Number, Ptr, load, off, read},
     ring,
     sealed::{self, HELD, SCOPES},
 };
@@ -92,9 +92,11 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
         if let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) {
             end(task, tgid, &sealed);
         }
-        // Not where the memory is still there: the process would stand open until it is gone.
         if off!(exit_keeps_memory) == 0 {
             sealed::forget(tgid);
+        } else {
+            // The memory is still there, and the process would stand open until it is gone.
+            sealed::has_ended(tgid);
         }
     }
     end_namespace(task);
@@ -134,12 +136,12 @@ fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
         return; // it never came to have secrets
     }
     let pid = sealed::number_in(kernel::pid_of(task), sealed.scope);
-    leave(sealed, tgid, pid, load!(task, task_exit_code));
+    leave(sealed, task, pid, load!(task, task_exit_code));
 }
 
 /// A process leaves its tree: the agent hears of the one that was given the seal, and of the last.
 #[inline(always)]
-pub(crate) fn leave(sealed: &Sealed, tgid: u32, pid: u32, status: u32) {
+pub(crate) fn leave(sealed: &Sealed, task: Ptr, pid: u32, status: u32) {
     let root = if sealed.flags & SEALED_ROOT != 0 {
         EXIT_ROOT
     } else {
@@ -155,31 +157,40 @@ pub(crate) fn leave(sealed: &Sealed, tgid: u32, pid: u32, status: u32) {
     }
     if let Some(mut entry) = ring::reserve::<Exit>(sealed.scope) {
         entry.write(Exit {
-            header: ring::header(KIND_EXIT, tgid),
+            header: ring::header(KIND_EXIT, read(task, off!(task_tgid))),
             seal: sealed.seal,
             pid,
             flags: root | last,
             status,
             reserved: 0,
             // (a thread may have a name of its own)
-            comm: kernel::read_buf(
-                kernel::follow(kernel::current(), off!(task_leader)),
-                off!(task_comm),
-            ),
+            comm: kernel::read_buf(kernel::follow(task, off!(task_leader)), off!(task_comm)),
         });
         entry.submit(0);
     }
 }
 
 /// Only here the seal goes where the exit's tracepoint comes before the memory is given up (6.16);
-/// attached only there.
+/// attached only there. And where that tracepoint was missed, as may be there (see
+/// [`exec::bprm_committed_creds`]), the end is dealt with: here nothing preempts us, for the kernel frees what
+/// it waited for with RCU in a softirq. By now the process has no number in any namespace, and is told of with 0.
 #[btf_tracepoint(function = "sched_process_free")]
 pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
     let task: Ptr = ctx.arg(0);
     let tgid: u32 = load!(task, task_tgid);
     // threads are freed one by one; the process's own number is its leader's
-    if load!(task, task_pid as u32) == tgid && sealed::may_be_sealed(tgid) {
-        sealed::forget_if_started(tgid, load!(task, task_start));
+    if load!(task, task_pid as u32) != tgid || !sealed::may_be_sealed(tgid) {
+        return 0;
     }
+    // (its number may be another process's by now)
+    let Some(sealed) =
+        sealed::entry(tgid).filter(|sealed| sealed.start_ns == load!(task, task_start))
+    else {
+        return 0;
+    };
+    if sealed.flags & (SEALED_ENDED | SEALED_VOID) == 0 {
+        end(task, tgid, &sealed);
+    }
+    sealed::forget(tgid);
     0
 }

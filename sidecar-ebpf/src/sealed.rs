@@ -7,7 +7,10 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED, SEALED_FILTER_SLOTS},
-    policy::{Held, SCOPE_POD, SEALED_AGENT, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed},
+    policy::{
+        Held, SCOPE_POD, SEALED_AGENT, SEALED_ENDED, SEALED_EXECING, SEALED_VOID, Scope, ScopeId,
+        Sealed,
+    },
 };
 
 use crate::kernel::{self, Number, Ptr, off, read};
@@ -26,14 +29,20 @@ pub(crate) static HELD: HashMap<u32, Held, MAX_HELD> = HashMap::new();
 #[btf_map]
 static TREES: HashMap<u64, u64, MAX_SEALED> = HashMap::new();
 
+/// What was written of a process number, of whichever process that was.
+#[inline(always)]
+pub(crate) fn entry(tgid: u32) -> Option<Sealed> {
+    // SAFETY: copied at once; an entry reused meanwhile carries another start time.
+    unsafe { SEALED.get(tgid) }.copied()
+}
+
 /// What is known of a process number, if it is still the process it was written for.
 #[inline(always)]
 pub(crate) fn get(tgid: u32, start_of: impl FnOnce() -> u64) -> Option<Sealed> {
     if !may_be_sealed(tgid) {
         return None;
     }
-    // SAFETY: copied at once; an entry reused meanwhile carries another start time.
-    let sealed = *unsafe { SEALED.get(tgid) }?;
+    let sealed = entry(tgid)?;
     (sealed.flags & SEALED_VOID == 0 && sealed.start_ns == start_of()).then_some(sealed)
 }
 
@@ -84,12 +93,12 @@ pub(crate) fn forget(tgid: u32) {
     }
 }
 
-/// The same, unless its number is another process's by now.
+/// Marks a process as one whose end was dealt with.
 #[inline(always)]
-pub(crate) fn forget_if_started(tgid: u32, start_ns: u64) {
-    // SAFETY: read at once.
-    if unsafe { SEALED.get(tgid) }.is_some_and(|sealed| sealed.start_ns == start_ns) {
-        forget(tgid);
+pub(crate) fn has_ended(tgid: u32) {
+    if let Some(sealed) = SEALED.get_ptr_mut(tgid) {
+        // SAFETY: a live map value; nobody else changes that of a process that has ended.
+        unsafe { (*sealed).flags |= SEALED_ENDED };
     }
 }
 

@@ -21,6 +21,7 @@ use anyhow::Context as _;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::{SigSet, Signal},
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sidecar_common::policy::SCOPE_FAIL_OPEN;
@@ -88,6 +89,13 @@ fn spawn(audit_log: Option<&Path>) -> io::Result<Child> {
 
 /// `kernelseal guardian`: waits for the end of the agent that started it.
 pub(crate) fn run(agent: u32, audit_log: Option<&Path>) -> anyhow::Result<()> {
+    // It goes when its agent lets it go, or soon after. What is meant for all of a service's processes would end it too
+    // early; and the kernel hangs up on a process that is stopped when its parent ends.
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]
+        .into_iter()
+        .collect::<SigSet>()
+        .thread_block()
+        .context("block signals")?;
     let maps = Maps::open()?;
     let scope = own_scope()?;
     wait_for_end_of(agent).context("wait for the agent's end")?;
@@ -105,6 +113,7 @@ pub(crate) fn run(agent: u32, audit_log: Option<&Path>) -> anyhow::Result<()> {
     for _ in 0..LOOKS {
         // While we have the lock no other agent begins, and from then on it is that one's business.
         let lock = pins::lock()?;
+        watchdog.maps.end_agent(scope, agent)?;
         match watchdog.maps.scope(scope) {
             Some(scope) if scope.agent == 0 => {
                 if scope.flags & SCOPE_FAIL_OPEN != 0 {

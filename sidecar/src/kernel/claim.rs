@@ -5,6 +5,10 @@ use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, path::Path,
 
 use aya::maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, RingBuf};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use sidecar_common::{
     layout::RING_BYTES,
     name,
@@ -100,15 +104,16 @@ impl Books {
             .map_err(failed("ALL_EXECS"))
     }
 
-    /// The scope's entry, unless it has an agent.
+    /// Our own scope's entry, unless it has an agent. (The kernel side may have missed an agent's end, or not
+    /// come to it: a process that has ended is none.)
     fn left_in(&self, scope: ScopeId) -> Result<Option<Scope>, Error> {
         let left = present("SCOPES", self.scopes.get(&scope, 0))?;
         match left {
-            Some(left) if left.agent != 0 => Err(Error::ScopeTaken {
+            Some(left) if left.agent != 0 && lives(left.agent_pid) => Err(Error::ScopeTaken {
                 scope,
                 pid: left.agent_pid,
             }),
-            left => Ok(left),
+            left => Ok(left.map(|left| Scope { agent: 0, ..left })),
         }
     }
 
@@ -332,6 +337,16 @@ fn enlist(scope: ScopeId, wish: &Wish<'_>) -> Result<(), Error> {
         0 => Err(Error::NotEnlisted),
         _ => Ok(()),
     }
+}
+
+/// Whether a process of our PID namespace lives; one that has ended and is not waited for does not.
+fn lives(pid: u32) -> bool {
+    let process =
+        Pid::from_raw(pid.cast_signed()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    process.is_some_and(|process| {
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        !matches!(poll(&mut ended, Some(&Timespec::default())), Ok(1))
+    })
 }
 
 /// The PID namespace this process lives in.

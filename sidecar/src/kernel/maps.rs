@@ -98,6 +98,19 @@ impl Maps {
         self.scopes.get(&id, 0).ok()
     }
 
+    /// An agent of this scope, by its number in it, has ended; the kernel side may have missed that. To be called
+    /// under the pins' lock.
+    pub(crate) fn end_agent(&mut self, id: ScopeId, pid: u32) -> Result<(), Error> {
+        match self.scope(id) {
+            Some(scope) if scope.agent != 0 && scope.agent_pid == pid => {
+                let left = Scope { agent: 0, ..scope };
+                let ended = self.scopes.insert(id, left, BPF_EXIST);
+                ended.map_err(failed("SCOPES"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether anything goes on under these maps: an agent that lives, a program that is sealed or held,
     /// a name that is watched or, its agent being dead, refused.
     pub(crate) fn are_in_use(&self) -> bool {

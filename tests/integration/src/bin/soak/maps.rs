@@ -1,15 +1,12 @@
 //! What is left in the kernel side's maps.
 
 use std::fmt::Debug;
-use std::fs;
-use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData};
+use kernelseal_integration::pinned;
 use sidecar_common::policy::{Held, Sealed, Vault};
 
-const PINS: &str = "/sys/fs/bpf/kernelseal";
 /// Entries of a map that are shown.
 const SHOWN: usize = 5;
 
@@ -25,23 +22,13 @@ pub fn leftovers() -> Result<Vec<String>> {
             found.push(format!("{name}, {} entries:\n  {text}", entries.len()));
         }
     };
-    add(
-        "SEALED",
-        entries::<u32, Sealed>(Map::HashMap(pinned("SEALED")?))?,
-    );
-    add(
-        "TREES",
-        entries::<u64, u64>(Map::HashMap(pinned("TREES")?))?,
-    );
-    add("HELD", entries::<u32, Held>(Map::HashMap(pinned("HELD")?))?);
-    add(
-        "VAULTS",
-        entries::<u64, Vault>(Map::HashMap(pinned("VAULTS")?))?,
-    );
+    add("SEALED", entries::<u32, Sealed>("SEALED")?);
+    add("TREES", entries::<u64, u64>("TREES")?);
+    add("HELD", entries::<u32, Held>("HELD")?);
+    add("VAULTS", entries::<u64, Vault>("VAULTS")?);
     for filter in ["SEALED_FILTER", "NAME_FILTER"] {
-        let counts: Array<_, u32> = Array::try_from(Map::Array(pinned(filter)?))?;
         let mut nonzero = Vec::new();
-        for (slot, count) in counts.iter().enumerate() {
+        for (slot, count) in pinned::array::<u32>(filter)?.iter().enumerate() {
             match count? {
                 0 => {}
                 count => nonzero.push(format!("slot {slot}: {}", count.cast_signed())),
@@ -52,20 +39,9 @@ pub fn leftovers() -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn entries<K: Pod + Debug, V: Pod + Debug>(map: Map) -> Result<Vec<String>> {
-    let map: HashMap<_, K, V> = HashMap::try_from(map)?;
-    map.iter()
+fn entries<K: Pod + Debug, V: Pod + Debug>(map: &str) -> Result<Vec<String>> {
+    pinned::hash::<K, V>(map)?
+        .iter()
         .map(|entry| Ok(format!("{:?}", entry?)))
         .collect()
-}
-
-fn pinned(name: &str) -> Result<MapData> {
-    let path = folder()?.join(format!("map_{name}"));
-    MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))
-}
-
-fn folder() -> Result<PathBuf> {
-    let mut versions = fs::read_dir(PINS)?;
-    let version = versions.next().context("no kernel side is loaded")?;
-    Ok(version?.path())
 }

@@ -31,6 +31,7 @@ const CROWD: usize = 60;
 pub fn register(registry: Registry) -> Registry {
     registry
         .test("guardian::ends_what_is_held", ends_what_is_held)
+        .test("guardian::is_not_hung_up", is_not_hung_up)
         .test("guardian::lets_go_by_policy", lets_go_by_policy)
         .test("guardian::many_starts_and_a_kill", many_starts_and_a_kill)
         .test("guardian::is_replaced", is_replaced)
@@ -71,6 +72,21 @@ fn ends_what_is_held() -> Result<()> {
     ensure_ended(first, &mut all)?;
     let _second = agent()?;
     ensure_both(&report(&mut target()?)?.1, "hunter2")
+}
+
+/// The kernel sends SIGHUP to a process that is stopped when its parent ends, and what a service's processes are all sent
+/// is not for the guardian either.
+fn is_not_hung_up() -> Result<()> {
+    let first = agent()?;
+    let guardian = guardian_of(&first)?;
+    kill(guardian, Signal::SIGTERM)?;
+    kill(guardian, Signal::SIGINT)?;
+    let mut all = held(&first, 3)?;
+    kill(guardian, Signal::SIGSTOP)?;
+    until("the guardian stops", SOON, || {
+        state(guardian.as_raw().cast_unsigned()) == Some('T')
+    })?;
+    ensure_ended(first, &mut all)
 }
 
 fn lets_go_by_policy() -> Result<()> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
+use kernelseal_integration::pinned::PINS;
 use kernelseal_integration::probe::{
     self, asked_for_token, ensure_both, ensure_none, report, staying,
 };
@@ -15,7 +16,6 @@ use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
-pub const PINS: &str = "/sys/fs/bpf/kernelseal";
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
@@ -159,7 +159,6 @@ pub fn cleanup() -> Result<()> {
 
 /// A pin of the shared kernel side is taken away: the next agent must say so or put it right.
 fn without(name: &str) -> Result<()> {
-    cleanup()?;
     drop(agent()?);
     let versions = fs::read_dir(PINS)?.collect::<Result<Vec<_>, _>>()?;
     let pins = versions.first().context("no pins")?.path();
@@ -180,7 +179,6 @@ fn without(name: &str) -> Result<()> {
 }
 
 fn a_loader_that_died_is_no_matter() -> Result<()> {
-    cleanup()?;
     drop(agent()?);
     let versions = fs::read_dir(PINS)?.collect::<Result<Vec<_>, _>>()?;
     let pins = versions.first().context("no pins")?.path();

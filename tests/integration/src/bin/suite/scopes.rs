@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::namespace::{number_inside, process_one};
+use kernelseal_integration::pinned::PINS;
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe;
 use kernelseal_integration::process::{Running, run, spawn};
@@ -20,7 +21,6 @@ use serde_json::Value;
 const LIMIT: Duration = Duration::from_mins(8);
 const SOON: Duration = Duration::from_mins(1);
 const SETTLE: Duration = Duration::from_millis(50);
-const PINS: &str = "/sys/fs/bpf/kernelseal";
 /// Agents at a time.
 const CROWD: usize = 60;
 

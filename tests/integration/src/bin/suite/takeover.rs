@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::namespace::process_one;
+use kernelseal_integration::pinned::PINS;
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report, staying};
 use kernelseal_integration::process::{Running, run, stopped, until};
@@ -19,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::guardian::guardian_of;
-use crate::lifecycle::{PINS, cleanup, held};
+use crate::lifecycle::{cleanup, held};
 
 const SOON: Duration = Duration::from_secs(20);
 const OTHER: &str = "/sys/fs/bpf/kernelseal/v1000";
@@ -47,6 +48,15 @@ fn agent() -> Result<Agent> {
 
 fn target() -> Result<Command> {
     Ok(asked_for_token(probe::path("probe-static")?))
+}
+
+/// (What this version has pinned stays: to load it takes its time.)
+fn only_this_version() -> Result<()> {
+    if fs::exists(OTHER)? {
+        cleanup()
+    } else {
+        Ok(())
+    }
 }
 
 /// What is pinned becomes another version's.
@@ -78,7 +88,7 @@ fn retired() -> Result<()> {
 }
 
 fn of_what_is_sealed() -> Result<()> {
-    cleanup()?;
+    only_this_version()?;
     let first = agent()?;
     let (old, _) = staying("probe-static")?;
     age()?;
@@ -100,7 +110,7 @@ fn of_what_is_sealed() -> Result<()> {
 
 /// Agent and guardian are killed, and the next agent is of another version.
 fn of_what_is_held() -> Result<()> {
-    cleanup()?;
+    only_this_version()?;
     let first = agent()?;
     let mut all = held(&first, 3)?;
     kill(guardian_of(&first)?, Signal::SIGKILL)?;
@@ -120,7 +130,7 @@ fn of_what_is_held() -> Result<()> {
 
 /// An agent that was killed leaves its names, and its version refuses them: until they are taken over.
 fn of_the_names() -> Result<()> {
-    cleanup()?;
+    only_this_version()?;
     let config = Config::token_for("probe-static").policy("kernelBinaryFilter", false);
     Agent::run(&config)?.kill()?;
     ensure!(target()?.spawn().is_err(), "no agent, no start");
@@ -134,7 +144,7 @@ fn of_the_names() -> Result<()> {
 
 /// In another pod an agent was killed, and its version refuses its names: that must outlast us.
 fn of_another_scope() -> Result<()> {
-    cleanup()?;
+    only_this_version()?;
     let pod = Place::pod()?;
     let config = Config::token_for("probe-static").to_string();
     let binary = Agent::command(&[]).get_program().to_owned();
@@ -159,7 +169,7 @@ fn of_another_scope() -> Result<()> {
 
 /// In a pod a child of the new agent may not use bpf(2) before the agent is one: it loads by itself.
 fn in_a_pod() -> Result<()> {
-    cleanup()?;
+    only_this_version()?;
     let pod = Place::pod()?;
     let config = Config::token_for("probe-static").to_string();
     let start = || -> Result<Agent> {
@@ -185,7 +195,7 @@ fn in_a_pod() -> Result<()> {
 }
 
 fn not_from_the_living() -> Result<()> {
-    cleanup()?;
+    only_this_version()?;
     let first = agent()?;
     age()?;
     let (_, said) = Agent::expect_failure(&Config::token_for("probe-static").to_string())?;
@@ -201,7 +211,7 @@ fn not_from_the_living() -> Result<()> {
 
 /// They are still mounted, and guarded, when the last program of the old version has ended.
 fn files_of_what_ended() -> Result<()> {
-    cleanup()?;
+    only_this_version()?;
     let first = agent()?;
     let (old, _) = staying("probe-static")?;
     let folder = format!("/run/kernelseal/secrets/{}", old.pid());
@@ -217,7 +227,7 @@ fn files_of_what_ended() -> Result<()> {
 
 /// Maps of other sizes: it is left alone, and the new version works beside it.
 fn of_an_unknown_shape() -> Result<()> {
-    cleanup()?;
+    only_this_version()?;
     let first = agent()?;
     let (old, _) = staying("probe-static")?;
     ensure!(first.stop()?.success());
@@ -240,7 +250,7 @@ fn of_an_unknown_shape() -> Result<()> {
 }
 
 fn status_and_cleanup() -> Result<()> {
-    cleanup()?;
+    only_this_version()?;
     let first = agent()?;
     let (old, _) = staying("probe-static")?;
     age()?;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
+use kernelseal_integration::pinned::PINS;
 use kernelseal_integration::probe::{self, ensure_none, report};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
@@ -15,7 +16,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::{Started, agent, target};
-use crate::lifecycle::{PINS, cleanup};
+use crate::lifecycle::cleanup;
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
+use kernelseal_integration::pinned;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
 use kernelseal_integration::process::{self, run};
 use kernelseal_integration::registry::Registry;
@@ -15,7 +17,6 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{SOON, agent, nobody_is_stopped, target};
-use crate::lifecycle::PINS;
 use crate::observe::{get, serving};
 
 /// Adds this module's tests.
@@ -28,16 +29,9 @@ pub fn register(registry: Registry) -> Registry {
         .test("faults::no_room_for_another_name", no_room_for_another_name)
 }
 
-/// The pinned map of that name.
-fn pinned(map: &str) -> Result<String> {
-    let versions = fs::read_dir(PINS)?.collect::<Result<Vec<_>, _>>()?;
-    let version = versions.first().context("nothing is pinned")?.path();
-    Ok(format!("{}/map_{map}", version.display()))
-}
-
 /// A map with so many entries that nobody owns, as long as it lives.
 struct Filled {
-    map: String,
+    map: PathBuf,
     sizes: [&'static str; 2],
     added: String,
 }
@@ -50,7 +44,7 @@ impl Filled {
     /// With the bytes of a key and of a value.
     fn up(map: &str, sizes: [&'static str; 2]) -> Result<Self> {
         let mut filled = Self {
-            map: pinned(map)?,
+            map: pinned::path(map)?,
             sizes,
             added: String::new(),
         };
@@ -62,14 +56,9 @@ impl Filled {
 
     fn run(&self, what: &str) -> Result<String> {
         let [key, value] = self.sizes;
-        run(Command::new(probe::path("fill")?).args([
-            what,
-            &self.map,
-            Self::FIRST,
-            Self::COUNT,
-            key,
-            value,
-        ]))
+        let mut fill = Command::new(probe::path("fill")?);
+        fill.arg(what).arg(&self.map);
+        run(fill.args([Self::FIRST, Self::COUNT, key, value]))
     }
 }
 

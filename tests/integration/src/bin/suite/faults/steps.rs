@@ -1,8 +1,9 @@
 //! An agent is ended at every step of a delivery.
 
+use std::fs::File;
 use std::hint::spin_loop;
-use std::io::Read;
-use std::os::fd::AsFd;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStdout, Stdio};
 use std::time::{Duration, Instant};
@@ -47,82 +48,126 @@ enum End {
     Both,
 }
 
+/// When the agent is stopped.
+#[derive(Clone, Copy, Debug)]
+enum When {
+    /// At that step.
+    At(Step),
+    /// So long after the program was started.
+    After(Duration),
+}
+
 fn killed_at_every_step() -> Result<()> {
     /// Of each step so many, for each of the ends.
     const WANTED: usize = 2;
-    const ROUNDS: u32 = 400;
-    /// From round to round the agent gets so much longer, and after so many steps it begins anew.
-    const FINER: Duration = Duration::from_micros(150);
-    const STEPS: u32 = 60;
+    const ROUNDS: usize = 120;
+    /// What is in between, too.
+    const FINER: Duration = Duration::from_micros(400);
+    const BETWEEN: usize = 24;
     let ends = [End::Kill, End::Abort, End::Both];
+    let steps = [Step::Held, Step::Half, Step::Delivered];
     let mut seen = [[0; 3]; 3];
     let mut serving = agent()?;
     for round in 0..ROUNDS {
-        let which = round as usize % ends.len();
-        let step = killed_after(&serving, FINER * (round / 3 % STEPS), ends[which]);
-        let (step, mut probe, mut report) = step?;
+        let which = round % ends.len();
+        let missing = steps
+            .iter()
+            .find(|step| seen[which][**step as usize] < WANTED);
+        let when = match missing {
+            _ if round < BETWEEN => When::After(FINER * u32::try_from(round)?),
+            Some(step) => When::At(*step),
+            None if seen.iter().flatten().all(|count| *count >= WANTED) => {
+                println!("after {round} rounds: {seen:?}");
+                return Ok(());
+            }
+            None => continue,
+        };
+        let what = format!("round {round}, {when:?}, {:?}", ends[which]);
+        let (step, next) = round_of(serving, when, ends[which]).context(what)?;
+        serving = next;
         if let Some(step) = step {
             seen[which][step as usize] += 1;
-        }
-        let pid = probe.pid();
-        let _dead = serving.stop()?;
-        let is_there = state(pid).is_some_and(|state| state != 'Z');
-        if step == Some(Step::Delivered) && is_there {
-            ensure!(is_guarded(pid), "round {round}: open when the agent died");
-        }
-        serving = agent()?;
-        let mut text = String::new();
-        report.read_to_string(&mut text)?;
-        let found: Value = serde_json::from_str(text.lines().next().unwrap_or("null"))?;
-        let status = probe.0.wait()?;
-        if found.is_null() {
-            ensure!(
-                status.signal() == Some(9),
-                "round {round}, {step:?}: {status}"
-            );
-            ensure!(
-                step != Some(Step::Delivered),
-                "round {round}: it ran, and says nothing"
-            );
-        } else {
-            ensure_both(&found, "hunter2").with_context(|| format!("round {round}, {step:?}"))?;
-        }
-        ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
-        until("its files are gone", SOON, || {
-            !secret_mounts().contains(&format!("/run/kernelseal/secrets/{pid}"))
-        })?;
-        if seen.iter().flatten().all(|count| *count >= WANTED) {
-            println!("after {round} rounds: {seen:?}");
-            return Ok(());
         }
     }
     bail!("not every step was met in {ROUNDS} rounds: {seen:?} (held, half, delivered; by end)")
 }
 
-/// Starts a program, lets the agent work on it for so long, looks how far it came, and ends the agent.
-fn killed_after(
+/// Ends an agent while it works on a program, starts another, and looks at what became of the program.
+fn round_of(serving: Agent, when: When, end: End) -> Result<(Option<Step>, Agent)> {
+    let (step, mut probe, mut report) = killed_while(&serving, when, end)?;
+    let pid = probe.pid();
+    let _dead = serving.stop()?;
+    let is_there = state(pid).is_some_and(|state| state != 'Z');
+    if step == Some(Step::Delivered) && is_there {
+        ensure!(is_guarded(pid), "open when the agent died");
+    }
+    let next = agent()?;
+    let mut line = String::new();
+    report.read_line(&mut line)?;
+    if line.is_empty() {
+        let status = probe.0.wait()?;
+        ensure!(status.signal() == Some(9), "{step:?}: {status}");
+        ensure!(step != Some(Step::Delivered), "it ran, and says nothing");
+    } else {
+        let found: Value = serde_json::from_str(&line)?;
+        ensure_both(&found, "hunter2").with_context(|| format!("{step:?}"))?;
+    }
+    ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
+    drop(probe);
+    until("its files are gone", SOON, || !has_files(pid))?;
+    Ok((step, next))
+}
+
+fn has_files(pid: u32) -> bool {
+    secret_mounts().contains(&format!("/run/kernelseal/secrets/{pid}"))
+}
+
+/// Starts a program, lets the agent work on it, stops it to see how far it came, and ends it.
+fn killed_while(
     agent: &Agent,
-    time: Duration,
+    when: When,
     end: End,
-) -> Result<(Option<Step>, Started, ChildStdout)> {
+) -> Result<(Option<Step>, Started, BufReader<ChildStdout>)> {
+    let whom = Pid::from_raw(agent.pid().cast_signed());
+    let stop = || -> Result<()> {
+        kill(whom, Signal::SIGSTOP)?;
+        until("the agent stops", SOON, || state(agent.pid()) == Some('T'))
+    };
+    if let When::At(Step::Held) = when {
+        stop()?;
+    }
+    let mounts = File::open("/proc/self/mountinfo")?;
     let mut command = target()?;
-    // A pause, not to be gone before it is looked at.
-    command.args(["--sleep", "1"]).stdout(Stdio::piped());
+    // Not to be gone before it is looked at.
+    command.args(["--sleep", "600"]).stdout(Stdio::piped());
     let mut probe = Started(command.spawn()?);
     let report = probe.0.stdout.take().context("no output")?;
-    let begin = Instant::now();
-    while begin.elapsed() < time {
-        spin_loop();
+    let wait_for = |what: BorrowedFd<'_>, event| -> Result<()> {
+        let came = poll(
+            &mut [PollFd::new(what, event)],
+            PollTimeout::try_from(SOON)?,
+        )?;
+        ensure!(came == 1, "{when:?} did not come");
+        Ok(())
+    };
+    match when {
+        When::After(time) => {
+            let begin = Instant::now();
+            while begin.elapsed() < time {
+                spin_loop();
+            }
+        }
+        When::At(Step::Held) => until("it is held", SOON, || state(probe.pid()) == Some('T'))?,
+        // (a change of the mounts)
+        When::At(Step::Half) => wait_for(mounts.as_fd(), PollFlags::POLLPRI)?,
+        When::At(Step::Delivered) => wait_for(report.as_fd(), PollFlags::POLLIN)?,
     }
-    let whom = Pid::from_raw(agent.pid().cast_signed());
-    kill(whom, Signal::SIGSTOP)?;
-    until("the agent stops", SOON, || state(agent.pid()) == Some('T'))?;
-    let has_files = secret_mounts().contains(&format!("/run/kernelseal/secrets/{}", probe.pid()));
+    stop()?;
     let mut said = [PollFd::new(report.as_fd(), PollFlags::POLLIN)];
     let has_said = poll(&mut said, PollTimeout::ZERO)? > 0;
     let step = match state(probe.pid()) {
         _ if has_said => Some(Step::Delivered),
-        Some('T' | 't') if has_files => Some(Step::Half),
+        Some('T' | 't') if has_files(probe.pid()) => Some(Step::Half),
         Some('T' | 't') => Some(Step::Held),
         // on its way into its stop, or out of it
         _ => None,
@@ -139,5 +184,5 @@ fn killed_after(
             kill(whom, Signal::SIGKILL)?;
         }
     }
-    Ok((step, probe, report))
+    Ok((step, probe, BufReader::new(report)))
 }

@@ -1,0 +1,107 @@
+//! The kernel side misses an end. Since 7.0 the kernel may skip a program on a tracepoint where another task was preempted in
+//! it; here the maps are put back as they would be then.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::pinned::{self, PINS};
+use kernelseal_integration::probe::{ensure_both, report};
+use kernelseal_integration::process::{Running, state, until};
+use kernelseal_integration::registry::Registry;
+use nix::sys::signal::{Signal, kill};
+use sidecar_common::policy::{SEALED_ENDED, SEALED_ROOT, Scope, ScopeId, Sealed};
+
+use super::{SOON, Started, agent, nobody_is_stopped, secret_mounts, target};
+use crate::guardian::guardian_of;
+use crate::lifecycle::held;
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test("faults::a_missed_end_of_an_agent", a_missed_end_of_an_agent)
+        .test(
+            "faults::a_missed_end_of_what_held",
+            a_missed_end_of_what_held,
+        )
+        .test(
+            "faults::a_missed_end_of_a_program",
+            a_missed_end_of_a_program,
+        )
+}
+
+/// The scope of the machine, and its entry.
+fn scope() -> Result<(ScopeId, Scope)> {
+    let scopes = pinned::hash::<ScopeId, Scope>("SCOPES")?;
+    let found = scopes.iter().next().context("no scope")?;
+    Ok(found?)
+}
+
+/// The kernel side says that an agent lives which does not.
+fn revive(id: ScopeId, scope: Scope) -> Result<()> {
+    let mut scopes = pinned::hash::<ScopeId, Scope>("SCOPES")?;
+    ensure!(scopes.get(&id, 0)?.agent == 0, "its end was noticed");
+    Ok(scopes.insert(id, scope, 0)?)
+}
+
+/// The next agent is not kept out by one that is gone.
+fn a_missed_end_of_an_agent() -> Result<()> {
+    let first = agent()?;
+    let (id, before) = scope()?;
+    kill(guardian_of(&first)?, Signal::SIGKILL)?;
+    first.kill()?;
+    revive(id, before)?;
+    let _second = agent()?;
+    ensure_both(&report(&mut target()?)?.1, "hunter2")
+}
+
+/// The guardian knows better than the kernel side: it ends what is held.
+fn a_missed_end_of_what_held() -> Result<()> {
+    let first = agent()?;
+    let (id, before) = scope()?;
+    let mut all: Vec<Running> = held(&first, 3)?;
+    // Nobody looks while the books are locked.
+    let books = File::open(PINS)?;
+    books.lock()?;
+    first.signal(Signal::SIGKILL)?;
+    until("the agent has ended", SOON, || {
+        state(first.pid()) == Some('Z')
+    })?;
+    revive(id, before)?;
+    books.unlock()?;
+    for probe in &mut all {
+        ensure!(probe.wait(SOON)?.signal() == Some(9));
+    }
+    let _dead = first.stop()?;
+    ensure!(target()?.spawn().is_err(), "no agent, no start");
+    nobody_is_stopped()
+}
+
+/// A program's end is noticed when the kernel frees the process, and its files go.
+fn a_missed_end_of_a_program() -> Result<()> {
+    let agent = agent()?;
+    let sealed = || pinned::hash::<u32, Sealed>("SEALED");
+    let entry = |pid: u32| Ok::<_, anyhow::Error>(sealed()?.get(&pid, 0).ok());
+    let mut ended = Started(target()?.spawn()?);
+    let pid = ended.pid();
+    until("it has ended", SOON, || state(pid) == Some('Z'))?;
+    let Some(left) = entry(pid)? else {
+        // The tracepoint of this kernel cannot be missed, and ends the seal at once.
+        return Ok(());
+    };
+    ensure!(left.flags == SEALED_ROOT | SEALED_ENDED, "{left:?}");
+    // As if nothing had happened yet.
+    let mut trees = pinned::hash::<u64, u64>("TREES")?;
+    ensure!(trees.get(&left.seal, 0).is_err(), "its tree has ended");
+    trees.insert(left.seal, 1, 0)?;
+    let flags = left.flags & !SEALED_ENDED;
+    sealed()?.insert(pid, Sealed { flags, ..left }, 0)?;
+    ended.0.wait()?;
+    until("its tree has ended", SOON, || {
+        trees.get(&left.seal, 0).is_err()
+    })?;
+    ensure!(entry(pid)?.is_none());
+    ensure!(secret_mounts().is_empty());
+    ensure!(agent.stop()?.success());
+    Ok(())
+}
