@@ -135,3 +135,5 @@ pub const REASON_FORK_UNSEALED: u32 = 3;
 pub const REASON_OTHER_FILE: u32 = 4;
 /// The agent ended during the exec.
 pub const REASON_NO_AGENT: u32 = 5;
+/// A sealed process may not fork: its child might not be sealed.
+pub const REASON_NO_FORK: u32 = 6;

@@ -18,6 +18,11 @@ pub const MAX_BINDINGS: usize = 65_536;
 pub const MAX_BINDINGS_PER_SCOPE: usize = 1_000;
 /// Processes under seal at one time, on one node.
 pub const MAX_SEALED: usize = 32_768;
+/// Of these, the last so many are for the children of sealed processes: no program is held, and so sealed, that would take one.
+pub const SEALED_FOR_FORKS: u32 = 2_048;
+/// Of those, the last so many are for children that are being made: a sealed process may not begin to fork where there are
+/// no more. The map is never so full that a child could not be sealed.
+pub const SEALED_FOR_NEWBORN: u32 = 512;
 /// Processes held between their exec and their release at one time, on one node.
 pub const MAX_HELD: usize = 4_096;
 /// Mounted secret directories (one per process that was given files), on one node.

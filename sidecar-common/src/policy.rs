@@ -103,8 +103,6 @@ pub const SEALED_ROOT: u32 = 1 << 1;
 pub const SEALED_EXECING: u32 = 1 << 2;
 /// The seal was taken off; the kernel side removes the entry when the process ends.
 pub const SEALED_VOID: u32 = 1 << 3;
-/// The process has ended, and who must know was told; the entry stays until its memory is gone.
-pub const SEALED_ENDED: u32 = 1 << 4;
 
 /// A program that was stopped before its first instruction and waits for its agent.
 #[repr(C)]
@@ -119,6 +117,13 @@ pub struct Held {
     pub seal: u64,
     /// When the task started, on the boot clock, in nanoseconds.
     pub start_ns: u64,
+    /// The seal that the process had before this exec, 0 for none. It is a member of that tree still, and of that one
+    /// alone if the program turns out to be nobody's.
+    pub earlier_seal: u64,
+    /// Whose policy held under the earlier seal.
+    pub earlier_scope: ScopeId,
+    /// `SEALED_*` bits of the earlier seal.
+    pub earlier_flags: u32,
     /// The cgroup, as its inode number in cgroup2.
     pub cgroup: u64,
     /// Inode of the file that was asked for (for a script: of the script).

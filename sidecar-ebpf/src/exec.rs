@@ -25,7 +25,7 @@ use sidecar_common::{
         Exec, Header, KIND_EXEC, KIND_HELD, KIND_REFUSED, REASON_HELD_FULL, REASON_NO_AGENT,
         REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
     },
-    layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, NAME_LEN},
+    layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, NAME_LEN, SEALED_FOR_FORKS},
     name::{self, CHUNK, Chunk},
     policy::{
         BindingKey, HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, Held,
@@ -192,6 +192,10 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // PID_MAX_LIMIT): unique while somebody carries it.
     let seal = (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid);
     if sealed::get(tgid, || start_ns).is_none() {
+        if sealed::has_only(SEALED_FOR_FORKS) {
+            report_refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
+            return kernel::eperm();
+        }
         let execing = Sealed {
             seal,
             start_ns,
@@ -386,11 +390,29 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
             (false, false) => 0,
         };
 
-    // a sealed process that becomes another sealed program leaves its first tree
-    if let Some(earlier) = sealed::get(tgid, || pending.start_ns)
-        && earlier.flags & SEALED_EXECING == 0
+    // A sealed process that becomes another sealed program leaves its first tree, but not before that is sure.
+    (
+        pending.earlier_seal,
+        pending.earlier_scope,
+        pending.earlier_flags,
+    ) = (0, 0, 0);
+    if let Some(now) = sealed::get(tgid, || pending.start_ns)
+        && now.flags & SEALED_EXECING == 0
     {
-        lineage::leave(&earlier, task, pending.pid, 0);
+        let earlier = match sealed::HELD.get_ptr(tgid) {
+            // It is held already, and executes the next: of what it was held for nothing has come.
+            // SAFETY: a live map value.
+            Some(held) if unsafe { (*held).seal } == now.seal => {
+                let comm = task.wrapping_add(off!(task_comm));
+                lineage::leave(&now, tgid, pending.pid, 0, comm);
+                // SAFETY: as above.
+                unsafe { lineage::earlier_of(&*held) }
+            }
+            _ => now,
+        };
+        pending.earlier_seal = earlier.seal;
+        pending.earlier_scope = earlier.scope;
+        pending.earlier_flags = earlier.flags;
     }
     let sealed = Sealed {
         seal: pending.seal,

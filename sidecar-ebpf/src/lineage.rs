@@ -1,16 +1,21 @@
 //! How a seal is passed on and how it ends: fork, exit, and the number's return to the pool.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    helpers::generated::bpf_send_signal, macros::btf_tracepoint, programs::BtfTracePointContext,
+    helpers::generated::bpf_send_signal,
+    macros::{btf_tracepoint, lsm},
+    programs::{BtfTracePointContext, LsmContext, RawTracePointContext},
 };
 use sidecar_common::{
-    event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT, REASON_FORK_UNSEALED},
-    policy::{SEALED_AGENT, SEALED_ENDED, SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Sealed},
+    event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT, REASON_FORK_UNSEALED, REASON_NO_FORK},
+    layout::SEALED_FOR_NEWBORN,
+    policy::{Held, SEALED_AGENT, SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Sealed},
 };
 
 use crate::{
     exec,
-    kernel::{self, Number, Ptr, load, off, read},
+    kernel::{self, Number, Ptr, load, off},
     ring,
     sealed::{self, HELD, SCOPES},
 };
@@ -49,16 +54,11 @@ fn inherit(parent: Ptr, tgid: u32, child_tgid: u32, start_ns: u64) {
     if sealed::put(child_tgid, &inherited).is_ok() {
         sealed::tree_join(sealed.seal);
     } else if sealed.flags & SEALED_AGENT == 0 {
-        // A child outside the seal would show the secrets. A program can only signal itself, and
-        // the child has not run yet: its parent dies, and the child finds no way to be started.
+        // A child outside the seal would show the secrets, and nothing here keeps it from starting: a program can
+        // only signal itself. [`task_alloc`] sees to it that there is room; should there be none, it is told.
         // SAFETY: the helper has no preconditions; the signal is for the running task.
         unsafe { bpf_send_signal(SIGKILL) };
-        let number = Number {
-            namespace: sealed.scope,
-            nr: sealed::number_in(kernel::pid_of(parent), sealed.scope),
-        };
-        let name = parent.wrapping_add(off!(task_comm));
-        exec::report_refused(number, tgid, REASON_FORK_UNSEALED, name);
+        report_fork(&sealed, tgid, parent, REASON_FORK_UNSEALED);
     }
 }
 
@@ -79,7 +79,8 @@ pub fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The last thread is gone: tell the agent, and if it was the agent, say so.
+/// No thread is left to run: tell the agent, and if it was the agent, say so. Two threads that end at once may both come to
+/// this, and another than the one that comes here may still have the memory: the seal stays until the process is freed.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     let task: Ptr = ctx.arg(0);
@@ -89,14 +90,10 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     }
     let tgid: u32 = load!(task, task_tgid);
     if sealed::may_be_sealed(tgid) {
-        if let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) {
+        if let Some(sealed) = sealed::get(tgid, || kernel::start_of(task))
+            && sealed::end_once(tgid, sealed.start_ns)
+        {
             end(task, tgid, &sealed);
-        }
-        if off!(exit_keeps_memory) == 0 {
-            sealed::forget(tgid);
-        } else {
-            // The memory is still there, and the process would stand open until it is gone.
-            sealed::has_ended(tgid);
         }
     }
     end_namespace(task);
@@ -120,7 +117,13 @@ fn end_namespace(task: Ptr) {
 
 #[inline(always)]
 fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
-    let _ = HELD.remove(tgid);
+    let comm = kernel::follow(task, off!(task_leader)).wrapping_add(off!(task_comm));
+    if let Some((seal, earlier)) = unhold(tgid)
+        && seal == sealed.seal
+        && earlier.seal != 0
+    {
+        leave(&earlier, tgid, 0, 0, comm);
+    }
     if sealed.flags & SEALED_AGENT != 0 {
         if let Some(scope) = SCOPES.get_ptr_mut(sealed.scope) {
             // SAFETY: a live map value.
@@ -136,12 +139,53 @@ fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
         return; // it never came to have secrets
     }
     let pid = sealed::number_in(kernel::pid_of(task), sealed.scope);
-    leave(sealed, task, pid, load!(task, task_exit_code));
+    leave(sealed, tgid, pid, load!(task, task_exit_code), comm);
+}
+
+/// Takes a process off what is held. Gives the seal it was held with and the one it had before, to who took it off.
+#[inline(always)]
+fn unhold(tgid: u32) -> Option<(u64, Sealed)> {
+    let held = HELD.get_ptr(tgid)?;
+    // SAFETY: a live map value; an entry used again meanwhile has another seal, and is not removed twice.
+    let found = unsafe { ((*held).seal, earlier_of(&*held)) };
+    HELD.remove(tgid).is_ok().then_some(found)
+}
+
+/// The seal that a held process had before.
+#[inline(always)]
+pub(crate) fn earlier_of(held: &Held) -> Sealed {
+    Sealed {
+        seal: held.earlier_seal,
+        start_ns: held.start_ns,
+        scope: held.earlier_scope,
+        flags: held.earlier_flags,
+    }
+}
+
+/// A held program goes its way with its secrets: it is no longer of the tree it was of before. Its agent runs this, with the
+/// process's number in the kernel's eyes; returns 1 if it was held.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub fn settle(ctx: *mut c_void) -> u32 {
+    let tgid: u32 = RawTracePointContext::new(ctx).arg(0);
+    let Some(held) = HELD.get_ptr(tgid) else {
+        return 0;
+    };
+    // SAFETY: a live map value.
+    let pid = unsafe { (*held).pid };
+    let Some((_, earlier)) = unhold(tgid) else {
+        return 0;
+    };
+    if earlier.seal != 0 {
+        // (its agent knows its name)
+        leave(&earlier, tgid, pid, 0, core::ptr::null());
+    }
+    1
 }
 
 /// A process leaves its tree: the agent hears of the one that was given the seal, and of the last.
 #[inline(always)]
-pub(crate) fn leave(sealed: &Sealed, task: Ptr, pid: u32, status: u32) {
+pub(crate) fn leave(sealed: &Sealed, tgid: u32, pid: u32, status: u32, comm: Ptr) {
     let root = if sealed.flags & SEALED_ROOT != 0 {
         EXIT_ROOT
     } else {
@@ -157,23 +201,54 @@ pub(crate) fn leave(sealed: &Sealed, task: Ptr, pid: u32, status: u32) {
     }
     if let Some(mut entry) = ring::reserve::<Exit>(sealed.scope) {
         entry.write(Exit {
-            header: ring::header(KIND_EXIT, read(task, off!(task_tgid))),
+            header: ring::header(KIND_EXIT, tgid),
             seal: sealed.seal,
             pid,
             flags: root | last,
             status,
             reserved: 0,
             // (a thread may have a name of its own)
-            comm: kernel::read_buf(kernel::follow(task, off!(task_leader)), off!(task_comm)),
+            comm: kernel::read_buf(comm, 0),
         });
         entry.submit(0);
     }
 }
 
-/// Only here the seal goes where the exit's tracepoint comes before the memory is given up (6.16);
-/// attached only there. And where that tracepoint was missed, as may be there (see
-/// [`exec::bprm_committed_creds`]), the end is dealt with: here nothing preempts us, for the kernel frees what
-/// it waited for with RCU in a softirq. By now the process has no number in any namespace, and is told of with 0.
+/// A sealed process is about to fork: not where its child might not be sealed.
+#[lsm(hook = "task_alloc")]
+pub fn task_alloc(ctx: LsmContext) -> i32 {
+    /// uapi/linux/sched.h
+    const CLONE_THREAD: u64 = 0x10000;
+    const EAGAIN: i64 = 11;
+    let tgid = kernel::current_tgid();
+    if !sealed::may_be_sealed(tgid) || !sealed::has_only(SEALED_FOR_NEWBORN) {
+        return 0;
+    }
+    if ctx.arg::<u64>(1) & CLONE_THREAD != 0 {
+        return 0;
+    }
+    let Some(sealed) =
+        sealed::current().filter(|own| own.flags & (SEALED_AGENT | SEALED_EXECING) == 0)
+    else {
+        return 0;
+    };
+    report_fork(&sealed, tgid, kernel::current(), REASON_NO_FORK);
+    kernel::error::<EAGAIN>()
+}
+
+#[inline(always)]
+fn report_fork(sealed: &Sealed, tgid: u32, parent: Ptr, reason: u32) {
+    let number = Number {
+        namespace: sealed.scope,
+        nr: sealed::number_in(kernel::pid_of(parent), sealed.scope),
+    };
+    exec::report_refused(number, tgid, reason, parent.wrapping_add(off!(task_comm)));
+}
+
+/// The seal goes when the process is freed: its memory may outlive the tracepoint of its exit (always, since 6.16). And where
+/// that tracepoint was missed, as may be since 7.0 (see [`exec::bprm_committed_creds`]), the end is dealt with: here
+/// nothing preempts us, for the kernel frees what it waited for with RCU in a softirq. By now the process has no number in
+/// any namespace, and is told of with 0.
 #[btf_tracepoint(function = "sched_process_free")]
 pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
     let task: Ptr = ctx.arg(0);
@@ -188,7 +263,7 @@ pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
     else {
         return 0;
     };
-    if sealed.flags & (SEALED_ENDED | SEALED_VOID) == 0 {
+    if sealed::end_at_last(tgid, sealed.start_ns) && sealed.flags & SEALED_VOID == 0 {
         end(task, tgid, &sealed);
     }
     sealed::forget(tgid);

@@ -1,19 +1,19 @@
 //! Who is sealed, and who belongs together: the maps every guard asks.
 
 use aya_ebpf::{
-    bindings::BPF_NOEXIST,
+    bindings::{BPF_EXIST, BPF_NOEXIST},
     btf_maps::{Array, HashMap},
     macros::btf_map,
 };
 use sidecar_common::{
     layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED, SEALED_FILTER_SLOTS},
-    policy::{
-        Held, SCOPE_POD, SEALED_AGENT, SEALED_ENDED, SEALED_EXECING, SEALED_VOID, Scope, ScopeId,
-        Sealed,
-    },
+    policy::{Held, SCOPE_POD, SEALED_AGENT, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed},
 };
 
 use crate::kernel::{self, Number, Ptr, off, read};
+
+/// Bits of a process number (`PID_MAX_LIMIT`).
+const PID_BITS: u32 = 22;
 
 #[btf_map]
 pub(crate) static SCOPES: HashMap<ScopeId, Scope, MAX_SCOPES> = HashMap::new();
@@ -23,6 +23,12 @@ static SEALED: HashMap<u32, Sealed, MAX_SEALED> = HashMap::new();
 /// every process on the node would pay for at every fork, exit and open in /proc.
 #[btf_map]
 static SEALED_FILTER: Array<u32, { SEALED_FILTER_SLOTS as usize }> = Array::new();
+/// How many entries of `SEALED` there are.
+#[btf_map]
+static SEALED_COUNT: Array<u32, 1> = Array::new();
+/// Processes whose end was dealt with, until they are freed.
+#[btf_map]
+static ENDED: HashMap<u64, u8, MAX_SEALED> = HashMap::new();
 #[btf_map]
 pub(crate) static HELD: HashMap<u32, Held, MAX_HELD> = HashMap::new();
 /// How many processes carry a seal.
@@ -81,8 +87,16 @@ pub(crate) fn put(tgid: u32, sealed: &Sealed) -> Result<(), i32> {
     if SEALED.insert(tgid, sealed, u64::from(BPF_NOEXIST)).is_ok() {
         return Ok(());
     }
-    count(tgid, u32::MAX);
-    SEALED.insert(tgid, sealed, 0)
+    if SEALED.insert(tgid, sealed, u64::from(BPF_EXIST)).is_ok() {
+        count(tgid, u32::MAX);
+        return Ok(());
+    }
+    // (that of an earlier process of this number, which is being freed)
+    let put = SEALED.insert(tgid, sealed, u64::from(BPF_NOEXIST));
+    if put.is_err() {
+        count(tgid, u32::MAX);
+    }
+    put
 }
 
 /// Takes a process off the map.
@@ -93,18 +107,42 @@ pub(crate) fn forget(tgid: u32) {
     }
 }
 
-/// Marks a process as one whose end was dealt with.
+/// Notes that a process's end is dealt with; false if it was before. (Inserting is the one thing that of two that do it at
+/// once one alone does, on 5.10 too.)
 #[inline(always)]
-pub(crate) fn has_ended(tgid: u32) {
-    if let Some(sealed) = SEALED.get_ptr_mut(tgid) {
-        // SAFETY: a live map value; nobody else changes that of a process that has ended.
-        unsafe { (*sealed).flags |= SEALED_ENDED };
-    }
+pub(crate) fn end_once(tgid: u32, start_ns: u64) -> bool {
+    /// `-EEXIST`
+    const EXISTS: i32 = -17;
+    ENDED.insert(life(tgid, start_ns), 1, u64::from(BPF_NOEXIST)) != Err(EXISTS)
+}
+
+/// The same when the process is freed: false if its end was dealt with.
+#[inline(always)]
+pub(crate) fn end_at_last(tgid: u32, start_ns: u64) -> bool {
+    ENDED.remove(life(tgid, start_ns)).is_err()
+}
+
+/// Names a process among all that ever have its number, as long as the number's next holder takes less than an hour.
+#[inline(always)]
+fn life(tgid: u32, start_ns: u64) -> u64 {
+    start_ns << PID_BITS | u64::from(tgid)
+}
+
+/// Whether so few places are left, or fewer.
+#[inline(always)]
+pub(crate) fn has_only(places: u32) -> bool {
+    SEALED_COUNT
+        .get(0)
+        .is_none_or(|count| *count >= MAX_SEALED as u32 - places)
 }
 
 #[inline(always)]
 fn count(tgid: u32, n: u32) {
     if let Some(entries) = SEALED_FILTER.get_ptr_mut(tgid % SEALED_FILTER_SLOTS) {
+        // SAFETY: a live map value.
+        unsafe { kernel::add32(entries, n) };
+    }
+    if let Some(entries) = SEALED_COUNT.get_ptr_mut(0) {
         // SAFETY: a live map value.
         unsafe { kernel::add32(entries, n) };
     }

@@ -21,7 +21,7 @@ use anyhow::Context as _;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::{SigSet, Signal},
+    sys::signal::{SigSet, SigmaskHow, Signal},
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sidecar_common::policy::SCOPE_FAIL_OPEN;
@@ -84,18 +84,18 @@ fn spawn(audit_log: Option<&Path>) -> io::Result<Child> {
         // what is typed at a terminal is for the agent
         .process_group(0)
         .stdin(Stdio::null());
-    command.spawn()
+    // It goes when its agent lets it go, or soon after. What is meant for all of a service's processes would end it too
+    // early; and the kernel hangs up on a process that is stopped when its parent ends. (A child inherits what is blocked.)
+    let blocked = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM];
+    let blocked: SigSet = blocked.into_iter().collect();
+    let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let child = command.spawn();
+    before.thread_set_mask()?;
+    child
 }
 
 /// `kernelseal guardian`: waits for the end of the agent that started it.
 pub(crate) fn run(agent: u32, audit_log: Option<&Path>) -> anyhow::Result<()> {
-    // It goes when its agent lets it go, or soon after. What is meant for all of a service's processes would end it too
-    // early; and the kernel hangs up on a process that is stopped when its parent ends.
-    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM]
-        .into_iter()
-        .collect::<SigSet>()
-        .thread_block()
-        .context("block signals")?;
     let maps = Maps::open()?;
     let scope = own_scope()?;
     wait_for_end_of(agent).context("wait for the agent's end")?;

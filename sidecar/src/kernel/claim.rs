@@ -7,6 +7,7 @@ use aya::maps::{Array, HashMap, HashOfMaps, Map, MapData, MapError, RingBuf};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use sidecar_common::{
@@ -341,12 +342,17 @@ fn enlist(scope: ScopeId, wish: &Wish<'_>) -> Result<(), Error> {
 
 /// Whether a process of our PID namespace lives; one that has ended and is not waited for does not.
 fn lives(pid: u32) -> bool {
-    let process =
-        Pid::from_raw(pid.cast_signed()).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-    process.is_some_and(|process| {
-        let mut ended = [PollFd::new(&process, PollFlags::IN)];
-        !matches!(poll(&mut ended, Some(&Timespec::default())), Ok(1))
-    })
+    let Some(pid) = Pid::from_raw(pid.cast_signed()) else {
+        return false;
+    };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(process) => {
+            let mut ended = [PollFd::new(&process, PollFlags::IN)];
+            !matches!(poll(&mut ended, Some(&Timespec::default())), Ok(1))
+        }
+        // (whoever cannot be asked about is not taken for dead)
+        Err(e) => e != Errno::SRCH,
+    }
 }
 
 /// The PID namespace this process lives in.

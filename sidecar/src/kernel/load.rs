@@ -35,27 +35,28 @@ pub(super) const HOOKS: &[&str] = &[
     "sb_umount",
     "sb_remount",
     "move_mount",
+    "task_alloc",
     "bprm_creds_for_exec",
     COMMITTED,
 ];
-/// Attached only where the exit's tracepoint comes too early to end a seal.
-const FREE: &str = "sched_process_free";
 /// Attached only where tracepoints may be missed.
 const COMMITTED: &str = "bprm_committed_creds";
 const WAKEUP: &str = "sched_wakeup_new";
 /// What not every kernel needs: those of 6.16 and later do.
-pub(super) const LATE: [&str; 3] = [FREE, COMMITTED, WAKEUP];
+pub(super) const LATE: [&str; 2] = [COMMITTED, WAKEUP];
 /// The tracepoints we attach to; a program has its tracepoint's name.
 pub(super) const TRACEPOINTS: &[&str] = &[
     "sched_process_exec",
     "sched_process_fork",
     "sched_process_exit",
-    FREE,
+    "sched_process_free",
     WAKEUP,
 ];
 /// Makes its caller the agent of a scope.
 pub(super) const ENLIST: &str = "enlist";
 pub(super) const OWN_CGROUP: &str = "own_cgroup";
+/// Takes a program that was delivered to off what is held.
+pub(super) const SETTLE: &str = "settle";
 const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
 
 /// A loaded and attached kernel side; gone when dropped, unless it is pinned.
@@ -88,7 +89,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
             cause: chain(&e),
         })?;
 
-    for name in [ENLIST, OWN_CGROUP, FIND_SYSCALL_SLOT] {
+    for name in [ENLIST, OWN_CGROUP, SETTLE, FIND_SYSCALL_SLOT] {
         program::<RawTracePoint>(&mut ebpf, name)?
             .load()
             .map_err(failed(name))?;

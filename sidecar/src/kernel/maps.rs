@@ -11,7 +11,7 @@ use sidecar_common::policy::{
     SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
 };
 
-use super::{Error, pins};
+use super::{Error, ask, load, pins};
 
 /// `BPF_EXIST` (uapi/linux/bpf.h): change what is there, add nothing.
 pub(super) const BPF_EXIST: u64 = 2;
@@ -187,19 +187,38 @@ impl Maps {
             .map_err(failed("HELD"))
     }
 
-    /// Takes the seal off a process that is let go without secrets.
-    pub(crate) fn unseal(&mut self, tgid: u32, seal: u64) {
+    /// A held program was given its secrets, and goes its way: from here on it is of its new tree alone.
+    pub(crate) fn settle(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
+        // (as nearly all)
+        if held.earlier_seal == 0 {
+            return self.forget_held(tgid);
+        }
+        ask::run(load::SETTLE, &[tgid.into()]).map(drop)
+    }
+
+    /// Takes the seal off a process that is let go without secrets. One that it had before is its again: what it was
+    /// given then may be in its environment.
+    pub(crate) fn unseal(&mut self, tgid: u32, held: &Held) {
         // The entry stays, void: only the kernel side can keep its filter's count right.
         if let Ok(sealed) = self.sealed.get(&tgid, 0)
-            && sealed.seal == seal
+            && sealed.seal == held.seal
         {
-            let void = Sealed {
-                flags: SEALED_VOID,
-                ..sealed
+            let after = if held.earlier_seal == 0 {
+                Sealed {
+                    flags: SEALED_VOID,
+                    ..sealed
+                }
+            } else {
+                Sealed {
+                    seal: held.earlier_seal,
+                    scope: held.earlier_scope,
+                    flags: held.earlier_flags,
+                    ..sealed
+                }
             };
-            let _ = self.sealed.insert(tgid, void, BPF_EXIST);
+            let _ = self.sealed.insert(tgid, after, BPF_EXIST);
         }
-        let _ = self.trees.remove(&seal);
+        let _ = self.trees.remove(&held.seal);
     }
 
     /// The trees that live in a scope, by seal, and of each whether the process that the seal was
@@ -210,6 +229,13 @@ impl Maps {
             // A process's entry may outlast the process, its place in the tree's count does not.
             if sealed.scope == scope && self.trees.get(&sealed.seal, 0).is_ok() {
                 *trees.entry(sealed.seal).or_default() |= sealed.flags & SEALED_ROOT != 0;
+            }
+        }
+        // What is held is of the tree, too, that it was of before.
+        for (_, held) in self.held.iter().filter_map(Result::ok) {
+            if held.earlier_seal != 0 && held.earlier_scope == scope {
+                *trees.entry(held.earlier_seal).or_default() |=
+                    held.earlier_flags & SEALED_ROOT != 0;
             }
         }
         trees

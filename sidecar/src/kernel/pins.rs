@@ -155,7 +155,7 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
                 .map_err(|e| pinned(format!("pin of map {name}"))(&e))?;
         }
     }
-    for name in [load::ENLIST, load::OWN_CGROUP] {
+    for name in [load::ENLIST, load::OWN_CGROUP, load::SETTLE] {
         if let Some(program) = loaded.ebpf.program_mut(name) {
             program
                 .pin(staging.join(format!("prog_{name}")))

@@ -131,6 +131,9 @@ pub(crate) enum Action {
     Started,
     /// It was gone already.
     Gone,
+    /// It runs on; what it wanted to do failed.
+    #[serde(rename = "goes_on")]
+    GoesOn,
 }
 
 /// An event. `timestamp` and `node` are added when it is written.

@@ -20,9 +20,9 @@ pub(crate) enum EnvError {
     /// The stack cannot take them.
     #[error(transparent)]
     Stack(#[from] StackError),
-    /// It could not be written.
+    /// It could not be written, or by halves.
     #[error(transparent)]
-    Write(#[from] HoldError),
+    Write(HoldError),
 }
 
 /// Checks that a value can be a variable's.
@@ -54,6 +54,6 @@ pub(crate) fn deliver(
         }
         rebuilt => rebuilt?,
     };
-    task.write(&rebuilt)?;
+    task.write(&rebuilt).map_err(EnvError::Write)?;
     Ok(rebuilt.overrode)
 }

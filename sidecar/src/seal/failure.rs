@@ -19,6 +19,9 @@ pub(super) enum Failure {
     File(#[from] FileError),
     #[error("hold: {0}")]
     Hold(#[from] HoldError),
+    /// Its secrets are in its memory: whatever the policy, it does not start without the seal.
+    #[error("with its secrets written: {0}")]
+    Late(HoldError),
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
 }

@@ -244,19 +244,30 @@ impl Work {
             return self.judge_traced(tgid, held, process, &place);
         }
         let attached = self.attach(tgid, held);
-        if matches!(attached, Err(HoldError::NotExecuted)) {
-            return drop(self.maps.forget_held(tgid));
-        }
-        let held = &if held.flags & HELD_COMING != 0 {
-            // its exec has taken place by now, and the kernel side knows more
-            self.maps.held(tgid).ok().flatten().unwrap_or(*held)
+        let now = if held.flags & HELD_COMING == 0 {
+            Ok(Some(*held))
         } else {
-            *held
+            // its exec has taken place by now, and the kernel side knows more
+            let now = self.maps.held(tgid);
+            now.map(|now| now.filter(|now| now.flags & HELD_COMING == 0))
         };
-        let place = self.place_of(held, process);
-        match attached {
-            Ok(task) => self.serve(tgid, held, process, place, task),
-            Err(e) => self.refuse(tgid, held, &place, None, &e.into()),
+        match (attached, now) {
+            (Err(HoldError::NotExecuted), _) => drop(self.maps.forget_held(tgid)),
+            // What it executed is something else, which nobody watches.
+            (Ok(task), Ok(None)) => self.let_go(tgid, held, task),
+            (Ok(task), Ok(Some(held))) => {
+                let place = self.place_of(&held, process);
+                self.serve(tgid, &held, process, place, task);
+            }
+            (Ok(task), Err(e)) => {
+                let place = self.place_of(held, process);
+                self.refuse(tgid, held, &place, Some(task), &e.into());
+            }
+            (Err(e), now) => {
+                let held = now.ok().flatten().unwrap_or(*held);
+                let place = self.place_of(&held, process);
+                self.refuse(tgid, &held, &place, None, &e.into());
+            }
         }
     }
 
@@ -288,11 +299,11 @@ impl Work {
             Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
         };
         let maps = &mut self.maps;
-        match task.release(|| maps.forget_held(tgid)) {
+        match task.release(|| maps.settle(tgid, held)) {
             Ok(()) => {}
             Err(e) => {
                 self.clean(delivered.vault.take());
-                return self.refuse(tgid, held, &place, None, &e.into());
+                return self.refuse(tgid, held, &place, None, &Failure::Late(e));
             }
         }
         self.sealed(held, place, &bindings, &secrets, delivered);
@@ -380,7 +391,7 @@ impl Work {
         Ok(secrets)
     }
 
-    /// Files first, then variables: the stack is written when nothing else can fail.
+    /// Files first, then variables.
     fn deliver(
         &mut self,
         held: &Held,
@@ -425,17 +436,16 @@ impl Work {
                 value: directory.as_bytes(),
             });
         }
-        let written = deliver_env::deliver(task, process, &variables)
-            .map_err(Failure::from)
-            .and_then(|overrode| {
-                process.exclude_from_core_dumps().map_err(|cause| {
-                    Failure::Identity(Refusal::Unknown {
-                        what: "its coredump_filter",
-                        cause,
-                    })
-                })?;
-                Ok(overrode)
-            });
+        // The stack is written when nothing else can fail.
+        let written = process
+            .exclude_from_core_dumps()
+            .map_err(|cause| {
+                Failure::Identity(Refusal::Unknown {
+                    what: "its coredump_filter",
+                    cause,
+                })
+            })
+            .and_then(|()| Ok(deliver_env::deliver(task, process, &variables)?));
         match written {
             Ok(overrode) => delivered.overrode = overrode,
             Err(failure) => {

@@ -8,6 +8,7 @@ use sidecar_common::policy::{HELD_COMING, Held};
 
 use super::{
     Work,
+    deliver_env::EnvError,
     failure::Failure,
     held::{HeldTask, HoldError},
     text,
@@ -35,7 +36,7 @@ impl Work {
 
     /// A program that no binding is about goes its way, as if we had not been there.
     pub(super) fn let_go(&mut self, tgid: u32, held: &Held, task: HeldTask) {
-        self.maps.unseal(tgid, held.seal);
+        self.maps.unseal(tgid, held);
         let maps = &mut self.maps;
         match task.release(|| maps.forget_held(tgid)) {
             Ok(()) | Err(HoldError::Gone) => {}
@@ -50,7 +51,7 @@ impl Work {
 
     /// The same where somebody else is attached.
     pub(super) fn let_go_unattached(&mut self, tgid: u32, held: &Held) {
-        self.maps.unseal(tgid, held.seal);
+        self.maps.unseal(tgid, held);
         if held.flags & HELD_COMING != 0 {
             let _ = self.maps.waive(tgid, held);
             return;
@@ -69,20 +70,22 @@ impl Work {
         failure: &Failure,
     ) {
         let reason = failure.to_string();
-        let is_gone = matches!(failure, Failure::Hold(HoldError::Gone));
-        let action = match self.config.policy.on_failure {
-            _ if is_gone => Action::Gone,
-            OnFailure::Deny => Action::Killed,
-            OnFailure::Allow => Action::Started,
+        let action = match (failure, self.config.policy.on_failure) {
+            (Failure::Hold(HoldError::Gone) | Failure::Late(HoldError::Gone), _) => Action::Gone,
+            // What was written of them is in its memory: it is not let out of the seal.
+            (Failure::Late(_) | Failure::Env(EnvError::Write(_)), _) | (_, OnFailure::Deny) => {
+                Action::Killed
+            }
+            (_, OnFailure::Allow) => Action::Started,
         };
         match (action, task) {
-            (Action::Gone, _) => drop(self.maps.forget_held(tgid)),
+            (Action::Gone | Action::GoesOn, _) => drop(self.maps.forget_held(tgid)),
             (Action::Killed, Some(task)) => task.kill(),
             (Action::Killed, None) => {
                 watchdog::kill_held(&self.maps, tgid, held);
             }
             (Action::Started, Some(task)) => {
-                self.maps.unseal(tgid, held.seal);
+                self.maps.unseal(tgid, held);
                 let maps = &mut self.maps;
                 if let Err(e) = task.release(|| maps.forget_held(tgid)) {
                     tracing::warn!(pid = held.pid, "could not release it: {e}");

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use sidecar_common::{
     event::{
-        Exec, REASON_FORK_UNSEALED, REASON_HELD_FULL, REASON_NO_AGENT, REASON_OTHER_FILE,
-        REASON_SEALED_FULL, Subject,
+        Exec, REASON_FORK_UNSEALED, REASON_HELD_FULL, REASON_NO_AGENT, REASON_NO_FORK,
+        REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
     },
     policy::Held,
 };
@@ -80,13 +80,19 @@ impl Work {
             REASON_SEALED_FULL => "the kernel side's map of sealed processes is full",
             REASON_HELD_FULL => "the kernel side's map of held programs is full",
             REASON_FORK_UNSEALED => "it forked, and the child could not be sealed",
+            REASON_NO_FORK => {
+                "it may not fork: the kernel side's map of sealed processes is nearly full"
+            }
             REASON_OTHER_FILE => "the kernel executes another file than the one asked for",
             REASON_NO_AGENT => "its agent ended while it was started",
             _ => "the kernel side refused it",
         };
         self.metrics.refused.inc();
         let name = text(&exec.name);
-        let action = Action::Killed;
+        let action = match exec.reason {
+            REASON_NO_FORK => Action::GoesOn,
+            _ => Action::Killed,
+        };
         let detail = Detail::Refused { reason, action };
         let time_ns = exec.header.time_ns;
         self.emit_of(time_ns, Kind::Refused, &exec.subject, &name, detail);

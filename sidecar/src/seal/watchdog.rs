@@ -93,7 +93,7 @@ impl Watchdog {
                     Action::Started
                 }
                 OnFailure::Allow => {
-                    self.maps.unseal(tgid, held.seal);
+                    self.maps.unseal(tgid, &held);
                     signal_held(&self.maps, tgid, &held, Signal::CONT);
                     let _ = self.maps.forget_held(tgid);
                     Action::Started

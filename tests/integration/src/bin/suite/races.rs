@@ -32,6 +32,11 @@ pub fn register(registry: Registry) -> Registry {
             "races::a_sealed_program_becomes_another",
             a_sealed_program_becomes_another,
         )
+        .test(
+            "races::a_sealed_program_becomes_nobodys",
+            a_sealed_program_becomes_nobodys,
+        )
+        .test("races::threads_that_end_at_once", threads_that_end_at_once)
         .test("races::a_thread_that_execs", a_thread_that_execs)
         .slow_test(
             "races::numbers_wrap_around",
@@ -161,6 +166,61 @@ fn a_sealed_program_becomes_another() -> Result<()> {
     drop(probe);
     let folder = format!("/run/kernelseal/secrets/{pid}");
     until("both folders go", SOON, || !Path::new(&folder).exists())
+}
+
+/// It is held for its name, and no binding is about it: what it was given before is in its environment still, and guarded.
+fn a_sealed_program_becomes_nobodys() -> Result<()> {
+    for policy in ["deny", "allow"] {
+        let config = Config::token_for("probe-static")
+            .policy("onFailure", policy)
+            .and_seal("probe-rust")
+            .selector("uid", 4242)
+            .value("TOKEN", "of the second");
+        let mut agent = Agent::run(&config)?;
+        let mut command = target()?;
+        command.arg("--exec").arg(probe::path("probe-rust")?);
+        command.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
+        let (mut probe, first) = report(&mut command)?;
+        ensure_both(&first, "hunter2")?;
+        ensure_both(&probe.json(SOON)?, "hunter2").context("of its tree still")?;
+        let pid = probe.pid();
+        for name in ["environ", "mem"] {
+            let open = fs::File::open(format!("/proc/{pid}/{name}"));
+            ensure!(open.is_err(), "{name} is open");
+        }
+        drop(probe);
+        agent.event("EXITED", pid)?;
+        let folder = format!("/run/kernelseal/secrets/{pid}");
+        until("its folder goes", SOON, || !Path::new(&folder).exists())?;
+    }
+    Ok(())
+}
+
+/// All of a process's threads come to their end at the same time: it is one end, and a child of it keeps its files.
+fn threads_that_end_at_once() -> Result<()> {
+    const TIMES: usize = 12;
+    let scratch = Scratch::new()?;
+    let script = r#"#!/usr/bin/python3
+import os, threading, time
+for n in range(24):
+    threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+if os.fork() == 0:
+    time.sleep(0.3)
+    print(open(os.environ["KERNELSEAL_SECRETS_DIR"] + "/TOKEN").read(), flush=True)
+    os._exit(0)
+os._exit(0)
+"#;
+    let program = scratch.program("threads.py", script)?;
+    let mut agent = Agent::run(&Config::token_for("threads.py"))?;
+    for _ in 0..TIMES {
+        let mut running = process::spawn(&mut Command::new(&program))?;
+        let line = running.line(SOON)?;
+        ensure!(line == "hunter2", "{line}");
+    }
+    let ends = agent.events(Duration::from_millis(500))?.iter();
+    let ends = ends.filter(|event| event["type"] == "EXITED").count();
+    ensure!(ends == TIMES, "{ends} ends of {TIMES} programs");
+    Ok(())
 }
 
 /// The kernel gives the thread its leader's number in the middle of the exec.

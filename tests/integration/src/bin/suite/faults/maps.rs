@@ -10,11 +10,12 @@ use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::pinned;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
-use kernelseal_integration::process::{self, run};
+use kernelseal_integration::process::{self, run, state};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use sidecar_common::layout::{MAX_SEALED, SEALED_FOR_FORKS, SEALED_FOR_NEWBORN};
 
 use super::{SOON, agent, nobody_is_stopped, target};
 use crate::observe::{get, serving};
@@ -89,22 +90,67 @@ fn refused_while(agent: &mut Agent, filled: Filled, reason: &str) -> Result<()> 
     ensure_both(&report(&mut target()?)?.1, "hunter2")
 }
 
-/// Ten thousand programs and more: the one too many does not start, and what is sealed does not fork out of it.
+/// The kernel side takes its map of sealed processes for so much fuller, as long as it lives. (It counts for itself.)
+struct Crowded(u32);
+
+impl Crowded {
+    fn by(places: u32) -> Result<Self> {
+        Self::add(places).map(|()| Self(places))
+    }
+
+    fn add(places: u32) -> Result<()> {
+        let mut count = pinned::array::<u32>("SEALED_COUNT")?;
+        let now = count.get(&0, 0)?;
+        Ok(count.set(0, now.wrapping_add(places), 0)?)
+    }
+}
+
+impl Drop for Crowded {
+    fn drop(&mut self) {
+        Self::add(self.0.wrapping_neg()).expect("a map can be opened again");
+    }
+}
+
+/// The last places are for forks: the program too many does not start, and what is sealed forks on; and where a child might
+/// not be sealed, it does not come to be.
 fn too_many_sealed() -> Result<()> {
+    const LEFT: u32 = SEALED_FOR_FORKS - 100;
     let config = Config::token_for("probe-static").and_seal("forker");
     let mut agent = Agent::run(&config.value("TOKEN", "hunter2"))?;
     let mut forker = process::spawn(Command::new(probe::path("forker")?).arg("TOKEN"))?;
     ensure!(forker.json(SOON)?["found"] == true);
-    let filled = Filled::up("SEALED", ["4", "24"])?;
-    let reason = agent.refusal(forker.pid())?;
-    ensure!(reason.contains("the child could not be sealed"), "{reason}");
-    ensure!(forker.wait(SOON)?.signal() == Some(9));
-    refused_while(&mut agent, filled, "map of sealed processes is full")
+    let refused = |name: &'static str| {
+        move |event: &Value| event["type"] == "REFUSED" && event["process"] == name
+    };
+    let crowded = Crowded::by(u32::try_from(MAX_SEALED)? - LEFT)?;
+    ensure!(
+        target()?.spawn().is_err(),
+        "it started where there is room for forks alone"
+    );
+    let event = agent.wait_for(refused("probe-static"), SOON)?;
+    let said = event["reason"].as_str().unwrap_or_default();
+    ensure!(said.contains("map of sealed processes is full"), "{said}");
+    ensure!(
+        state(forker.pid()).is_some_and(|state| state != 'Z'),
+        "it may fork"
+    );
+    let more_so = Crowded::by(LEFT - SEALED_FOR_NEWBORN)?;
+    let event = agent.wait_for(refused("forker"), SOON)?;
+    let said = event["reason"].as_str().unwrap_or_default();
+    ensure!(
+        said.contains("may not fork") && event["action"] == "goes_on",
+        "{event}"
+    );
+    // (as it does when a fork fails)
+    ensure!(forker.wait(SOON)?.code() == Some(1));
+    drop((crowded, more_so));
+    nobody_is_stopped()?;
+    ensure_both(&report(&mut target()?)?.1, "hunter2")
 }
 
 fn too_many_held() -> Result<()> {
     let mut agent = agent()?;
-    let filled = Filled::up("HELD", ["4", "344"])?;
+    let filled = Filled::up("HELD", ["4", "360"])?;
     refused_while(&mut agent, filled, "map of held programs is full")
 }
 

@@ -35,7 +35,7 @@ use self::random::{Case, Random, Secret, limit, secrets};
 
 const LONG: Duration = Duration::from_mins(6);
 /// Cases for each sort of program in a run.
-const CASES: usize = 300;
+const CASES: usize = 120;
 /// Bindings with different secrets; cases take them in turns.
 const BINDINGS: usize = 25;
 /// Set to a seed that a failure named, to see it again.
