@@ -25,8 +25,9 @@ pub fn leftovers() -> Result<Vec<String>> {
     add("SEALED", entries::<u32, Sealed>("SEALED")?);
     add("TREES", entries::<u64, u64>("TREES")?);
     add("HELD", entries::<u32, Held>("HELD")?);
+    add("ENDED", entries::<u64, u8>("ENDED")?);
     add("VAULTS", entries::<u64, Vault>("VAULTS")?);
-    for filter in ["SEALED_FILTER", "NAME_FILTER"] {
+    for filter in ["SEALED_FILTER", "SEALED_COUNT", "NAME_FILTER"] {
         let mut nonzero = Vec::new();
         for (slot, count) in pinned::array::<u32>(filter)?.iter().enumerate() {
             match count? {
