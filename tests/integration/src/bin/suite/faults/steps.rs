@@ -129,12 +129,12 @@ fn killed_while(
     end: End,
 ) -> Result<(Option<Step>, Started, BufReader<ChildStdout>)> {
     let whom = Pid::from_raw(agent.pid().cast_signed());
-    let stop = || -> Result<()> {
+    let pause = || -> Result<()> {
         kill(whom, Signal::SIGSTOP)?;
         until("the agent stops", SOON, || state(agent.pid()) == Some('T'))
     };
     if let When::At(Step::Held) = when {
-        stop()?;
+        pause()?;
     }
     let mounts = File::open("/proc/self/mountinfo")?;
     let mut command = target()?;
@@ -162,7 +162,7 @@ fn killed_while(
         When::At(Step::Half) => wait_for(mounts.as_fd(), PollFlags::POLLPRI)?,
         When::At(Step::Delivered) => wait_for(report.as_fd(), PollFlags::POLLIN)?,
     }
-    stop()?;
+    pause()?;
     let mut said = [PollFd::new(report.as_fd(), PollFlags::POLLIN)];
     let has_said = poll(&mut said, PollTimeout::ZERO)? > 0;
     let step = match state(probe.pid()) {
