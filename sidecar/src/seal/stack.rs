@@ -57,6 +57,10 @@ pub(crate) enum StackError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     /// A 32-bit program.
+    #[cfg_attr(
+        target_arch = "aarch64",
+        allow(dead_code, reason = "refused there, and read by tests")
+    )]
     Four,
     /// A 64-bit program.
     Eight,

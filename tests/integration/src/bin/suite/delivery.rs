@@ -97,7 +97,7 @@ fn of_32_bits() -> Result<()> {
 fn of_32_bits() -> Result<()> {
     let scratch = Scratch::new()?;
     let program = scratch.program("narrow", ends_with_seven())?;
-    let mut start = || process::spawn(&mut Command::new(&program));
+    let start = || process::spawn(&mut Command::new(&program));
     ensure!(
         start()?.wait(SOON)?.code() == Some(7),
         "this kernel runs no programs of 32 bits"
