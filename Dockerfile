@@ -1,4 +1,5 @@
 # Builds the image from this repository:   docker build -t kernelseal .
+# The image is for the architecture that it is built on; on arm64 it was not tried.
 #
 # `make guest-image` builds it without docker, by buildah from a Debian made by debootstrap, and runs it in a pod:
 # 16.5 MB, 6.7 compressed.

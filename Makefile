@@ -1,6 +1,6 @@
 # Everything a newcomer or CI runs. Each target installs what it needs (.ci/install) and says what it does.
 #
-#   make build         target/release/kernelseal, one self-contained file
+#   make build         target/release/kernelseal, one self-contained file (target/arm64/kernelseal with ARCH=arm64)
 #   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
 #   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, five minutes of soak
 #   make test-quick    only those that need no guest
@@ -10,6 +10,7 @@
 #   make guest-pods K=6.12 F=rotat       pods on a containerd, from our own manifests: the tests cri::
 #   make guest-kubelet K=6.12            the same under a real kubelet and API server (KUBEBUILDER_ASSETS): the tests kubelet::
 #   make guest-image   builds the Dockerfile, without docker and registry, and runs the image in such a pod
+#   make guest-test ARCH=arm64 K=6.12 F=attack   the same on arm64, compiled and emulated here; `make build ARCH=arm64`, too
 #   make test-matrix   the kernel tests on every kernel
 #   make host-test     the kernel tests on this machine, as root
 #   make soak S=300    many starts for so many seconds, an hour unless told, in a guest: nothing grows, nothing is left
@@ -34,30 +35,52 @@ GUEST_OPTIONS ?= --timeout 2700
 
 export KERNELSEAL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kernelseal
 export CARGO_TARGET_DIR ?= target
+# What is built for, as Debian names it: this machine's architecture unless told.
+HOST_ARCH := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
+ARCH ?= $(HOST_ARCH)
+TRIPLE_amd64 = x86_64-unknown-linux-gnu
+TRIPLE_arm64 = aarch64-unknown-linux-gnu
 # Named, so that the flags reach the programs and not build scripts, whose macros cannot be static.
-TRIPLE = x86_64-unknown-linux-gnu
+TRIPLE = $(or $(TRIPLE_$(ARCH)),$(error ARCH=$(ARCH): amd64 or arm64 is wanted))
 STATIC = $(CARGO_TARGET_DIR)/$(TRIPLE)/release
-STATIC_BUILD = RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(TRIPLE)
+static_build = RUSTFLAGS="-C target-feature=+crt-static" $(1) build --locked --release
+HOST_BUILD = $(call static_build,cargo) --target $(TRIPLE_$(HOST_ARCH))
+STATIC_BUILD = $(HOST_BUILD)
+# The guest's kernel, what starts it, and what of it is not the same on all machines.
+KERNEL = $(K)
+PYTHON = python
+RUNNER = $(STATIC)/guest run
+# Where `make build` leaves the program.
+BUILT = target/release
+ifneq ($(ARCH),$(HOST_ARCH))
+STATIC_BUILD = $(call static_build,.ci/cross $(TRIPLE))
+KERNEL = $(K)-$(ARCH)
+PYTHON = python-$(ARCH)
+RUNNER = $(CARGO_TARGET_DIR)/$(TRIPLE_$(HOST_ARCH))/release/guest run --programs $(STATIC)
+BUILT = target/$(ARCH)
+CROSS = $(ARCH)
+FIXTURE_TOOLS = CC=$(subst -unknown,,$(TRIPLE))-gcc RUST_PROBE=$(abspath $(STATIC))/examples/probe-rust
+endif
 # How the names of the tests begin that need the disk of ordinary programs.
 ORDINARY = ordinary::
 FIXTURES = $(STATIC)/fixtures
-GUEST = $(STATIC)/guest run --kernel $(K) $(GUEST_OPTIONS) --memory 3072 \
+GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add $(STATIC)/kernelseal:/usr/bin/kernelseal \
 	--add examples:/usr/share/kernelseal/examples \
-	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/python:/
+	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods guest-kubelet kubelet-there guest-image pods-build guests test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: only-here advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods guest-kubelet kubelet-there guest-image pods-build guests test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
-	mkdir -p target/release
-	cp -f $(STATIC)/kernelseal target/release/kernelseal
+	mkdir -p $(BUILT)
+	cp -f $(STATIC)/kernelseal $(BUILT)/kernelseal
 
 deps:
-	@.ci/install
+	@.ci/install $(CROSS)
 
 deps-tests:
-	@.ci/install tests
+	@.ci/install tests $(CROSS)
 
 deps-fuzz:
 	@.ci/install fuzz
@@ -73,22 +96,27 @@ test-kube: deps
 	cargo test --locked -p kernelseal --features test-kube --test kubernetes -- --test-threads 4
 
 guest-fetch:
-	tests/integration/guest/fetch $(K)
+	tests/integration/guest/fetch $(KERNEL)
 
 guest-build: deps-tests
-	$(STATIC_BUILD) -p kernelseal -p kernelseal-integration --bins
-	tests/integration/fixtures/build $(FIXTURES)
+	$(STATIC_BUILD) -p kernelseal -p kernelseal-integration --bins $(if $(CROSS),--example probe-rust)
+	$(if $(CROSS),$(HOST_BUILD) -p kernelseal-integration --bin guest)
+	$(FIXTURE_TOOLS) tests/integration/fixtures/build $(FIXTURES)
+
+# What needs a disk with Debian's programs, counts instructions, or runs here.
+only-here:
+	@[ -z "$(CROSS)" ] || { echo "make: on this machine ARCH=$(ARCH) is for build and guest-test alone" >&2; exit 1; }
 
 guest-test: guest-build guest-fetch
 	$(GUEST) -- suite --skip $(ORDINARY) $(F)
 
 # Apart from the others for its disk, 240 MB of Debian's packages.
-guest-programs: guest-build
+guest-programs: only-here guest-build
 	tests/integration/guest/fetch $(K) programs
 	$(GUEST) --disk $(KERNELSEAL_CACHE)/programs/image:/programs -- suite $(ORDINARY)$(F)
 
 # A crate of its own: the others need no gRPC.
-pods-build: guest-build
+pods-build: only-here guest-build
 	$(STATIC_BUILD) -p kernelseal-pods
 
 # The disk is a node's, with containerd (60 MB of Debian's packages). One test starts sidecar and application STARTS times; a
@@ -138,20 +166,20 @@ test-matrix: kubelet-there guest-build pods-build
 test-on-%:
 	$(MAKE) --no-print-directory -o guest-build -o pods-build guest-test guest-programs guest-pods guest-kubelet K=$*
 
-host-test: guest-build
+host-test: only-here guest-build
 	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite --skip $(ORDINARY) $(F)
 
 soak: S ?= 3600
 soak-test: S ?= 300
 # The guest has ten minutes more than the load.
-soak soak-test: guest-build guest-fetch
+soak soak-test: only-here guest-build guest-fetch
 	$(GUEST) --timeout $$(($(S) + 600)) --env KERNELSEAL_SOAK_SECONDS=$(S) -- soak
 
-demo: guest-build
+demo: only-here guest-build
 	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) GUEST_RUNNER=$(abspath $(STATIC)/guest) \
 	    DEMO_PROGRAMS=$(abspath $(STATIC)/demo) demo/run
 
-bench: guest-build guest-fetch
+bench: only-here guest-build guest-fetch
 	$(GUEST) --icount -- bench $(B)
 
 # The instrumentation is a matter of nightly compilers: this one is told to be one.

@@ -153,15 +153,25 @@ pub struct Offsets {
     pub upid_ns: u32,
     /// `pid_namespace.ns.inum`
     pub pidns_inum: u32,
-    /// `pt_regs.orig_ax`, counted back from the structure's end.
+    /// `pt_regs.orig_ax`, on arm64 `syscallno`, counted back from the structure's end.
     pub regs_syscall_from_end: u32,
-    /// Not an offset: `LOCKDOWN_TRACEFS`, whose number is not the same on every kernel.
+    /// Not an offset, nor are the following: the number of `bpf(2)` on this architecture.
+    pub sys_bpf: u32,
+    /// The number of `perf_event_open(2)`.
+    pub sys_perf_event_open: u32,
+    /// The number of `process_madvise(2)`.
+    pub sys_process_madvise: u32,
+    /// The number of `process_vm_readv(2)`.
+    pub sys_process_vm_readv: u32,
+    /// The number of `process_vm_writev(2)`.
+    pub sys_process_vm_writev: u32,
+    /// `LOCKDOWN_TRACEFS`, whose number is not the same on every kernel.
     pub lockdown_tracefs: u32,
-    /// Not an offset: `LOCKDOWN_KCORE`.
+    /// `LOCKDOWN_KCORE`.
     pub lockdown_kcore: u32,
-    /// Not an offset: `LOCKDOWN_DEV_MEM`.
+    /// `LOCKDOWN_DEV_MEM`.
     pub lockdown_dev_mem: u32,
-    /// Not an offset: 1 where the tracepoint of an exit comes before the memory is given up (6.16).
+    /// 1 where the tracepoint of an exit comes before the memory is given up (6.16).
     pub exit_keeps_memory: u32,
 }
 
@@ -171,9 +181,9 @@ pub const OFFSET_IN_LOAD: i16 = 0x7000;
 /// The same where a register is set to a number: arbitrary, so that no other number is taken for it.
 pub const OFFSET_IN_IMMEDIATE: i32 = 0x4b53_0000;
 
-/// Bytes of a kernel stack on `x86_64` (`THREAD_SIZE` without KASAN).
+/// Bytes of a kernel stack on `x86_64`, and on arm64 with pages of 4 KiB (`THREAD_SIZE` without KASAN).
 pub const THREAD_SIZE: usize = 16 * 1024;
 /// Bytes the kernel may leave free above the registers at the top of a stack
-/// (`TOP_OF_KERNEL_STACK_PADDING`): none, or 16 where it is built with FRED. Which one it is, the
-/// loader finds out by looking.
+/// (`TOP_OF_KERNEL_STACK_PADDING`): none, or 16 where it is built with FRED (`x86_64`). Which one it is,
+/// the loader finds out by looking.
 pub const STACK_PADDINGS: [usize; 2] = [0, 16];

@@ -20,9 +20,6 @@ use crate::{
     sealed::{self, SCOPES},
 };
 
-/// `bpf(2)` on x86_64
-const SYS_BPF: u64 = 321;
-
 /// Makes the caller the agent of a scope: arguments are the scope, its flags and the caller's own
 /// process number. Nothing in the caller's PID namespace tells it its number in the kernel's, so the
 /// entries are written here. Returns that number, 0 when it failed.
@@ -97,7 +94,7 @@ pub fn find_syscall_slot(_ctx: *mut c_void) -> u32 {
     let mut fitting = 0;
     for padding in STACK_PADDINGS {
         let slot = THREAD_SIZE - padding - off!(regs_syscall_from_end);
-        if read::<u64>(stack, slot) == SYS_BPF {
+        if read::<u32>(stack, slot) == off!(sys_bpf) as u32 {
             fitting += 1;
             let _ = SYSCALL_SLOT.set(0, slot as u32, 0);
         }

@@ -420,11 +420,16 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
         scope: pending.scope,
         flags: SEALED_ROOT,
     };
-    if sealed::put(tgid, &sealed).is_err() || sealed::tree_begin(pending.seal).is_err() {
+    // The seal last: what finds no room dies with the one it had, and leaves that tree.
+    if sealed::tree_begin(pending.seal).is_err() {
         return kill(tgid, pending, REASON_SEALED_FULL);
     }
     if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
+        sealed::tree_leave(pending.seal);
         return kill(tgid, pending, REASON_HELD_FULL);
+    }
+    if sealed::put(tgid, &sealed).is_err() {
+        return kill(tgid, pending, REASON_SEALED_FULL);
     }
     ring::count(pending.scope, |c| &raw mut c.held);
     if is_seized {

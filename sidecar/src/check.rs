@@ -102,13 +102,9 @@ fn root() -> Finding {
 
 fn release() -> Finding {
     let release = version::release();
-    if version::version() >= (5, 10) {
-        Finding::met("kernel", release)
-    } else {
-        Finding::missing(
-            "kernel",
-            format!("{release} is too old: 5.10 or newer is needed"),
-        )
+    match version::too_old(version::version()) {
+        None => Finding::met("kernel", release),
+        Some(needed) => Finding::missing("kernel", format!("{release} is too old: {needed}")),
     }
 }
 

@@ -12,7 +12,7 @@ use sidecar_common::layout::PLAIN_SLOTS;
 use crate::kernel::Ptr;
 
 /// Superblocks by a few bits of their address. A global, because a map of the verifier's kind costs
-/// a dozen instructions more. Loads and stores of 64 bits are atomic on x86_64.
+/// a dozen instructions more. Loads and stores of 64 bits are atomic on both architectures.
 static mut PLAIN: [u64; PLAIN_SLOTS] = [0; PLAIN_SLOTS];
 
 /// log2 of the size that superblocks are allocated in (`struct super_block` is between 1 and 2 KiB).

@@ -24,13 +24,6 @@ const MODE_ATTACH: u32 = 0x02;
 const MODE_NOAUDIT: u32 = 0x04;
 /// `PTRACE_MODE_FSCREDS`: the check of a procfs file, not of a system call
 const MODE_FSCREDS: u32 = 0x08;
-/// System calls that read or write memory (x86_64)
-const PROCESS_VM_READV: u64 = 310;
-const PROCESS_VM_WRITEV: u64 = 311;
-/// Samples registers and user stack with a check for reading only
-const PERF_EVENT_OPEN: u64 = 298;
-/// Acts on memory with a check for reading only
-const PROCESS_MADVISE: u64 = 440;
 
 /// Where the number of the running system call lies in a kernel stack; found when loaded.
 #[btf_map]
@@ -42,11 +35,25 @@ pub(crate) fn syscall_slot() -> u32 {
     SYSCALL_SLOT.get(0).copied().unwrap_or(0)
 }
 
-/// The number of the system call that runs.
+/// The number of the system call that runs: 32 bits, as the kernel takes it. (On x86_64 the register's upper half
+/// is whatever the caller left there; on arm64 the kernel keeps no more.)
 #[inline(always)]
-fn current_syscall() -> u64 {
+fn current_syscall() -> u32 {
     let stack = kernel::follow(kernel::current(), off!(task_stack));
     read(stack, syscall_slot() as usize)
+}
+
+/// Whether it is one that acts on another's memory with a check for reading only: `perf_event_open` samples
+/// registers and user stack.
+#[inline(always)]
+fn reaches_by_reading(syscall: u32) -> bool {
+    syscall == off!(sys_perf_event_open) as u32 || syscall == off!(sys_process_madvise) as u32
+}
+
+/// Whether it is one that reads or writes another's memory.
+#[inline(always)]
+fn copies_memory(syscall: u32) -> bool {
+    syscall == off!(sys_process_vm_readv) as u32 || syscall == off!(sys_process_vm_writev) as u32
 }
 
 /// The check behind every access of one process to another.
@@ -67,19 +74,16 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let (what, guarded_by, own) = if mode & MODE_ATTACH == 0 {
         // Reading leaves `ps`, `readlink exe`, `nsenter` and exporters at work; what shows
         // something in procfs is guarded when it is opened.
-        match current_syscall() {
-            PERF_EVENT_OPEN | PROCESS_MADVISE => (WHAT_MEM, SCOPE_BLOCK_MEM, Own::Never),
-            _ => return 0,
+        if !reaches_by_reading(current_syscall()) {
+            return 0;
         }
+        (WHAT_MEM, SCOPE_BLOCK_MEM, Own::Never)
     } else if mode & MODE_FSCREDS != 0 {
         (WHAT_MEM, SCOPE_BLOCK_MEM, Own::ByPolicy)
+    } else if copies_memory(current_syscall()) {
+        (WHAT_PROCESS_VM, SCOPE_BLOCK_MEM, Own::ByPolicy)
     } else {
-        match current_syscall() {
-            PROCESS_VM_READV | PROCESS_VM_WRITEV => {
-                (WHAT_PROCESS_VM, SCOPE_BLOCK_MEM, Own::ByPolicy)
-            }
-            _ => (WHAT_PTRACE, SCOPE_BLOCK_PTRACE, Own::Never),
-        }
+        (WHAT_PTRACE, SCOPE_BLOCK_PTRACE, Own::Never)
     };
     // nobody attaches to an agent, whatever the policy switches off
     let guarded_by = if sealed.flags & SEALED_AGENT != 0 {

@@ -3,9 +3,17 @@
 use std::path::Path;
 
 use btf_rs::{Btf, BtfType as _, Struct, Type};
+use nix::libc;
 use sidecar_common::layout::Offsets;
 
 use super::Error;
+
+/// Where a system call's registers have its number.
+const SYSCALL_IN_REGISTERS: &str = if cfg!(target_arch = "aarch64") {
+    "pt_regs.syscallno"
+} else {
+    "pt_regs.orig_ax"
+};
 
 /// The running kernel's description of its own types.
 pub(crate) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -64,11 +72,24 @@ pub(super) fn resolve() -> Result<Offsets, Error> {
         upid_nr: at("upid.nr")?,
         upid_ns: at("upid.ns")?,
         pidns_inum: at("pid_namespace.ns.inum")?,
-        regs_syscall_from_end: types.size("pt_regs")? - at("pt_regs.orig_ax")?,
+        regs_syscall_from_end: types.size("pt_regs")? - at(SYSCALL_IN_REGISTERS)?,
+        sys_bpf: number(libc::SYS_bpf)?,
+        sys_perf_event_open: number(libc::SYS_perf_event_open)?,
+        sys_process_madvise: number(libc::SYS_process_madvise)?,
+        sys_process_vm_readv: number(libc::SYS_process_vm_readv)?,
+        sys_process_vm_writev: number(libc::SYS_process_vm_writev)?,
         lockdown_tracefs: types.lockdown_reason("LOCKDOWN_TRACEFS")?,
         lockdown_kcore: types.lockdown_reason("LOCKDOWN_KCORE")?,
         lockdown_dev_mem: types.lockdown_reason("LOCKDOWN_DEV_MEM")?,
         exit_keeps_memory: u32::from(types.exit_keeps_memory()?),
+    })
+}
+
+/// A system call's number, as the kernel keeps it.
+fn number(syscall: libc::c_long) -> Result<u32, Error> {
+    u32::try_from(syscall).map_err(|cause| Error::Btf {
+        what: format!("system call {syscall}"),
+        cause: cause.to_string(),
     })
 }
 

@@ -19,6 +19,23 @@ const WEAKER: [(Version, Version, &str); 2] = [
     ),
 ];
 
+/// The oldest that can enforce, by architecture: on arm64 the kernel attaches programs to security hooks since 6.4 (a
+/// BPF trampoline needs ftrace's direct calls).
+const OLDEST: (Version, &str) = if cfg!(target_arch = "aarch64") {
+    (
+        (6, 4),
+        "6.4 or newer is needed on arm64, where earlier ones attach no programs to security hooks. Install a newer one (Debian 12: linux-image-arm64 of bookworm-backports)",
+    )
+} else {
+    ((5, 10), "5.10 or newer is needed")
+};
+
+/// What is needed, if this version is too old.
+pub(crate) fn too_old(version: Version) -> Option<&'static str> {
+    let (oldest, needed) = OLDEST;
+    (version < oldest).then_some(needed)
+}
+
 /// As `uname -r` says.
 pub(crate) fn release() -> String {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();

@@ -22,10 +22,11 @@ use zeroize::Zeroizing;
 
 use crate::process::Process;
 
-use super::stack::{Rebuilt, Stack, StackError, Word};
+use super::{
+    registers::Registers,
+    stack::{Rebuilt, Stack, StackError},
+};
 
-/// `__USER32_CS`: the code segment of a 32-bit program on an `x86_64` kernel.
-const USER32_CS: u64 = 0x23;
 /// First read of a stack, in bytes: enough for most environments, and no more to wipe than needed.
 const STACK_READ: usize = 4 * 1024;
 /// More than arguments, variables and the kernel's own words can take.
@@ -75,7 +76,7 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> HoldError {
 /// A held program with us attached. It is released or killed; dropped, it is killed.
 pub(crate) struct HeldTask {
     tracee: Tracee,
-    registers: libc::user_regs_struct,
+    registers: Registers,
     stack: StackCopy,
 }
 
@@ -107,10 +108,10 @@ impl HeldTask {
             stack => stack,
         };
         let registers = tracee.registers()?;
-        if registers.rsp != stack {
+        if registers.stack_pointer() != stack {
             return Err(HoldError::MovedOn);
         }
-        let stack = tracee.read_stack(registers.rsp)?;
+        let stack = tracee.read_stack(stack)?;
         Ok(Self {
             tracee,
             registers,
@@ -120,20 +121,17 @@ impl HeldTask {
 
     /// The program's initial stack.
     pub(crate) fn stack(&self) -> Result<Stack<'_>, StackError> {
-        let word = if self.registers.cs == USER32_CS {
-            Word::Four
-        } else {
-            Word::Eight
-        };
-        Stack::parse(self.stack.bytes(), self.registers.rsp, word)
+        let word = self.registers.word().ok_or(StackError::Narrow)?;
+        Stack::parse(self.stack.bytes(), self.registers.stack_pointer(), word)
     }
 
     /// Puts a rebuilt stack in place.
     pub(crate) fn write(&mut self, rebuilt: &Rebuilt) -> Result<(), HoldError> {
         // All of it or nothing: the pointer moves when every byte is there.
         self.tracee.write(&rebuilt.block, rebuilt.pointer)?;
-        self.registers.rsp = rebuilt.pointer;
-        ptrace::setregs(self.tracee.pid, self.registers).map_err(os("write registers"))
+        self.registers.set_stack_pointer(rebuilt.pointer);
+        let written = self.registers.write(self.tracee.pid);
+        written.map_err(os("write registers"))
     }
 
     /// Lets the program run. `forget` takes it off the books, at the one moment when it neither
@@ -223,8 +221,8 @@ impl Tracee {
         }
     }
 
-    fn registers(&self) -> Result<libc::user_regs_struct, HoldError> {
-        ptrace::getregs(self.pid).map_err(os("read registers"))
+    fn registers(&self) -> Result<Registers, HoldError> {
+        Registers::read(self.pid).map_err(os("read registers"))
     }
 
     /// Reads what is mapped of its memory from there on. (Spares a descriptor, and every start what that costs.)

@@ -9,6 +9,7 @@ mod held;
 mod mountinfo;
 mod orders;
 mod refuse;
+mod registers;
 mod report;
 mod rotate;
 mod stack;

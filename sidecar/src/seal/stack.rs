@@ -32,6 +32,9 @@ pub(crate) enum StackError {
     /// The block does not end inside of the memory that was read.
     #[error("its initial stack is not readable as one")]
     Malformed,
+    /// Its pointers are of a width that we do not serve on this machine.
+    #[error("it is a 32-bit program, which is not supported on this architecture")]
+    Narrow,
     /// The kernel's limit for a single string.
     #[error("variable {name} is longer than the kernel's limit of {MAX_STRING} bytes (E2BIG)")]
     StringTooLong {
@@ -54,6 +57,10 @@ pub(crate) enum StackError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     /// A 32-bit program.
+    #[cfg_attr(
+        target_arch = "aarch64",
+        allow(dead_code, reason = "refused there, and read by tests")
+    )]
     Four,
     /// A 64-bit program.
     Eight,

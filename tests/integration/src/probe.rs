@@ -15,10 +15,11 @@ use crate::process::{self, Running};
 const SOON: Duration = Duration::from_secs(20);
 
 /// All probes that `fixtures/build` makes.
-pub const ALL: [&str; 8] = [
+pub const ALL: &[&str] = &[
     "probe-static",
     "probe-static-pie",
     "probe-dynamic",
+    #[cfg(target_arch = "x86_64")]
     "probe-32",
     "probe-go",
     "probe-rust",

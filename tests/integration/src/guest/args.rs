@@ -11,7 +11,8 @@ Runs a program in a QEMU guest with one of Debian's kernels, and ends with the p
 
 usage: guest run --kernel LINE [OPTION]... -- PROGRAM [ARG]...
 
-  --kernel LINE          5.10, 6.1, 6.12 or 7.2, as fetched by guest/fetch
+  --kernel LINE          5.10, 6.1, 6.12 or 7.2, as fetched by guest/fetch; 6.12-arm64 emulates an arm64 machine
+  --programs FOLDER      where init and PROGRAM are, if not beside `guest` itself: for another architecture
   --add HOST[:GUEST]     copy a file or folder into the guest, with the libraries its programs need
                          (GUEST defaults to HOST's own absolute path; may be repeated)
   --disk IMAGE:GUEST     mount an ext4 image there; what is written to it is thrown away (may be repeated)
@@ -31,6 +32,8 @@ Exit status: the program's; 128 + N when signal N ended it; 124 on a timeout; 12
 pub struct Run {
     /// The kernel line.
     pub kernel: String,
+    /// Where the guest's own programs are, if not beside this one.
+    pub programs: Option<PathBuf>,
     /// What to copy into the guest.
     pub add: Vec<Add>,
     /// Disks beyond the empty one.
@@ -84,6 +87,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
     }
     let mut run = Run {
         kernel: String::new(),
+        programs: None,
         add: Vec::new(),
         disks: Vec::new(),
         env: Vec::new(),
@@ -102,6 +106,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
         };
         match option.as_str() {
             "--kernel" => run.kernel = value()?,
+            "--programs" => run.programs = Some(value()?.into()),
             "--add" => run.add.push(parse_add(&value()?)?),
             "--disk" => run.disks.push(parse_disk(&value()?)?),
             "--env" => run.env.push(parse_env(&value()?)?),

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use super::machine::Machine;
+
 /// The folder that `guest/fetch` fills.
 #[derive(Debug)]
 pub struct Cache {
@@ -14,8 +16,10 @@ pub struct Cache {
 /// One kernel in the cache.
 #[derive(Debug)]
 pub struct Kernel {
-    /// The line asked for, such as `6.1`.
+    /// The one asked for, such as `6.1`, or `6.12-arm64`.
     pub name: String,
+    /// What it runs on.
+    pub machine: Machine,
     /// The boot image.
     pub image: PathBuf,
     /// The modules' tree, decompressed.
@@ -40,14 +44,17 @@ impl Cache {
     }
 
     /// The QEMU to run.
-    pub fn qemu(&self) -> Result<PathBuf> {
-        self.need("qemu/bin/qemu", "KERNEL")
+    pub fn qemu(&self, machine: Machine) -> Result<PathBuf> {
+        self.need(format!("qemu{}/bin/qemu", machine.suffix()), "KERNEL")
     }
 
     /// The static busybox.
-    pub fn busybox(&self) -> Result<PathBuf> {
-        self.need("busybox/bin/busybox", "KERNEL")
-            .or_else(|_| self.need("busybox/usr/bin/busybox", "KERNEL"))
+    pub fn busybox(&self, machine: Machine) -> Result<PathBuf> {
+        let at = |place| {
+            let path = format!("busybox{}/{place}/busybox", machine.suffix());
+            self.need(path, "KERNEL")
+        };
+        at("bin").or_else(|_| at("usr/bin"))
     }
 
     /// The empty ext4 file system.
@@ -55,11 +62,12 @@ impl Cache {
         self.need("ext4/image", "KERNEL")
     }
 
-    /// The kernel of a line such as `6.1`.
+    /// The kernel of a name such as `6.1`, or `6.12-arm64`.
     pub fn kernel(&self, name: &str) -> Result<Kernel> {
         let at = |file: &str| self.need(Path::new("kernels").join(name).join(file), name);
         Ok(Kernel {
             name: name.to_owned(),
+            machine: Machine::of(name),
             image: at("vmlinuz")?,
             modules: at("modules")?,
         })

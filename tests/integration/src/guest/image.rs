@@ -14,6 +14,7 @@ use super::args::Run;
 use super::cache::{Cache, Kernel};
 use super::cpio::Archive;
 use super::elf::{self, Library};
+use super::machine::Machine;
 use super::modules::Modules;
 use super::protocol::{JOB_FILE, Job, MODULES_DIR};
 
@@ -32,6 +33,7 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
     let mut image = Image {
         archive: Archive::new(out),
         libraries: Vec::new(),
+        machine: kernel.machine,
     };
     for name in MERGED {
         image.archive.directory(&format!("usr/{name}"))?;
@@ -57,7 +59,8 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
         0o644,
         b"127.0.0.1 localhost guest\n::1 localhost\n",
     )?;
-    image.add(&beside_guest("init").context("guest's own init")?, "/init")?;
+    let init = built(run, "init").context("guest's own init")?;
+    image.add(&init, "/init")?;
     for add in &run.add {
         let host = fs::canonicalize(&add.host)
             .with_context(|| format!("--add {}: no such file or folder", add.host.display()))?;
@@ -71,15 +74,16 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
     }
     if let Some(program) = run.command.first()
         && !program.contains('/')
-        && let Ok(path) = beside_guest(program)
+        && let Ok(path) = built(run, program)
     {
         image.add(&path, &format!("/usr/bin/{program}"))?;
     }
-    image.busybox(&cache.busybox()?)?;
+    image.busybox(cache)?;
     image.add_libraries()?;
     let modules = image.modules(run, kernel)?;
     let mut env = run.env.clone();
-    env.push(("KERNELSEAL_GUEST_KERNEL".to_owned(), kernel.name.clone()));
+    let line = Machine::line(&kernel.name).to_owned();
+    env.push(("KERNELSEAL_GUEST_KERNEL".to_owned(), line));
     let job = Job {
         command: run.command.clone(),
         env,
@@ -95,14 +99,17 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
     Ok(image.archive.finish()?)
 }
 
-/// A program that cargo built together with this one.
-fn beside_guest(name: &str) -> Result<PathBuf> {
-    let path = env::current_exe()
-        .context("cannot tell where guest itself is")?
-        .with_file_name(name);
+/// A program that cargo built for the guest: together with this one, unless told.
+fn built(run: &Run, name: &str) -> Result<PathBuf> {
+    let path = match &run.programs {
+        Some(folder) => folder.join(name),
+        None => env::current_exe()
+            .context("cannot tell where guest itself is")?
+            .with_file_name(name),
+    };
     if !path.is_file() {
         bail!(
-            "{} is missing; build it with `cargo build --bins`",
+            "{} is missing; build it with `cargo build --bins`, for the guest's architecture",
             path.display()
         );
     }
@@ -112,6 +119,7 @@ fn beside_guest(name: &str) -> Result<PathBuf> {
 struct Image<W: Write> {
     archive: Archive<W>,
     libraries: Vec<Library>,
+    machine: Machine,
 }
 
 impl<W: Write> Image<W> {
@@ -137,7 +145,8 @@ impl<W: Write> Image<W> {
             self.archive
                 .file_from(&path, permissions, host)
                 .with_context(fail)?;
-            if permissions & 0o111 != 0 && !is_library(&path) {
+            // (those of another architecture are not on this machine, but in guest/fetch's folders)
+            if self.machine.is_this_one() && permissions & 0o111 != 0 && !is_library(&path) {
                 self.libraries.extend(elf::libraries(host)?);
             }
         }
@@ -170,13 +179,13 @@ impl<W: Write> Image<W> {
         Ok(())
     }
 
-    /// Adds busybox with a link for each of its commands.
-    fn busybox(&mut self, busybox: &Path) -> Result<()> {
-        let output = Command::new(busybox)
+    /// Adds busybox with a link for each of its commands: this machine's, which can be asked, has the same.
+    fn busybox(&mut self, cache: &Cache) -> Result<()> {
+        let output = Command::new(cache.busybox(Machine::X86_64)?)
             .arg("--list-full")
             .output()
             .context("cannot run busybox")?;
-        self.add(busybox, "/usr/bin/busybox")?;
+        self.add(&cache.busybox(self.machine)?, "/usr/bin/busybox")?;
         for applet in String::from_utf8_lossy(&output.stdout).lines() {
             self.archive
                 .symlink(&archive_path(applet), "/usr/bin/busybox")?;

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod cpio;
 pub mod elf;
 pub mod image;
+pub mod machine;
 pub mod modules;
 pub mod protocol;
 pub mod qemu;

@@ -9,10 +9,18 @@ use serde::{Deserialize, Serialize};
 pub const JOB_FILE: &str = "/etc/kernelseal-guest.json";
 /// Where the initramfs holds kernel modules.
 pub const MODULES_DIR: &str = "/usr/lib/kernelseal-guest/modules";
-/// The guest's port for the command's output.
-pub const OUTPUT_PORT: &str = "/dev/ttyS1";
+/// The guest's port for the command's output. (An arm64 machine's console is of another kind, and not counted.)
+pub const OUTPUT_PORT: &str = if cfg!(target_arch = "aarch64") {
+    "/dev/ttyS0"
+} else {
+    "/dev/ttyS1"
+};
 /// The guest's port for [`Report`]s.
-pub const REPORT_PORT: &str = "/dev/ttyS2";
+pub const REPORT_PORT: &str = if cfg!(target_arch = "aarch64") {
+    "/dev/ttyS1"
+} else {
+    "/dev/ttyS2"
+};
 
 /// What the guest's init is to do.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

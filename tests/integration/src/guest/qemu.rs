@@ -15,7 +15,7 @@ use super::cache::{Cache, Kernel};
 
 /// What the kernel is told. An oops ends the guest: a test must not pass on a damaged kernel.
 const KERNEL_ARGUMENTS: &str =
-    "console=ttyS0 loglevel=5 panic=-1 oops=panic lsm=lockdown,capability,yama,bpf rdinit=/init";
+    "loglevel=5 panic=-1 oops=panic lsm=lockdown,capability,yama,bpf rdinit=/init";
 
 /// The files of one boot.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +45,7 @@ impl Qemu {
         kernel: &Kernel,
         files: Files<'_>,
     ) -> Result<(Self, ChildStdout)> {
-        let mut command = Command::new(cache.qemu()?);
+        let mut command = Command::new(cache.qemu(kernel.machine)?);
         command
             .args([
                 "-nodefaults",
@@ -54,7 +54,8 @@ impl Qemu {
                 "-display",
                 "none",
             ])
-            .args(["-machine", "pc", "-accel", "tcg", "-cpu", "Nehalem"])
+            .args(kernel.machine.hardware())
+            .args(["-accel", "tcg"])
             .args(["-smp", &run.cpus.to_string(), "-m", &run.memory])
             .args([
                 Path::new("-kernel"),
@@ -62,7 +63,10 @@ impl Qemu {
                 Path::new("-initrd"),
                 files.initramfs,
             ])
-            .args(["-append", KERNEL_ARGUMENTS])
+            .args([
+                "-append",
+                &format!("console={} {KERNEL_ARGUMENTS}", kernel.machine.console()),
+            ])
             .args([
                 "-chardev",
                 &format!("file,id=console,path={}", escape(files.console)),
@@ -72,14 +76,7 @@ impl Qemu {
                 "-chardev",
                 &format!("file,id=reports,path={}", escape(files.reports)),
             ])
-            .args([
-                "-serial",
-                "chardev:console",
-                "-serial",
-                "chardev:output",
-                "-serial",
-                "chardev:reports",
-            ]);
+            .args(kernel.machine.ports());
         let empty = cache.ext4()?;
         let images = run.disks.iter().map(|disk| &disk.image);
         for (n, image) in iter::once(&empty).chain(images).enumerate() {

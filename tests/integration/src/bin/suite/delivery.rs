@@ -32,7 +32,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("delivery::c_dynamic", || {
             at_first_instruction("probe-dynamic")
         })
-        .test("delivery::c_32_bit", || at_first_instruction("probe-32"))
+        .test("delivery::c_32_bit", of_32_bits)
         .test("delivery::go", || at_first_instruction("probe-go"))
         .test("delivery::rust", || at_first_instruction("probe-rust"))
         .test("delivery::python_script", || {
@@ -85,6 +85,56 @@ fn at_first_instruction(name: &str) -> Result<()> {
     ensure!(event.get("overrode").is_none() && event.get("note").is_none());
     ensure!(probe.wait(SOON)?.success());
     Ok(())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn of_32_bits() -> Result<()> {
+    at_first_instruction("probe-32")
+}
+
+/// On arm64 a program of 32 bits is not served, and the refusal says so.
+#[cfg(target_arch = "aarch64")]
+fn of_32_bits() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let program = scratch.program("narrow", ends_with_seven())?;
+    let start = || process::spawn(&mut Command::new(&program));
+    ensure!(
+        start()?.wait(SOON)?.code() == Some(7),
+        "this kernel runs no programs of 32 bits"
+    );
+    let mut agent = Agent::run(&Config::token_for("narrow"))?;
+    let mut refused = start()?;
+    ensure!(!refused.wait(SOON)?.success());
+    let reason = agent.refusal(refused.pid())?;
+    ensure!(reason.contains("32-bit"), "{reason}");
+    agent.stop()?;
+    let config = Config::token_for("narrow").policy("onFailure", "allow");
+    let _agent = Agent::run(&config)?;
+    ensure!(start()?.wait(SOON)?.code() == Some(7));
+    Ok(())
+}
+
+/// An ELF program for `AArch32` that ends with status 7: there is no compiler for more.
+#[cfg(target_arch = "aarch64")]
+fn ends_with_seven() -> Vec<u8> {
+    const BASE: u32 = 0x1_0000;
+    const HEADERS: u32 = 52 + 32;
+    const SIZE: u32 = HEADERS + 12;
+    let half = |low: u32, high: u32| low | high << 16;
+    [
+        // 32 bits, little-endian; a program, for ARM; entry, its one segment, the ABI, sizes
+        [0x464c_457f, 0x0001_0101, 0, 0].as_slice(),
+        &[half(2, 40), 1, BASE + HEADERS, 52, 0, 0x0500_0000],
+        &[half(52, 32), half(1, 0), half(0, 0)],
+        // loaded as it is, to be read and executed
+        &[1, 0, BASE, BASE, SIZE, SIZE, 5, 0x1000],
+        // mov r0, #7; mov r7, #1; svc 0
+        &[0xe3a0_0007, 0xe3a0_7001, 0xef00_0000],
+    ]
+    .concat()
+    .into_iter()
+    .flat_map(u32::to_le_bytes)
+    .collect()
 }
 
 /// A sealed shell script; `$0` is its path.

@@ -118,7 +118,7 @@ fn threads_stay() -> Result<()> {
 
 fn exec_keeps_the_environment() -> Result<()> {
     let target = probe::path("probe-static")?;
-    for name in probe::ALL.into_iter().filter(|name| *name != "probe-32") {
+    for name in probe::ALL.iter().filter(|name| **name != "probe-32") {
         let mut command = probe::command(name)?;
         command
             .env("KEPT", "yes")

@@ -1,0 +1,126 @@
+//! On arm64, where a 32-bit program (`AArch32`) has registers of its own, and a set of another size: we tell it by that,
+//! and do not serve it.
+//!
+//! (Compiled for tests on other machines, too: but for two calls it is arithmetic.)
+#![cfg_attr(
+    not(target_arch = "aarch64"),
+    expect(dead_code, reason = "its tests need only a part")
+)]
+
+use std::ptr;
+
+use nix::{errno::Errno, libc, unistd::Pid};
+
+use crate::seal::stack::Word;
+
+/// `struct user_pt_regs`: `x0` to `x30`, `sp`, `pc`, `pstate`.
+const WORDS: usize = 34;
+const BYTES: usize = WORDS * size_of::<u64>();
+/// `sp`, among them.
+const SP: usize = 31;
+/// The general registers, among a task's sets of registers (include/uapi/linux/elf.h).
+const NT_PRSTATUS: usize = 1;
+/// The stack pointer among the registers of 32 bits, `r13`.
+const SP_OF_32: usize = 13;
+
+/// See the module above.
+pub(in crate::seal) struct Registers {
+    words: [u64; WORDS],
+    /// Bytes of them that the kernel gave.
+    have: usize,
+}
+
+impl Registers {
+    /// Those of a stopped task that we trace.
+    pub(in crate::seal) fn read(pid: Pid) -> nix::Result<Self> {
+        let mut words = [0; WORDS];
+        let have = exchange(libc::PTRACE_GETREGSET, pid, &mut words, BYTES)?;
+        Ok(Self { words, have })
+    }
+
+    /// Gives them to the task they are of.
+    pub(in crate::seal) fn write(&self, pid: Pid) -> nix::Result<()> {
+        let mut words = self.words;
+        exchange(libc::PTRACE_SETREGSET, pid, &mut words, self.have).map(drop)
+    }
+
+    /// Where its stack is.
+    pub(in crate::seal) fn stack_pointer(&self) -> u64 {
+        match self.word() {
+            Some(_) => self.words[SP],
+            None => self.words[SP_OF_32 / 2] >> (SP_OF_32 % 2 * 32) & u64::from(u32::MAX),
+        }
+    }
+
+    /// Moves its stack.
+    pub(in crate::seal) fn set_stack_pointer(&mut self, pointer: u64) {
+        self.words[SP] = pointer;
+    }
+
+    /// How wide its pointers are; nothing if we cannot serve such programs here.
+    pub(in crate::seal) fn word(&self) -> Option<Word> {
+        (self.have == BYTES).then_some(Word::Eight)
+    }
+}
+
+/// Reads or writes the general registers; gives how many bytes it were.
+fn exchange(
+    request: libc::c_uint,
+    pid: Pid,
+    words: &mut [u64; WORDS],
+    length: usize,
+) -> nix::Result<usize> {
+    let mut part = libc::iovec {
+        iov_base: words.as_mut_ptr().cast(),
+        iov_len: length.min(BYTES),
+    };
+    // SAFETY: the kernel reads or writes no more than the part names, which lies in `words`, and `part` itself; both
+    // outlive the call, and any bytes are words.
+    let result = unsafe {
+        libc::ptrace(
+            request,
+            pid.as_raw(),
+            ptr::without_provenance_mut::<libc::c_void>(NT_PRSTATUS),
+            &raw mut part,
+        )
+    };
+    Errno::result(result)?;
+    Ok(part.iov_len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel would give them: bytes, and how many.
+    fn given(bytes: &[u8]) -> Registers {
+        let mut words = [0; WORDS];
+        bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        Registers {
+            words,
+            have: bytes.len(),
+        }
+    }
+
+    #[test]
+    fn a_program_of_64_bits_has_its_pointer_behind_thirty_one_registers() {
+        let mut of_64 = [0_u64; WORDS];
+        of_64[31] = 0xffff_c5a0_3b10;
+        let mut registers = given(bytemuck::cast_slice(&of_64));
+        assert_eq!(registers.word(), Some(Word::Eight));
+        assert_eq!(registers.stack_pointer(), 0xffff_c5a0_3b10);
+        registers.set_stack_pointer(0xffff_c5a0_3000);
+        of_64[31] = 0xffff_c5a0_3000;
+        assert_eq!(registers.words, of_64);
+    }
+
+    #[test]
+    fn a_program_of_32_bits_is_told_by_the_size_of_its_set() {
+        // r0 to r15, cpsr, orig_r0
+        let mut of_32 = [0x5555_5555_u32; 18];
+        of_32[13] = 0xfffe_f430;
+        let registers = given(bytemuck::cast_slice(&of_32));
+        assert_eq!(registers.word(), None);
+        assert_eq!(registers.stack_pointer(), 0xfffe_f430);
+    }
+}
