@@ -13,30 +13,26 @@ use aya_ebpf::{
     helpers::{
         bpf_probe_read_kernel_str_bytes,
         generated::{
-            bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_ktime_get_ns,
-            bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_send_signal,
+            bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_probe_read_kernel,
+            bpf_probe_read_kernel_str, bpf_send_signal,
         },
     },
     macros::{btf_map, btf_tracepoint, lsm},
     programs::{BtfTracePointContext, LsmContext},
 };
 use sidecar_common::{
-    event::{
-        Exec, Header, KIND_EXEC, KIND_HELD, KIND_REFUSED, REASON_HELD_FULL, REASON_NO_AGENT,
-        REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
-    },
-    layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, NAME_LEN, SEALED_FOR_FORKS},
+    event::{REASON_HELD_FULL, REASON_NO_AGENT, REASON_OTHER_FILE, REASON_SEALED_FULL},
+    layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, SEALED_FOR_FORKS},
     name::{self, CHUNK, Chunk},
     policy::{
         BindingKey, HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, Held,
-        MAX_COMING_NS, SCOPE_ALL_EXECS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, ScopeId,
-        Sealed,
+        MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, Sealed,
     },
 };
 
 use crate::{
     kernel::{self, Number, Ptr, follow, load, load_text, off, read},
-    lineage, ring, sealed,
+    lineage, report, ring, sealed,
 };
 
 /// The kernel's own (include/linux/errno.h): begin the system call anew, whatever the signal.
@@ -193,7 +189,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     let seal = (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid);
     if sealed::get(tgid, || start_ns).is_none() {
         if sealed::has_only(SEALED_FOR_FORKS) {
-            report_refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
+            report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
             return kernel::eperm();
         }
         let execing = Sealed {
@@ -203,7 +199,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
             flags: SEALED_EXECING,
         };
         if sealed::put(tgid, &execing).is_err() {
-            report_refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
+            report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
             return kernel::eperm();
         }
     }
@@ -269,7 +265,7 @@ fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held) -> i32 {
         if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
             return 0; // and then there is no place for it either
         }
-        report_held(pending.scope, tgid);
+        report::held(pending.scope, tgid);
     }
     // A system call starts over where a signal is pending that comes to nothing. A stop that is
     // taken back is one: it leaves the task marked, no handler sees it, and no parent.
@@ -308,7 +304,7 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let tgid: u32 = load!(task, task_tgid);
     let is_watched = take_pending(tgid, bprm) || finish_hold(task, tgid);
     if !is_watched && ALL_EXECS.get(0).is_some_and(|wanted| *wanted != 0) {
-        report_exec(task, tgid, bprm);
+        report::started(task, tgid, bprm);
     }
     0
 }
@@ -439,16 +435,7 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
         return kill(tgid, pending, REASON_HELD_FULL);
     }
-    report_held(pending.scope, tgid);
-}
-
-/// A HELD record: the agent has something to do.
-#[inline(always)]
-fn report_held(scope: ScopeId, tgid: u32) {
-    if let Some(mut entry) = ring::reserve::<Header>(scope) {
-        entry.write(ring::header(KIND_HELD, tgid));
-        entry.submit(0);
-    }
+    report::held(pending.scope, tgid);
 }
 
 /// Where the kernel side itself cannot hold a program, it does not start.
@@ -460,62 +447,5 @@ fn kill(tgid: u32, pending: &Held, reason: u32) {
         namespace: pending.scope,
         nr: pending.pid,
     };
-    report_refused(number, tgid, reason, pending.name.as_ptr());
-}
-
-/// A REFUSED record of what the kernel side itself refused.
-#[inline(always)]
-pub(crate) fn report_refused(number: Number, tgid: u32, reason: u32, name: Ptr) {
-    let header = ring::header(KIND_REFUSED, tgid);
-    write_exec(number.namespace, number.nr, header, reason, name);
-}
-
-/// An EXEC record for everything that starts in a scope that asked for it.
-#[inline(always)]
-fn report_exec(task: Ptr, tgid: u32, bprm: Ptr) {
-    let pid = kernel::pid_of(task);
-    let Some((number, scope)) = sealed::scope_of(pid) else {
-        return;
-    };
-    if scope.flags & SCOPE_ALL_EXECS == 0 {
-        return;
-    }
-    let name = last_component(load_text!(bprm, bprm_filename)) as Ptr;
-    write_exec(
-        number.namespace,
-        number.nr,
-        ring::header(KIND_EXEC, tgid),
-        0,
-        name,
-    );
-}
-
-#[inline(always)]
-fn write_exec(scope: ScopeId, pid: u32, header: Header, reason: u32, name: Ptr) {
-    let Some(mut entry) = ring::reserve::<Exec>(scope) else {
-        return;
-    };
-    let exec = entry.as_mut_ptr();
-    // SAFETY: reserved memory of this size; every field is written before it is submitted.
-    unsafe {
-        (*exec).header = header;
-        (*exec).subject = subject_of_current(pid);
-        (*exec).reason = reason;
-        (&raw mut (*exec).name).write_bytes(0, 1);
-        let len =
-            bpf_probe_read_kernel_str((&raw mut (*exec).name).cast(), NAME_LEN as u32, name.cast());
-        (*exec).name_len = if len > 0 { len as u32 - 1 } else { 0 };
-    }
-    entry.submit(0);
-}
-
-#[inline(always)]
-fn subject_of_current(pid: u32) -> Subject {
-    Subject {
-        pid,
-        // SAFETY: the helpers have no preconditions.
-        uid: unsafe { bpf_get_current_uid_gid() as u32 },
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-        comm: kernel::read_buf(kernel::current(), off!(task_comm)),
-    }
+    report::refused(number, tgid, reason, pending.name.as_ptr());
 }

@@ -14,9 +14,8 @@ use sidecar_common::{
 };
 
 use crate::{
-    exec,
     kernel::{self, Number, Ptr, load, off},
-    ring,
+    report, ring,
     sealed::{self, HELD, SCOPES},
 };
 
@@ -242,11 +241,11 @@ fn report_fork(sealed: &Sealed, tgid: u32, parent: Ptr, reason: u32) {
         namespace: sealed.scope,
         nr: sealed::number_in(kernel::pid_of(parent), sealed.scope),
     };
-    exec::report_refused(number, tgid, reason, parent.wrapping_add(off!(task_comm)));
+    report::refused(number, tgid, reason, parent.wrapping_add(off!(task_comm)));
 }
 
 /// The seal goes when the process is freed: its memory may outlive the tracepoint of its exit (always, since 6.16). And where
-/// that tracepoint was missed, as may be since 7.0 (see [`exec::bprm_committed_creds`]), the end is dealt with: here
+/// that tracepoint was missed, as may be since 7.0 (see [`crate::exec::bprm_committed_creds`]), the end is dealt with: here
 /// nothing preempts us, for the kernel frees what it waited for with RCU in a softirq. By now the process has no number in
 /// any namespace, and is told of with 0.
 #[btf_tracepoint(function = "sched_process_free")]
