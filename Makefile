@@ -85,7 +85,7 @@ deps-tests:
 deps-fuzz:
 	@.ci/install fuzz
 
-test: test-quick test-kube guests soak-test
+test: test-quick test-kube guests
 
 test-quick: deps
 	cargo test --locked
@@ -154,10 +154,12 @@ guest-image: pods-build
 	$(GUEST) --add $(CARGO_TARGET_DIR)/image.tar:/usr/share/kernelseal/image.tar \
 	    --disk $(KERNELSEAL_CACHE)/pods/image:/pods -- pods image::
 
-# Two guests at a time, each with its output in one piece; what was built for all is not built again.
+# Two guests at a time, those that take longest first, each with its output in one piece; what was built for all is not
+# built again.
 guests: kubelet-there guest-build pods-build
 	tests/integration/guest/fetch $(K) programs pods
-	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build guest-test guest-programs guest-pods guest-kubelet
+	$(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build \
+	    guest-test guest-pods guest-kubelet guest-programs soak-test
 
 test-matrix: kubelet-there guest-build pods-build
 	tests/integration/guest/fetch $(KERNELS) programs pods

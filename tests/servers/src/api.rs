@@ -121,6 +121,8 @@ impl ApiServer {
             "--service-account-issuer=https://kubernetes.default.svc".into(),
             "--service-cluster-ip-range=10.0.0.0/24".into(),
             "--disable-admission-plugins=ServiceAccount".into(),
+            // In a guest that another one shares the machine with, a minute was seen not to do.
+            "--request-timeout=5m".into(),
         ];
         let processes = vec![
             Leash::start(&assets.join("kube-apiserver"), &api, dir.path())?,
