@@ -69,7 +69,7 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: only-here advisories image sbom release-notes dist sign chart build demo test test-quick test-kube guest-test guest-programs guest-pods guest-kubelet kubelet-there guest-image pods-build guests test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-kubelet kubelet-there guest-image pods-build guests test-matrix host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -85,15 +85,20 @@ deps-tests:
 deps-fuzz:
 	@.ci/install fuzz
 
-test: test-quick test-kube guests
+test: test-here guests
+
+# Those of test-quick and test-kube, compiled once. Four at a time: with an API server they wait more than they work.
+test-here: deps
+	RUST_TEST_THREADS=4 cargo test --locked --features kernelseal/test-kube
 
 test-quick: deps
 	cargo test --locked
 
-# Without a server they fail, and say what to do. Four at a time: they wait more than they work.
+# Without a server they fail, and say what to do.
+test-kube: export RUST_TEST_THREADS = 4
 test-kube: deps
-	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- --test-threads 4 tests::cluster kube::pods kube::objects
-	cargo test --locked -p kernelseal --features test-kube --test kubernetes -- --test-threads 4
+	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- tests::cluster kube::pods kube::objects
+	cargo test --locked -p kernelseal --features test-kube --test kubernetes
 
 guest-fetch:
 	tests/integration/guest/fetch $(KERNEL)
