@@ -17,8 +17,8 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchown, fstatvfs, mkdirat,
-        openat, openat2, renameat, statat, unlinkat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags, fchown,
+        fgetxattr, fsetxattr, fstatvfs, mkdirat, openat, openat2, renameat, statat, unlinkat,
     },
     mount::{
         FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MoveMountFlags,
@@ -38,9 +38,28 @@ const PLACE: [&str; 3] = ["run", "kernelseal", "secrets"];
 pub(super) const PLACE_PATH: &str = "/run/kernelseal/secrets";
 /// Bytes a tmpfs accounts in.
 const PAGE: usize = 4096;
+/// What a file takes of a tmpfs' inodes: since 6.6 its attributes count, for less than another 1024 bytes
+/// (`BOGO_INODE_SIZE`, include/linux/shmem_fs.h).
+const INODES: usize = 2;
+/// The attribute of a secret file that has its binding's name, for the next agent. Who may read or write it could load
+/// kernelseal.
+const BINDING: &str = "trusted.kernelseal.binding";
+/// The longest such name, in bytes: that of a configuration.
+const BINDING_MAX: usize = 253;
 /// The options of a file system that say whether anything in it may change.
 const READ_ONLY: &str = "ro";
 const WRITABLE: &str = "rw";
+
+/// A file to deliver.
+#[derive(Clone, Copy)]
+pub(crate) struct SecretFile<'a> {
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Its content.
+    pub(crate) value: &'a Value,
+    /// The binding that it is of.
+    pub(crate) binding: &'a str,
+}
 
 /// Why files could not be delivered.
 #[derive(Debug, thiserror::Error)]
@@ -93,27 +112,23 @@ impl Mounter {
     }
 
     /// Delivers: writes the files, then makes them visible to the program.
-    pub(crate) fn mount(
-        &self,
-        held: &Held,
-        secrets: &[(&str, &Value)],
-    ) -> Result<Vault, FileError> {
-        self.attach(held, Self::prepare(held, secrets)?)
+    pub(crate) fn mount(&self, held: &Held, files: &[SecretFile<'_>]) -> Result<Vault, FileError> {
+        self.attach(held, Self::prepare(held, files)?)
     }
 
     /// Makes the tmpfs and writes the files; they are owned by the program's user, mode 0400.
-    fn prepare(held: &Held, secrets: &[(&str, &Value)]) -> Result<OwnedFd, FileError> {
+    fn prepare(held: &Held, files: &[SecretFile<'_>]) -> Result<OwnedFd, FileError> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(step("make a tmpfs"))?;
-        let pages: usize = secrets
+        let pages: usize = files
             .iter()
-            .map(|(_, value)| value.len().div_ceil(PAGE))
+            .map(|file| file.value.len().div_ceil(PAGE))
             .sum();
         let set = |key: &str, value: String| {
             fsconfig_set_string(context.as_fd(), key, value.as_str())
                 .map_err(step("configure a tmpfs"))
         };
         set("size", ((pages + 1) * PAGE).to_string())?;
-        set("nr_inodes", (secrets.len() + 2).to_string())?;
+        set("nr_inodes", (files.len() * INODES + 2).to_string())?;
         set("mode", "0500".into())?;
         set("uid", held.uid.to_string())?;
         set("gid", held.gid.to_string())?;
@@ -128,8 +143,8 @@ impl Mounter {
                 | MountAttrFlags::MOUNT_ATTR_NOEXEC,
         )
         .map_err(step("make a tmpfs"))?;
-        for (name, value) in secrets {
-            write(&mount, name, value, (held.uid, held.gid))?;
+        for file in files {
+            write(&mount, file.name, file, (held.uid, held.gid))?;
         }
         // From here on nobody deletes, replaces or links them: not by this mount, nor by another of it.
         fsconfig_set_flag(context.as_fd(), READ_ONLY)
@@ -254,7 +269,7 @@ impl Vault {
     /// open, is added to `old`; until that is closed the folder can change, see [`close`](Self::close).
     pub(super) fn replace(
         &self,
-        files: &[(&str, &Value)],
+        files: &[SecretFile<'_>],
         old: &mut Vec<File>,
     ) -> Result<(), FileError> {
         const NEW: &str = ".new";
@@ -263,14 +278,14 @@ impl Vault {
         let owner = whole
             .map(|stat| (stat.st_uid, stat.st_gid))
             .map_err(step("look at a tmpfs"))?;
-        for (name, value) in files {
-            self.make_room(value.len())?;
+        for file in files {
+            self.make_room(file.value.len())?;
             // (one that an agent was killed over)
             let _ = unlinkat(&self.mount, NEW, AtFlags::empty());
-            write(&self.mount, NEW, value, owner)?;
+            write(&self.mount, NEW, file, owner)?;
             let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let before = openat(&self.mount, *name, flags, Mode::empty());
-            renameat(&self.mount, NEW, &self.mount, *name)
+            let before = openat(&self.mount, file.name, flags, Mode::empty());
+            renameat(&self.mount, NEW, &self.mount, file.name)
                 .map_err(step("put a secret file in place"))?;
             // (somebody may have taken it away)
             old.extend(before.ok().map(File::from));
@@ -304,10 +319,22 @@ impl Vault {
         Ok(names.filter_map(|name| name.into_string().ok()).collect())
     }
 
+    /// The binding that a file is of; none where its delivery noted none.
+    pub(super) fn binding_of(&self, name: &str) -> Option<String> {
+        let mut binding = vec![0; BINDING_MAX];
+        let length = fgetxattr(self.open(name).ok()?, BINDING, &mut binding[..]).ok()?;
+        binding.truncate(length);
+        String::from_utf8(binding).ok()
+    }
+
+    fn open(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        Ok(openat(&self.mount, name, flags, Mode::empty())?.into())
+    }
+
     /// Whether a file has this content.
     pub(super) fn has(&self, name: &str, value: &Value) -> io::Result<bool> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = File::from(openat(&self.mount, name, flags, Mode::empty())?);
+        let file = self.open(name)?;
         if file.metadata()?.len() != value.len() as u64 {
             return Ok(false);
         }
@@ -325,7 +352,7 @@ impl Vault {
             let options = [
                 // (a size of none is no limit)
                 ("size", (pages + 1) * PAGE as u64),
-                ("nr_inodes", now.f_files - now.f_ffree + 1),
+                ("nr_inodes", now.f_files - now.f_ffree + INODES as u64),
             ];
             self.reconfigure(&options, WRITABLE)
         };
@@ -358,7 +385,7 @@ impl Vault {
 fn write(
     dir: &OwnedFd,
     name: &str,
-    value: &Value,
+    secret: &SecretFile<'_>,
     (uid, gid): (u32, u32),
 ) -> Result<(), FileError> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -367,8 +394,18 @@ fn write(
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     fchown(&file, Some(uid), Some(gid))
         .map_err(step("give a secret file to the program's user"))?;
+    match fsetxattr(
+        &file,
+        BINDING,
+        secret.binding.as_bytes(),
+        XattrFlags::empty(),
+    ) {
+        // A kernel whose tmpfs has no attributes: the next agent leaves the file as it is.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Err(e) => return Err(step("note a secret file's binding")(e)),
+    }
     File::from(file)
-        .write_all(value.expose())
+        .write_all(secret.value.expose())
         .map_err(step("write a secret file"))
 }
 

@@ -40,7 +40,7 @@ pub(crate) use self::{
 };
 use self::{
     deliver_env::DIR_VARIABLE,
-    deliver_file::{Mounter, Vault},
+    deliver_file::{Mounter, SecretFile, Vault},
     ending::Due,
     failure::Failure,
     held::{HeldTask, HoldError},
@@ -423,7 +423,11 @@ impl Work {
         let files: Vec<_> = secrets
             .iter()
             .filter(|secret| secret.as_file)
-            .map(|secret| (secret.name, &secret.value))
+            .map(|secret| SecretFile {
+                name: secret.name,
+                value: &secret.value,
+                binding: &secret.binding.name,
+            })
             .collect();
         let directory;
         if !files.is_empty() {

@@ -19,6 +19,7 @@ use sidecar_common::policy::Held;
 
 use super::{
     Secret, Work,
+    deliver_file::SecretFile,
     ending::{Due, OLD_FOR},
 };
 use crate::{
@@ -124,27 +125,32 @@ impl Work {
         self.bring_up_adopted();
     }
 
-    /// Of programs that an agent before us sealed only their files are known: those are replaced whose name leads to
-    /// one source.
+    /// Of programs that an agent before us sealed only their files are known, and whose they are.
     fn bring_up_adopted(&mut self) {
         let adopted = self.trees.iter().filter(|(_, tree)| tree.memory.is_none());
         for (&seal, tree) in adopted {
             for vault in &tree.vaults {
-                let values: Vec<(String, Value)> = vault
+                let values: Vec<(String, String, Value)> = vault
                     .names()
                     .unwrap_or_default()
                     .into_iter()
                     .filter_map(|name| {
-                        let value = self.store.get(only_source(&self.config, &name)?).ok()?;
-                        (!vault.has(&name, &value).ok()?).then_some((name, value))
+                        let binding = vault.binding_of(&name)?;
+                        let (_, source) = configured(&self.config, &binding, &name)?;
+                        let value = self.store.get(source).ok()?;
+                        (!vault.has(&name, &value).ok()?).then_some((name, binding, value))
                     })
                     .collect();
                 if values.is_empty() {
                     continue;
                 }
-                let files: Vec<(&str, &Value)> = values
+                let files: Vec<SecretFile<'_>> = values
                     .iter()
-                    .map(|(name, value)| (name.as_str(), value))
+                    .map(|(name, binding, value)| SecretFile {
+                        name,
+                        value,
+                        binding,
+                    })
                     .collect();
                 let mut old = Vec::new();
                 let replaced = vault.replace(&files, &mut old);
@@ -154,7 +160,7 @@ impl Work {
                     tracing::error!("secret files are not replaced: {e}");
                     continue;
                 }
-                let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+                let names: Vec<&str> = files.iter().map(|file| file.name).collect();
                 self.metrics.rotated.inc_by(names.len() as u64);
                 let who = Who {
                     pid: 0,
@@ -188,13 +194,7 @@ impl Work {
             let Some((then, secret)) = memory.secret(given) else {
                 continue;
             };
-            let bindings = &self.config.secrets;
-            let now = bindings.iter().find(|binding| binding.name == then.name);
-            let source = now.and_then(|now| {
-                let mut refs = now.secret_refs.iter();
-                Some((now, &refs.find(|known| known.name == secret.name)?.source))
-            });
-            let Some((now, source)) = source else {
+            let Some((now, source)) = configured(&self.config, &then.name, &secret.name) else {
                 continue; // no longer configured: it keeps what it has
             };
             let value = asked
@@ -225,12 +225,18 @@ impl Work {
         let Some(memory) = &mut tree.memory else {
             return;
         };
-        let is_file = |index: &usize| memory.given.get(*index).is_some_and(|given| given.as_file);
-        let files: Vec<(&str, &Value)> = stale
+        let config = memory.config.clone();
+        let files: Vec<SecretFile<'_>> = stale
             .values
             .iter()
-            .filter(|(index, ..)| is_file(index))
-            .map(|(_, name, value)| (name.as_str(), value))
+            .filter_map(|(index, name, value)| {
+                let given = memory.given.get(*index).filter(|given| given.as_file)?;
+                Some(SecretFile {
+                    name,
+                    value,
+                    binding: &config.secrets.get(given.binding)?.name,
+                })
+            })
             .collect();
         let seal = stale.seal;
         for vault in &tree.vaults {
@@ -269,7 +275,7 @@ impl Work {
             .iter()
             .map(|(_, name, _)| name.as_str())
             .collect();
-        let files: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+        let files: Vec<&str> = files.iter().map(|file| file.name).collect();
         self.metrics.rotated.inc_by(secrets.len() as u64);
         let who = Who {
             pid: memory.pid,
@@ -286,17 +292,16 @@ impl Work {
     }
 }
 
-/// The source of a secret of that name, if there is one and no other.
-fn only_source<'c>(config: &'c Config, name: &str) -> Option<&'c Source> {
-    let refs = config
-        .secrets
-        .iter()
-        .flat_map(|binding| &binding.secret_refs);
-    let mut sources = refs
-        .filter(|secret| secret.name == name)
-        .map(|secret| &secret.source);
-    let first = sources.next()?;
-    sources.all(|other| other == first).then_some(first)
+/// A secret's binding and source, as the configuration names them.
+fn configured<'c>(
+    config: &'c Config,
+    binding: &str,
+    secret: &str,
+) -> Option<(&'c Binding, &'c Source)> {
+    let binding = config.secrets.iter().find(|known| known.name == binding)?;
+    let mut refs = binding.secret_refs.iter();
+    let secret = refs.find(|known| known.name == secret)?;
+    Some((binding, &secret.source))
 }
 
 /// Of what two bindings want, that which makes sure that the program has the new value.

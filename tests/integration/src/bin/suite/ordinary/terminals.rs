@@ -17,7 +17,7 @@ use super::VALUE;
 use super::case::{LIMIT, Machine, ensure_all_ended, shell};
 
 pub(super) const BASH: &str = "/usr/bin/bash";
-const SOON: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_mins(3);
 /// A database that wants a password, until it is told to end.
 const DATABASE: &str = include_str!("scripts/database.sh");
 
