@@ -39,7 +39,7 @@ pub(super) const PLACE_PATH: &str = "/run/kernelseal/secrets";
 /// Bytes a tmpfs accounts in.
 const PAGE: usize = 4096;
 /// What a file takes of a tmpfs' inodes: since 6.6 its attributes count, for less than another 1024 bytes
-/// (`BOGO_INODE_SIZE`, include/linux/shmem_fs.h).
+/// (`BOGO_INODE_SIZE`, `include/linux/shmem_fs.h`).
 const INODES: usize = 2;
 /// The attribute of a secret file that has its binding's name, for the next agent. Who may read or write it could load
 /// kernelseal.

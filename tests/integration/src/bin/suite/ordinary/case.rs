@@ -20,7 +20,7 @@ use super::VALUE;
 /// Every script runs twice in the first of its tests.
 pub(super) const LIMIT: Duration = Duration::from_mins(8);
 const SOON: Duration = Duration::from_secs(20);
-/// How long a script may run. (PostgreSQL's was seen to take 50 s, beside another guest.)
+/// How long a script may run. (That of postgres was seen to take 50 s, beside another guest.)
 const PATIENCE: Duration = Duration::from_mins(3);
 const SETTLE: Duration = Duration::from_millis(300);
 const PRELUDE: &str = include_str!("scripts/prelude.sh");
