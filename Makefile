@@ -31,7 +31,7 @@ F ?=
 B ?=
 T ?= config manifest stack ring proc mountinfo names
 # Names the tests do not see: more options for the guest, such as --console FILE.
-GUEST_OPTIONS ?= --timeout 2700
+GUEST_OPTIONS ?= --timeout 3600
 
 export KERNELSEAL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kernelseal
 export CARGO_TARGET_DIR ?= target
@@ -129,7 +129,7 @@ pods-build: only-here guest-build
 STARTS ?= 25
 guest-pods: pods-build
 	tests/integration/guest/fetch $(K) pods
-	$(GUEST) --timeout 3600 --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
+	$(GUEST) --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
 	    --env KERNELSEAL_POD_STARTS=$(STARTS) -- pods --skip image:: --skip kubelet:: $(F)
 
 # All of Kubernetes that a pod meets, in the guest: etcd, API server, kubelet, containerd. (GOGC: they spend memory rather
@@ -137,7 +137,7 @@ guest-pods: pods-build
 KUBELET ?= $(KUBEBUILDER_ASSETS)/kubelet
 guest-kubelet: kubelet-there pods-build
 	tests/integration/guest/fetch $(K) pods
-	$(GUEST) --timeout 3600 --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
+	$(GUEST) --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
 	    $(foreach program,etcd kube-apiserver,--add $(KUBEBUILDER_ASSETS)/$(program):/usr/lib/kernelseal/kube/$(program)) \
 	    --env KUBEBUILDER_ASSETS=/usr/lib/kernelseal/kube --env GOGC=400 \
 	    --add $(KUBELET):/usr/lib/kernelseal/kube/kubelet --env KERNELSEAL_KUBELET=/usr/lib/kernelseal/kube/kubelet \

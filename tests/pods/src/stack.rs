@@ -20,7 +20,7 @@ pub const NAMESPACE: &str = "kernelseal";
 const SECRET: &str = "/api/v1/namespaces/kernelseal/secrets/backup";
 const CONFIG_MAP: &str = "/api/v1/namespaces/kernelseal/configmaps/kernelseal";
 /// The first test starts the cluster, too.
-pub const LIMIT: Duration = Duration::from_mins(15);
+pub const LIMIT: Duration = Duration::from_mins(25);
 const TELLER: &str = "teller";
 /// Asks a new program in a container what it finds.
 const ASK: [&str; 3] = [

@@ -40,7 +40,7 @@ pub const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 
 const RBAC: &str = "rbac.authorization.k8s.io";
 /// How long the server may take to be ready. A machine at its limit takes half a minute, an emulated one that
 /// shares it with others a few.
-const READY_WITHIN: Duration = Duration::from_mins(5);
+const READY_WITHIN: Duration = Duration::from_mins(10);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(100);
 /// Whoever finds a port free may find it taken a moment later.
