@@ -76,7 +76,7 @@ impl Loaded {
 pub(crate) fn load() -> Result<Loaded, Error> {
     // Maps count against this limit before 5.11.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    let offsets = offsets::resolve()?;
+    let offsets = offsets::resolve(&offsets::Types::of_running_kernel()?)?;
     let btf = Btf::from_sys_fs().map_err(|e| Error::Btf {
         what: offsets::VMLINUX_BTF.into(),
         cause: e.to_string(),

@@ -24,8 +24,7 @@ const SYSCALL_IN_REGISTERS: &str = if cfg!(target_arch = "aarch64") {
 pub(crate) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Looks up every field of [`Offsets`].
-pub(super) fn resolve() -> Result<Offsets, Error> {
-    let types = Types::of_running_kernel()?;
+pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
     let at = |path: &str| types.offset(path);
     Ok(Offsets {
         task_tgid: at("task_struct.tgid")?,
@@ -101,8 +100,8 @@ fn number(syscall: libc::c_long) -> Result<u32, Error> {
 /// The types that it describes.
 pub(super) struct Types {
     btf: Btf,
-    /// The numbers of its structures, by name.
-    structs: HashMap<String, u32>,
+    /// The numbers of its structures, enumerations and type definitions, by name: a search for one name would read all.
+    named: HashMap<String, Vec<u32>>,
 }
 
 impl Types {
@@ -110,27 +109,32 @@ impl Types {
         if !Path::new(VMLINUX_BTF).exists() {
             return Err(Error::NoBtf);
         }
-        let unreadable = |cause: String| Error::Btf {
+        let btf = mapped().map_err(|cause| Error::Btf {
             what: VMLINUX_BTF.into(),
-            cause,
-        };
-        let btf = mapped().map_err(|cause| unreadable(cause.to_string()))?;
-        // Number 0 is `void`. A search by name would read all of them, once for every name.
-        let structs = (1..)
-            .map_while(|number| Some((number, btf.resolve_type_by_id(number).ok()?)))
-            .filter_map(|(number, found)| match found {
-                Type::Struct(found) => Some((btf.resolve_name(&found).ok()?, number)),
-                _ => None,
-            });
-        // Where several have a name the first counts, as it does for the kernel.
-        let mut first = HashMap::new();
-        for (name, number) in structs {
-            first.entry(name).or_insert(number);
+            cause: cause.to_string(),
+        })?;
+        let mut named: HashMap<String, Vec<u32>> = HashMap::new();
+        // Number 0 is `void`.
+        let types = (1..).map_while(|number| Some((number, btf.resolve_type_by_id(number).ok()?)));
+        for (number, found) in types {
+            let name = match &found {
+                Type::Struct(found) => btf.resolve_name(found),
+                Type::Enum(found) => btf.resolve_name(found),
+                Type::Typedef(found) => btf.resolve_name(found),
+                _ => continue,
+            };
+            named
+                .entry(name.unwrap_or_default())
+                .or_default()
+                .push(number);
         }
-        Ok(Self {
-            structs: first,
-            btf,
-        })
+        Ok(Self { btf, named })
+    }
+
+    /// Those of a name, in the kernel's order.
+    fn of(&self, name: &str) -> impl Iterator<Item = Type> {
+        let numbers = self.named.get(name).into_iter().flatten();
+        numbers.filter_map(|number| self.btf.resolve_type_by_id(*number).ok())
     }
 
     /// Whether `sched_process_exit` comes before the memory is given up: it was moved there by the
@@ -140,10 +144,7 @@ impl Types {
         // The tracepoint's own arguments follow one for its data.
         const ARGUMENTS_BEFORE: usize = 2;
         let parameters = self
-            .btf
-            .resolve_types_by_name(PROTOTYPE)
-            .unwrap_or_default()
-            .into_iter()
+            .of(PROTOTYPE)
             .find_map(|found| self.parameters(&found))
             .ok_or_else(|| Error::Btf {
                 what: PROTOTYPE.into(),
@@ -166,10 +167,7 @@ impl Types {
     /// The number of one of `enum lockdown_reason`.
     fn lockdown_reason(&self, name: &str) -> Result<u32, Error> {
         const REASONS: &str = "lockdown_reason";
-        self.btf
-            .resolve_types_by_name(REASONS)
-            .unwrap_or_default()
-            .into_iter()
+        self.of(REASONS)
             .find_map(|found| match found {
                 Type::Enum(reasons) => reasons.members.into_iter().find_map(|member| {
                     (self.btf.resolve_name(&member).ok()? == name).then(|| member.val())
@@ -183,14 +181,15 @@ impl Types {
     }
 
     fn find(&self, name: &str) -> Result<Struct, Error> {
-        let number = self.structs.get(name);
-        match number.map(|number| self.btf.resolve_type_by_id(*number)) {
-            Some(Ok(Type::Struct(found))) => Ok(found),
-            _ => Err(Error::Btf {
+        self.of(name)
+            .find_map(|found| match found {
+                Type::Struct(found) => Some(found),
+                _ => None,
+            })
+            .ok_or_else(|| Error::Btf {
                 what: format!("struct {name}"),
                 cause: "this kernel's BTF has no such type".into(),
-            }),
-        }
+            })
     }
 
     fn size(&self, name: &str) -> Result<u32, Error> {

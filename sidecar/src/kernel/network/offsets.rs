@@ -42,15 +42,15 @@ pub(in crate::kernel) fn look_up() -> Result<Fields, Error> {
 
 /// Writes them to standard output, for [`look_up`].
 pub(crate) fn print() -> anyhow::Result<()> {
+    let types = Types::of_running_kernel()?;
     let fields = Fields {
-        shared: offsets::resolve()?,
-        own: resolve()?,
+        shared: offsets::resolve(&types)?,
+        own: resolve(&types)?,
     };
     Ok(std::io::stdout().write_all(bytemuck::bytes_of(&fields))?)
 }
 
-fn resolve() -> Result<NetworkOffsets, Error> {
-    let types = Types::of_running_kernel()?;
+fn resolve(types: &Types) -> Result<NetworkOffsets, Error> {
     let at = |path: &str| types.offset(path);
     let common = |field: &str| types.offset(&format!("sock.__sk_common.{field}"));
     Ok(NetworkOffsets {
