@@ -137,3 +137,5 @@ pub const REASON_OTHER_FILE: u32 = 4;
 pub const REASON_NO_AGENT: u32 = 5;
 /// A sealed process may not fork: its child might not be sealed.
 pub const REASON_NO_FORK: u32 = 6;
+/// What was noted of a program's exec was gone when the exec completed: too many others had begun meanwhile, and failed.
+pub const REASON_NOTE_LOST: u32 = 7;

@@ -103,6 +103,9 @@ pub const SEALED_ROOT: u32 = 1 << 1;
 pub const SEALED_EXECING: u32 = 1 << 2;
 /// The seal was taken off; the kernel side removes the entry when the process ends.
 pub const SEALED_VOID: u32 = 1 << 3;
+/// An exec of a watched program has begun, and what was found of it is noted. Where it completes and the note is
+/// gone, the program does not start.
+pub const SEALED_NOTED: u32 = 1 << 4;
 
 /// A program that was stopped before its first instruction and waits for its agent.
 #[repr(C)]

@@ -21,12 +21,14 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, LsmContext},
 };
 use sidecar_common::{
-    event::{REASON_HELD_FULL, REASON_NO_AGENT, REASON_OTHER_FILE, REASON_SEALED_FULL},
+    event::{
+        REASON_HELD_FULL, REASON_NO_AGENT, REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL,
+    },
     layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, SEALED_FOR_FORKS},
     name::{self, CHUNK, Chunk},
     policy::{
         BindingKey, HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, Held,
-        MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_ROOT, Sealed,
+        MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED, SEALED_ROOT, Sealed,
     },
 };
 
@@ -51,8 +53,9 @@ static BINDINGS: HashMap<BindingKey, u64, MAX_BINDINGS, { BPF_F_NO_PREALLOC as u
 /// How many agents want every exec reported.
 #[btf_map]
 static ALL_EXECS: Array<u32, 1> = Array::new();
-/// What the first hook found, for the second, by task. LRU: an exec that fails in between leaves
-/// its entry behind.
+/// What the first hook found, for the second, by process. LRU: an exec that fails in between leaves
+/// its entry behind. Should so many be left behind that one is lost that is still to be read,
+/// [`SEALED_NOTED`] tells.
 #[btf_map]
 static PENDING: LruHashMap<u32, Held, MAX_HELD> = LruHashMap::new();
 
@@ -142,11 +145,9 @@ fn end_of_name(dentry: Ptr) -> u64 {
 pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // An earlier program's refusal ends the chain before us (the trampoline's modify-return).
     let bprm: Ptr = ctx.arg(0);
-    // An exec that failed behind this hook left its entry: it must not vouch for this one. One
-    // entry a process will do: `cred_guard_mutex` lets its threads exec one at a time.
     let tgid = kernel::current_tgid();
-    if sealed::may_be_sealed(tgid) && PENDING.get_ptr(tgid).is_some() {
-        let _ = PENDING.remove(tgid);
+    if sealed::may_be_sealed(tgid) {
+        forget_failed(tgid);
     }
     let path = load_text!(bprm, bprm_filename);
     let file: Ptr = load!(bprm, bprm_file);
@@ -187,21 +188,21 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // SAFETY: the helper has no preconditions. Microseconds and the process's number (22 bits,
     // PID_MAX_LIMIT): unique while somebody carries it.
     let seal = (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid);
-    if sealed::get(tgid, || start_ns).is_none() {
-        if sealed::has_only(SEALED_FOR_FORKS) {
-            report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
-            return kernel::eperm();
-        }
-        let execing = Sealed {
-            seal,
-            start_ns,
-            scope: number.namespace,
-            flags: SEALED_EXECING,
-        };
-        if sealed::put(tgid, &execing).is_err() {
-            report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
-            return kernel::eperm();
-        }
+    let earlier = sealed::get(tgid, || start_ns);
+    if earlier.is_none() && sealed::has_only(SEALED_FOR_FORKS) {
+        report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
+        return kernel::eperm();
+    }
+    let mut noted = earlier.unwrap_or(Sealed {
+        seal,
+        start_ns,
+        scope: number.namespace,
+        flags: SEALED_EXECING,
+    });
+    noted.flags |= SEALED_NOTED;
+    if sealed::put(tgid, &noted).is_err() {
+        report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
+        return kernel::eperm();
     }
     if PENDING.insert(tgid, &NOTHING_YET, 0).is_err() {
         return kernel::eperm();
@@ -277,12 +278,32 @@ fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held) -> i32 {
     kernel::error::<ERESTARTNOINTR>()
 }
 
+/// An exec that failed behind the first hook left its note: it must not vouch for the next. One a
+/// process will do: `cred_guard_mutex` lets its threads exec one at a time.
+#[inline(always)]
+fn forget_failed(tgid: u32) {
+    let now = sealed::get(tgid, || kernel::start_of(kernel::current()));
+    if let Some(now) = now.filter(|now| now.flags & SEALED_NOTED != 0) {
+        forget_note(tgid, now);
+    }
+}
+
+#[inline(always)]
+fn forget_note(tgid: u32, mut now: Sealed) {
+    let _ = PENDING.remove(tgid);
+    now.flags &= !SEALED_NOTED;
+    let _ = sealed::put(tgid, &now);
+}
+
 /// Takes back what was noted of an exec, and the seal that was only for the time of it.
 #[inline(always)]
 fn let_go(tgid: u32, start_ns: u64) {
-    let _ = PENDING.remove(tgid);
     let _ = sealed::HELD.remove(tgid);
-    if sealed::get(tgid, || start_ns).is_some_and(|now| now.flags & SEALED_EXECING != 0) {
+    let Some(now) = sealed::get(tgid, || start_ns) else {
+        return;
+    };
+    forget_note(tgid, now);
+    if now.flags & SEALED_EXECING != 0 {
         sealed::forget(tgid);
     }
 }
@@ -317,12 +338,36 @@ fn take_pending(tgid: u32, bprm: Ptr) -> bool {
         return false;
     }
     let Some(pending) = PENDING.get_ptr_mut(tgid) else {
-        return false;
+        return refuse_lost(tgid);
     };
     // SAFETY: a live map value that only this process's exec uses.
     hold(kernel::current(), tgid, bprm, unsafe { &mut *pending });
     let _ = PENDING.remove(tgid);
     true
+}
+
+/// A watched program of which nothing is known any more does not start; false for one that is not watched, and with
+/// which ends what an exec before it, that failed, had left.
+#[inline(always)]
+fn refuse_lost(tgid: u32) -> bool {
+    let task = kernel::current();
+    let Some(now) = sealed::get(tgid, || kernel::start_of(task)) else {
+        return false;
+    };
+    if now.flags & SEALED_NOTED != 0 {
+        let number = Number {
+            namespace: now.scope,
+            nr: sealed::number_in(kernel::pid_of(task), now.scope),
+        };
+        let comm = task.wrapping_add(off!(task_comm));
+        kill(tgid, now.start_ns, number, REASON_NOTE_LOST, comm);
+        return true;
+    }
+    // (while the agent is coming for it, it has not been let go)
+    if now.flags & SEALED_EXECING != 0 && sealed::HELD.get_ptr(tgid).is_none() {
+        sealed::forget(tgid);
+    }
+    false
 }
 
 /// Enters what was not there yet when the program was held in the middle of its exec; false if it
@@ -370,14 +415,14 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     match sealed::scope(pending.scope) {
         Some(scope) if scope.agent != 0 => {}
         Some(scope) if scope.flags & SCOPE_FAIL_OPEN == 0 => {
-            return kill(tgid, pending, REASON_NO_AGENT);
+            return refuse(tgid, pending, REASON_NO_AGENT);
         }
         _ => return let_go(tgid, pending.start_ns),
     }
     // What runs is another file only if it came by an interpreter.
     let is_script = identity(load!(bprm, bprm_file)) != (pending.file_dev, pending.file_ino);
     if is_script && load_text!(bprm, bprm_interp) == load_text!(bprm, bprm_filename) {
-        return kill(tgid, pending, REASON_OTHER_FILE);
+        return refuse(tgid, pending, REASON_OTHER_FILE);
     }
     pending.flags = if is_script { HELD_SCRIPT } else { 0 }
         | match (is_seized, is_traced) {
@@ -408,7 +453,7 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
         };
         pending.earlier_seal = earlier.seal;
         pending.earlier_scope = earlier.scope;
-        pending.earlier_flags = earlier.flags;
+        pending.earlier_flags = earlier.flags & !SEALED_NOTED;
     }
     let sealed = Sealed {
         seal: pending.seal,
@@ -418,14 +463,16 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     };
     // The seal last: what finds no room dies with the one it had, and leaves that tree.
     if sealed::tree_begin(pending.seal).is_err() {
-        return kill(tgid, pending, REASON_SEALED_FULL);
+        return refuse(tgid, pending, REASON_SEALED_FULL);
     }
     if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
         sealed::tree_leave(pending.seal);
-        return kill(tgid, pending, REASON_HELD_FULL);
+        return refuse(tgid, pending, REASON_HELD_FULL);
     }
     if sealed::put(tgid, &sealed).is_err() {
-        return kill(tgid, pending, REASON_SEALED_FULL);
+        let _ = sealed::HELD.remove(tgid);
+        sealed::tree_leave(pending.seal);
+        return refuse(tgid, pending, REASON_SEALED_FULL);
     }
     ring::count(pending.scope, |c| &raw mut c.held);
     if is_seized {
@@ -433,19 +480,35 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     }
     // SAFETY: the helper has no preconditions; the signal is for the running task.
     if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
-        return kill(tgid, pending, REASON_HELD_FULL);
+        return refuse(tgid, pending, REASON_HELD_FULL);
     }
     report::held(pending.scope, tgid);
 }
 
-/// Where the kernel side itself cannot hold a program, it does not start.
+/// A program of which all is known does not start.
 #[inline(always)]
-fn kill(tgid: u32, pending: &Held, reason: u32) {
-    // SAFETY: the helper has no preconditions; the signal is for the running task.
-    unsafe { bpf_send_signal(SIGKILL) };
+fn refuse(tgid: u32, pending: &Held, reason: u32) {
     let number = Number {
         namespace: pending.scope,
         nr: pending.pid,
     };
-    report::refused(number, tgid, reason, pending.name.as_ptr());
+    kill(
+        tgid,
+        pending.start_ns,
+        number,
+        reason,
+        pending.name.as_ptr().cast(),
+    );
+}
+
+/// What the kernel side itself cannot hold does not start.
+#[inline(always)]
+fn kill(tgid: u32, start_ns: u64, number: Number, reason: u32, name: Ptr) {
+    // SAFETY: the helper has no preconditions; the signal is for the running task.
+    unsafe { bpf_send_signal(SIGKILL) };
+    report::refused(number, tgid, reason, name);
+    // (once: the next hook of this exec finds no note)
+    if let Some(now) = sealed::get(tgid, || start_ns) {
+        forget_note(tgid, now);
+    }
 }

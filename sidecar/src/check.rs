@@ -64,13 +64,14 @@ pub(crate) fn run() -> ExitCode {
 
 fn root() -> Finding {
     /// Bits of the capabilities we use (uapi/linux/capability.h), and what for.
-    const NEEDED: [(u32, &str); 6] = [
-        (0, "CHOWN"),        // secret files are the program's user's
-        (1, "DAC_OVERRIDE"), // and are made in its directories
-        (5, "KILL"),         // release and refuse
-        (18, "SYS_CHROOT"),  // enter its mount namespace
-        (19, "SYS_PTRACE"),  // take hold of it
-        (21, "SYS_ADMIN"),   // load programs, mount
+    const NEEDED: [(u32, &str); 7] = [
+        (0, "CHOWN"),         // secret files are the program's user's
+        (1, "DAC_OVERRIDE"),  // and are made in its directories
+        (5, "KILL"),          // release and refuse
+        (18, "SYS_CHROOT"),   // enter its mount namespace
+        (19, "SYS_PTRACE"),   // take hold of it
+        (21, "SYS_ADMIN"),    // load programs, mount
+        (24, "SYS_RESOURCE"), // keep it from dumping core
     ];
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status

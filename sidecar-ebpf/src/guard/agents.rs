@@ -5,7 +5,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sidecar_common::{
     event::WHAT_NAMED,
     layout::COMM_LEN,
-    policy::{SEALED_AGENT, Sealed},
+    policy::{SCOPE_BLOCK_MEM, SEALED_AGENT, Sealed},
 };
 
 use super::{Own, Reach, decide};
@@ -14,6 +14,7 @@ use crate::{
     sealed,
 };
 
+const PRLIMIT: [u8; COMM_LEN] = *b"prlimit\0\0\0\0\0\0\0\0\0";
 const PRIORITY: [u8; COMM_LEN] = *b"priority\0\0\0\0\0\0\0\0";
 
 /// A signal. What the kernel itself sends (the end of a parent, want of memory) is not asked about.
@@ -30,10 +31,32 @@ pub fn task_kill(ctx: LsmContext) -> i32 {
     }
 }
 
-/// A resource limit (`prlimit`): one on processor time ends the agent, one on descriptors makes it deaf.
+/// A resource limit (`prlimit`): one on processor time ends the agent, one on descriptors makes it deaf. A sealed
+/// program's on core dumps is its agent's to set, and its own.
 #[lsm(hook = "task_setrlimit")]
 pub fn task_setrlimit(ctx: LsmContext) -> i32 {
-    done_to(ctx.arg(0), *b"prlimit\0\0\0\0\0\0\0\0\0")
+    /// uapi/asm-generic/resource.h
+    const RLIMIT_CORE: u32 = 4;
+    let task: Ptr = ctx.arg(0);
+    let tgid: u32 = load!(task, task_tgid);
+    let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) else {
+        return 0;
+    };
+    if sealed.flags & SEALED_AGENT != 0 {
+        reach(task, tgid, sealed, PRLIMIT, true)
+    } else if ctx.arg::<u32>(1) == RLIMIT_CORE {
+        decide(&Reach {
+            sealed,
+            task,
+            tgid,
+            what: WHAT_NAMED,
+            guarded_by: SCOPE_BLOCK_MEM,
+            own: Own::Always,
+            name: PRLIMIT,
+        })
+    } else {
+        0
+    }
 }
 
 /// Its turn on the processor: its class, its processors.

@@ -13,7 +13,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2},
+    process::{Pid, Resource, Rlimit, prlimit},
+};
 use sha2::{Digest as _, Sha256};
 
 use self::cgroup::Cgroup;
@@ -137,8 +140,26 @@ impl Process {
             .ok_or_else(|| io::Error::other("it has no control group that tells where it lives"))
     }
 
-    /// Keeps its memory out of core dumps, to files and to pipes alike.
+    /// Keeps it from dumping core, to files and to pipes alike; and its memory out of the dumps of a program that sets
+    /// itself another limit.
     pub(crate) fn exclude_from_core_dumps(self) -> io::Result<()> {
+        /// Smaller than any file; and to a pipe, which otherwise has no limit, the kernel then dumps nothing (core(5)).
+        const NO_DUMP: u64 = 1;
+        let limit = |maximum| {
+            let limit = Rlimit {
+                current: Some(NO_DUMP),
+                maximum,
+            };
+            // (without a number it would be our own)
+            let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+            let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+            prlimit(Some(pid), Resource::Core, limit).map_err(io::Error::from)
+        };
+        // How far it may raise its own stays as it was; what that is, only a change tells.
+        let before = limit(Some(NO_DUMP))?.maximum;
+        if before != Some(NO_DUMP) {
+            limit(before.map(|hard| hard.max(NO_DUMP)))?;
+        }
         // (not fs::write: it truncates what it opens, and every start would pay for that)
         let mut file = fs::OpenOptions::new()
             .write(true)

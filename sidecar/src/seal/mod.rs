@@ -446,7 +446,7 @@ impl Work {
             .exclude_from_core_dumps()
             .map_err(|cause| {
                 Failure::Identity(Refusal::Unknown {
-                    what: "its coredump_filter",
+                    what: "its core dumps (the agent needs CAP_SYS_RESOURCE and CAP_DAC_OVERRIDE)",
                     cause,
                 })
             })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sidecar_common::{
     event::{
         Exec, REASON_FORK_UNSEALED, REASON_HELD_FULL, REASON_NO_AGENT, REASON_NO_FORK,
-        REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
+        REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
     },
     policy::Held,
 };
@@ -85,6 +85,9 @@ impl Work {
             }
             REASON_OTHER_FILE => "the kernel executes another file than the one asked for",
             REASON_NO_AGENT => "its agent ended while it was started",
+            REASON_NOTE_LOST => {
+                "thousands of other starts of watched programs failed while it was started"
+            }
             _ => "the kernel side refused it",
         };
         self.metrics.refused.inc();

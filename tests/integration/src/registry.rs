@@ -18,6 +18,8 @@ use crate::{container, hang, namespace};
 /// A test that takes longer is taken to hang: the whole run then ends, and says where. (On a busy machine an emulated one
 /// was seen to take half a minute to load the kernel side, which some do four times.)
 const LIMIT: Duration = Duration::from_mins(4);
+/// Names the variable that divides the tests among several runs.
+const SLICE: &str = "KERNELSEAL_SLICE";
 /// The exit status of a run with a test that hangs, as of one that failed.
 const FAILED: i32 = 101;
 
@@ -66,7 +68,8 @@ impl Registry {
         self
     }
 
-    /// Runs the tests that the command line asks for; the arguments are those of `cargo test`.
+    /// Runs the tests that the command line asks for; the arguments are those of `cargo test`. `KERNELSEAL_SLICE=1/2` leaves
+    /// every other one to another run.
     #[must_use]
     pub fn main(self) -> ExitCode {
         if let Some(status) = namespace::intercept().or_else(container::intercept) {
@@ -76,9 +79,18 @@ impl Registry {
         // Tests share one kernel, and what they print is told apart by time.
         arguments.test_threads = Some(1);
         let captured = !arguments.nocapture;
+        let slice = env::var(SLICE).unwrap_or_else(|_| "1/1".into());
+        let Some((first, of)) = parse_slice(&slice) else {
+            eprintln!(
+                "{SLICE}={slice}: 1/2 is the first of two slices of the tests, 2/2 the second"
+            );
+            return ExitCode::FAILURE;
+        };
         let trials = self
             .tests
             .into_iter()
+            .skip(first)
+            .step_by(of)
             .map(|test| Trial::test(test.name.clone(), move || run(&test, captured)))
             .collect();
         let conclusion = libtest_mimic::run(&arguments, trials);
@@ -90,6 +102,13 @@ impl Registry {
         }
         conclusion.exit_code()
     }
+}
+
+/// Where the slice begins, and how many there are.
+fn parse_slice(text: &str) -> Option<(usize, usize)> {
+    let (number, of) = text.split_once('/')?;
+    let (number, of): (usize, usize) = (number.parse().ok()?, of.parse().ok()?);
+    (1..=of).contains(&number).then_some((number - 1, of))
 }
 
 /// Runs one test and makes a message of its error, its panic and what it printed.
@@ -152,8 +171,16 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::{panic_text, watched};
+    use super::{panic_text, parse_slice, watched};
     use std::time::Duration;
+
+    #[test]
+    fn slices_are_counted_from_one() {
+        assert_eq!(parse_slice("2/3"), Some((1, 3)));
+        for wrong in ["0/2", "3/2", "1", "1/", "a/2", "1/0"] {
+            assert_eq!(parse_slice(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn panics_are_read_in_both_forms() {

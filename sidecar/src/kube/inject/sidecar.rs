@@ -102,7 +102,7 @@ pub(super) fn container(options: &Options) -> Piece {
         - CHOWN  # gives the secret files to the program's user
         - KILL  # releases or kills a held program of another user
         - IPC_LOCK  # keeps secrets in the agent's memory out of swap
-        - SYS_RESOURCE  # kernels before 5.11 count maps against RLIMIT_MEMLOCK
+        - SYS_RESOURCE  # a sealed program's limit on core dumps; before 5.11 maps count against RLIMIT_MEMLOCK
   volumeMounts:
 ";
     let _ = writeln!(

@@ -1,6 +1,5 @@
 //! The agent knows every secret: root next to it does not get them from it.
 
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -10,7 +9,7 @@ use kernelseal_integration::registry::Registry;
 use serde_json::Value;
 
 use super::scene::agent_in;
-use super::{backwards, lines};
+use super::{Pattern, backwards, lines};
 
 const LIMIT: Duration = Duration::from_mins(5);
 /// What is refused whatever the policy: the agent's own memory.
@@ -73,14 +72,11 @@ fn agents_memory(place: &Place, policy: &str) -> Result<()> {
 }
 
 fn agents_core_dump() -> Result<()> {
-    let path = "/proc/sys/kernel/core_pattern";
-    let before = fs::read_to_string(path)?;
+    let _pattern = Pattern::as_before()?;
     let (agent, number) = agent_in(&Place::Machine, "mode: enforce")?;
-    let found = attack(&Place::Machine, "core-dump", number);
-    fs::write(path, before)?;
+    let found = attack(&Place::Machine, "core-dump", number)?;
     // However it ended: it was told to abort.
     agent.stop()?;
-    let found = found?;
     ensure!(found.len() == 1 && found[0]["leaked"] == false, "{found:?}");
     Ok(())
 }

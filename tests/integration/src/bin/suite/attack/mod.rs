@@ -7,18 +7,25 @@ mod scene;
 mod vectors;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use kernelseal_integration::process::run;
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{self, ensure_both};
+use kernelseal_integration::process::{Running, run, spawn, until};
 use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use self::scene::{Ground, SECRET, Scene};
 use self::vectors::{Guarded, Vector};
 
 const LIMIT: Duration = Duration::from_mins(5);
+const SOON: Duration = Duration::from_secs(20);
 /// What every configuration here begins with.
 const DEFAULT: &str = "mode: enforce";
 const MAPS_TOO: &str = "mode: enforce, blockMaps: true";
@@ -48,7 +55,9 @@ pub fn register(mut registry: Registry) -> Registry {
             registry = registry.slow_test(name, LIMIT, move || test(ground));
         }
     }
-    registry = registry.slow_test("attack::core_dump", LIMIT, core_dump);
+    registry = registry
+        .slow_test("attack::core_dump", LIMIT, core_dump)
+        .test("attack::core_dump_to_a_pipe", core_dump_to_a_pipe);
     neighbours::register(agents::register(races::register(registry)))
 }
 
@@ -145,17 +154,56 @@ fn audited(ground: Ground) -> Result<()> {
     Ok(())
 }
 
-/// Root may raise the limit, name the file and send the signal: the dump must not hold the secret.
+/// Root names the file and sends the signal, but does not raise the limit: there is no dump.
 fn core_dump() -> Result<()> {
-    let before = fs::read_to_string("/proc/sys/kernel/core_pattern")?;
+    let _pattern = Pattern::as_before()?;
     let mut scene = Scene::set(Ground::Machine, DEFAULT)?;
-    let found = scene.attack("core-dump");
-    fs::write("/proc/sys/kernel/core_pattern", before)?;
-    let leaks: Vec<Value> = found?
-        .into_iter()
-        .filter(|line| line["leaked"] != false)
-        .collect();
-    ensure!(leaks.is_empty(), "{leaks:?}");
+    let found = scene.attack("core-dump")?;
+    for line in &found {
+        ensure!(line["leaked"] == false, "{line}");
+        ensure!(line["errno"] == libc::EPERM, "{line}");
+    }
+    ensure!(!found.is_empty());
+    Ok(())
+}
+
+/// How core dumps are named, put back in the end.
+struct Pattern(String);
+
+impl Pattern {
+    const FILE: &str = "/proc/sys/kernel/core_pattern";
+
+    fn as_before() -> Result<Self> {
+        Ok(Self(fs::read_to_string(Self::FILE)?))
+    }
+}
+
+impl Drop for Pattern {
+    fn drop(&mut self) {
+        fs::write(Self::FILE, &self.0).expect("core_pattern can be written");
+    }
+}
+
+/// To a program the kernel dumps whatever the limit is: not that of a sealed one, which has no need to be asked.
+fn core_dump_to_a_pipe() -> Result<()> {
+    let _pattern = Pattern::as_before()?;
+    let folder = Scratch::new()?;
+    let taker = folder.program("take", "#!/bin/sh\nexec cat >\"$1\"\n")?;
+    let pattern = format!("|{} {}", taker.display(), folder.join("core.%p").display());
+    fs::write(Pattern::FILE, pattern)?;
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    let (mut sealed, found) = probe::staying("probe-static")?;
+    ensure_both(&found, "hunter2")?;
+    let mut other = spawn(Command::new("sleep").arg("600"))?;
+    for process in [&mut sealed, &mut other] {
+        process.signal(Signal::SIGABRT)?;
+        ensure!(process.wait(SOON)?.signal() == Some(libc::SIGABRT));
+    }
+    let core = |process: &Running| folder.join(format!("core.{}", process.pid()));
+    until("another program's dump is there", SOON, || {
+        fs::metadata(core(&other)).is_ok_and(|core| core.len() > 0)
+    })?;
+    ensure!(!core(&sealed).exists(), "a dump of the sealed one");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod kernels;
 mod maps;
 mod missed;
+mod notes;
 mod steps;
 
 use std::fs::{self, File};
@@ -41,7 +42,8 @@ pub fn register(registry: Registry) -> Registry {
         .test("faults::a_full_disk", a_full_disk)
         .test("faults::the_clock_jumps", the_clock_jumps)
         .test("faults::executes_itself_again_and_again", again_and_again);
-    kernels::register(maps::register(missed::register(steps::register(registry))))
+    let registry = missed::register(notes::register(steps::register(registry)));
+    kernels::register(maps::register(registry))
 }
 
 fn agent() -> Result<Agent> {

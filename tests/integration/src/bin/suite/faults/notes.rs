@@ -1,0 +1,114 @@
+//! What was noted of a start is lost before the start is complete.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::pinned;
+use kernelseal_integration::probe::{self, ensure_both};
+use kernelseal_integration::process::{self, run};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use sidecar_common::layout::MAX_HELD;
+use sidecar_common::policy::Held;
+
+use super::{SOON, nobody_is_stopped};
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry.test("faults::starts_without_number", starts_without_number)
+}
+
+/// What this test starts runs on one processor, as long as it lives.
+struct OnOneProcessor(CpuSet);
+
+impl OnOneProcessor {
+    fn begin() -> Result<Self> {
+        let before = sched_getaffinity(Pid::from_raw(0))?;
+        let mut first = CpuSet::new();
+        first.set(0)?;
+        sched_setaffinity(Pid::from_raw(0), &first)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for OnOneProcessor {
+    fn drop(&mut self) {
+        sched_setaffinity(Pid::from_raw(0), &self.0).expect("the affinity can be set back");
+    }
+}
+
+/// A lease makes an exec wait in its middle, for its interpreter. Meanwhile so many others begin and fail that what was noted
+/// of it is lost: it does not start, whether it was sealed before or not.
+fn starts_without_number() -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    const USUAL: &str = "/lib64/ld-linux-x86-64.so.2";
+    #[cfg(target_arch = "aarch64")]
+    const USUAL: &str = "/lib/ld-linux-aarch64.so.1";
+    const OWN: &str = "loader";
+    const ENOUGH: usize = 4 * MAX_HELD;
+    const AT_ONCE: usize = 512;
+    const LEASE: &str = "import fcntl, os, signal
+signal.signal(signal.SIGIO, lambda *_: print('asked', flush=True))
+file = os.open('loader', os.O_RDONLY)
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('leased', flush=True)
+while True: signal.pause()";
+    let folder = Scratch::new()?;
+    let mut slow = fs::read(probe::path("probe-dynamic")?)?;
+    let at = slow
+        .windows(USUAL.len())
+        .position(|part| part == USUAL.as_bytes())
+        .context("no interpreter in probe-dynamic")?;
+    slow[at..at + USUAL.len()].fill(0);
+    slow[at..at + OWN.len()].copy_from_slice(OWN.as_bytes());
+    folder.program("slow", slow)?;
+    folder.program(OWN, fs::read(USUAL)?)?;
+    let slow = "exec ./slow --env TOKEN --file TOKEN";
+    folder.program("outer.sh", format!("#!/bin/sh\n{slow}\n"))?;
+    let config = Config::token_for("slow").and_seal("outer.sh");
+    let mut agent = Agent::run(&config.value("TOKEN", "hunter2"))?;
+    // (text: for anything else the kernel looks for a module that knows it)
+    let no_program = folder.program("no/slow", "no program\n")?;
+    // (each has some notes of its own, that no other displaces)
+    let _one = OnOneProcessor::begin()?;
+    let target = |script: &str| {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).current_dir(folder.path());
+        process::spawn(&mut command)
+    };
+
+    for script in [slow, "exec ./outer.sh"] {
+        let mut lease = Command::new("python3");
+        lease.args(["-c", LEASE]).current_dir(folder.path());
+        let mut lease = process::spawn(&mut lease)?;
+        ensure!(lease.line(SOON)? == "leased");
+        let mut victim = target(script)?;
+        ensure!(lease.line(SOON)? == "asked");
+        let pending = pinned::hash::<u32, [u8; size_of::<Held>()]>("PENDING")?;
+        let mut failed = 0;
+        while pending.get(&victim.pid(), 0).is_ok() {
+            ensure!(failed < ENOUGH, "its note outlives {failed} others");
+            run(Command::new(probe::path("fail")?)
+                .arg(&no_program)
+                .arg(AT_ONCE.to_string()))?;
+            failed += AT_ONCE;
+        }
+        ensure!(failed > MAX_HELD / 2, "it was read after {failed} others");
+        lease.signal(Signal::SIGKILL)?;
+        let status = victim.wait(SOON)?;
+        ensure!(status.signal() == Some(9), "{script}: {status}");
+        let said = agent.refusal(victim.pid())?;
+        ensure!(said.contains("failed while it was started"), "{said}");
+        nobody_is_stopped()?;
+        let found = target(script)?.json(SOON)?;
+        ensure_both(&found, "hunter2").context(script)?;
+    }
+    Ok(())
+}
