@@ -8,7 +8,8 @@
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
 #   make guest-programs K=6.12 F=redis   ordinary programs beside sealed ones, and sealed: the tests ordinary::
 #   make guest-pods K=6.12 F=rotat       pods on a containerd, from our own manifests: the tests cri::
-#   make guest-kubelet K=6.12            the same under a real kubelet and API server (KUBEBUILDER_ASSETS): the tests kubelet::
+#   make guest-docker K=6.12             the README's `docker run`, word for word, on Docker's own engine: the tests docker::
+#   make guest-kubelet K=6.12            pods under a real kubelet and API server (KUBEBUILDER_ASSETS): the tests kubelet::
 #   make guest-image   builds the Dockerfile, without docker and registry, and runs the image in such a pod
 #   make guest-test ARCH=arm64 K=6.12 F=attack   the same on arm64, compiled and emulated here; `make build ARCH=arm64`, too
 #   make test-matrix   the kernel tests on every kernel
@@ -27,7 +28,7 @@
 
 KERNELS = 5.10 6.1 6.12 7.2
 # The guests of `make test`, those that take longest first, and those of the matrix.
-GUESTS = guest-pods guest-half-1 guest-half-2 guest-kubelet guest-programs
+GUESTS = guest-pods guest-half-1 guest-half-2 guest-kubelet guest-programs guest-docker
 MATRIX = $(foreach guest,$(GUESTS),$(KERNELS:%=%/$(guest)))
 K ?= 6.1
 F ?=
@@ -72,7 +73,7 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-kubelet kubelet-there guest-image pods-build guests test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build guests test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
@@ -133,7 +134,15 @@ STARTS ?= 25
 guest-pods: pods-build
 	tests/integration/guest/fetch $(K) pods
 	$(GUEST) --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
-	    --env KERNELSEAL_POD_STARTS=$(STARTS) -- pods --skip image:: --skip kubelet:: $(F)
+	    --env KERNELSEAL_POD_STARTS=$(STARTS) -- pods --skip image:: --skip kubelet:: --skip docker:: $(F)
+
+# What its network is made of, for nobody loads modules in a guest later.
+DOCKER_MODULES = bridge nf_tables nft_compat nft_chain_nat xt_conntrack xt_MASQUERADE xt_addrtype xt_nat xt_tcpudp
+guest-docker: pods-build
+	tests/integration/guest/fetch $(K) pods
+	$(GUEST) $(foreach module,$(DOCKER_MODULES),--module $(module)) \
+	    $(foreach file,README.md Dockerfile LICENSE LICENSE-GPL-2.0,--add $(file):/usr/share/kernelseal/source/$(file)) \
+	    --disk $(KERNELSEAL_CACHE)/pods/image:/pods -- pods docker::$(F)
 
 # All of Kubernetes that a pod meets, in the guest: etcd, API server, kubelet, containerd. (GOGC: they spend memory rather
 # than emulated time.)

@@ -1,11 +1,12 @@
 //! Pods of our own manifests on a real containerd: the tests `cri::`, which `make guest-pods` runs in a guest, and, under a real
-//! kubelet and API server, `kubelet::`, which `make guest-kubelet` does.
+//! kubelet and API server, `kubelet::`, which `make guest-kubelet` does; and the README's container, `docker::`.
 
 mod attack;
 mod cluster;
 mod cri;
 mod daemon;
 mod delivery;
+mod docker;
 mod dockerfile;
 mod identity;
 mod image;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         manifests::register,
         lifecycle::register,
         dockerfile::register,
+        docker::register,
         stack::register,
         daemon::register,
     ];

@@ -76,13 +76,7 @@ impl std::ops::Deref for Lent {
 
 impl Node {
     fn start() -> Result<Self> {
-        let root = env::var_os("KERNELSEAL_PODS").map_or_else(|| "/pods".into(), PathBuf::from);
-        if !root.join("usr/bin/containerd").is_file() {
-            bail!(
-                "there is no containerd in {}; run `make guest-pods`, which fetches it and gives it to the guest",
-                root.display()
-            );
-        }
+        let root = disk()?;
         write(&root, "etc/containerd/config.toml", CONTAINERD)?;
         write(&root, "etc/cni/net.d/10-pods.conflist", NETWORK)?;
         write(&root, "var/log/containerd.log", "")?;
@@ -180,6 +174,18 @@ impl Node {
         .with(busybox, "/bin/busybox")
         .import(&self.root)
     }
+}
+
+/// The root of the disk with containerd and docker.
+pub fn disk() -> Result<PathBuf> {
+    let root = env::var_os("KERNELSEAL_PODS").map_or_else(|| "/pods".into(), PathBuf::from);
+    if !root.join("usr/bin/containerd").is_file() {
+        bail!(
+            "there is no containerd in {}; run `make guest-pods`, which fetches it and gives it to the guest",
+            root.display()
+        );
+    }
+    Ok(root)
 }
 
 /// Writes a file of the node's.

@@ -130,8 +130,9 @@ impl Programs {
             scratch.probe("probe-static", name)?;
         }
         scratch.probe("probe-dynamic", "soak-dynamic")?;
+        // Each line in one piece: on a busy machine they come at once.
         let script =
-            "#!/bin/sh\n(sleep 0.3; cat $KERNELSEAL_SECRETS_DIR/TOKEN; echo) &\necho $TOKEN\n";
+            "#!/bin/sh\n(sleep 0.3; echo $(cat $KERNELSEAL_SECRETS_DIR/TOKEN)) &\necho $TOKEN\n";
         scratch.program("soak-app.sh", script)?;
         Ok(Self(scratch))
     }
