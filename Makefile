@@ -1,6 +1,7 @@
 # Everything a newcomer or CI runs. Each target installs what it needs (.ci/install) and says what it does.
 #
 #   make build         target/release/kernelseal, one self-contained file (target/arm64/kernelseal with ARCH=arm64)
+#   make reproducible  builds it once more, elsewhere, and compares
 #   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
 #   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, five minutes of soak
 #   make test-quick    only those that need no guest
@@ -47,7 +48,9 @@ TRIPLE_arm64 = aarch64-unknown-linux-gnu
 # Named, so that the flags reach the programs and not build scripts, whose macros cannot be static.
 TRIPLE = $(or $(TRIPLE_$(ARCH)),$(error ARCH=$(ARCH): amd64 or arm64 is wanted))
 STATIC = $(CARGO_TARGET_DIR)/$(TRIPLE)/release
-static_build = RUSTFLAGS="-C target-feature=+crt-static" $(1) build --locked --release
+# No path of this machine is in it: whoever builds the same source has the same bytes.
+NO_PATHS = --remap-path-prefix=$(CURDIR)=/kernelseal --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
+static_build = RUSTFLAGS="-C target-feature=+crt-static $(NO_PATHS)" $(1) build --locked --release
 HOST_BUILD = $(call static_build,cargo) --target $(TRIPLE_$(HOST_ARCH))
 STATIC_BUILD = $(HOST_BUILD)
 # The guest's kernel, what starts it, and what of it is not the same on all machines.
@@ -73,12 +76,22 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build guests test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build guests test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(STATIC_BUILD) -p kernelseal
 	mkdir -p $(BUILT)
 	cp -f $(STATIC)/kernelseal $(BUILT)/kernelseal
+
+# What git knows, in a folder of another name.
+reproducible: build
+	rm -rf target/elsewhere
+	mkdir -p target/elsewhere/another-name
+	git ls-files -z | tar --null --files-from - --create | tar -x -C target/elsewhere/another-name
+	$(MAKE) --no-print-directory -C target/elsewhere/another-name build CARGO_TARGET_DIR=target
+	cmp $(BUILT)/kernelseal target/elsewhere/another-name/$(BUILT)/kernelseal
+	rm -rf target/elsewhere
+	sha256sum $(BUILT)/kernelseal
 
 deps:
 	@.ci/install $(CROSS)

@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bpf_linker::{Cpu, Linker, LinkerInput, LinkerOptions, OptLevel, OutputType};
+use object::build::elf;
 
 /// Set for the runs of this script in which it is the linker.
 const AS_LINKER: &str = "KERNELSEAL_BUILD_AS_BPF_LINKER";
@@ -132,7 +133,18 @@ fn build(toolchain: &Toolchain, out_dir: &Path) -> Result<()> {
         &env::var_os("LD_LIBRARY_PATH").unwrap_or_default(),
     ));
 
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("no workspace")?;
+    let cargo_home = env::var_os("CARGO_HOME").map_or_else(
+        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+        PathBuf::from,
+    );
     let flags = [
+        // Lines of source are told with the programs: not those of this machine.
+        renamed(workspace, "/kernelseal"),
+        renamed(&cargo_home, "/cargo"),
+        renamed(&toolchain.source, "/rust/library"),
         format!(
             "--cfg=bpf_target_arch=\"{}\"",
             env::var("CARGO_CFG_TARGET_ARCH")?
@@ -183,9 +195,33 @@ fn build(toolchain: &Toolchain, out_dir: &Path) -> Result<()> {
     );
     for name in OBJECTS {
         let object = target_dir.join(KERNEL_TARGET).join("release").join(name);
-        fs::copy(object, out_dir.join(format!("{name}.bpf.o")))?;
+        let object = stripped(&fs::read(object)?).with_context(|| format!("strip {name}"))?;
+        fs::write(out_dir.join(format!("{name}.bpf.o")), object)?;
     }
     Ok(())
+}
+
+fn renamed(path: &Path, name: &str) -> String {
+    format!("--remap-path-prefix={}={name}", path.display())
+}
+
+/// Without what a debugger alone reads, four fifths of it; BTF stays.
+fn stripped(object: &[u8]) -> Result<Vec<u8>> {
+    let mut elf = elf::Builder::read(object)?;
+    for section in &mut elf.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    elf.delete_orphans();
+    // (LLVM has the sections' names among the symbols')
+    let names = elf.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.data = elf::SectionData::SectionString;
+    names.sh_addralign = 1;
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// The part of bpf-linker's command line that rustc uses.

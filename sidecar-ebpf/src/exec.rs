@@ -363,8 +363,14 @@ fn refuse_lost(tgid: u32) -> bool {
         kill(tgid, now.start_ns, number, REASON_NOTE_LOST, comm);
         return true;
     }
-    // (while the agent is coming for it, it has not been let go)
-    if now.flags & SEALED_EXECING != 0 && sealed::HELD.get_ptr(tgid).is_none() {
+    // Under a terminal a handler of a signal may have executed this instead of what the agent was coming for. Where it
+    // is attached already it sees for itself.
+    // SAFETY: a live map value; its agent writes only the flags.
+    let held = unsafe { sealed::HELD.get(tgid) }.map_or(0, |held| held.flags);
+    if held & (HELD_COMING | HELD_SEIZED) == HELD_COMING {
+        let _ = sealed::HELD.remove(tgid);
+    }
+    if now.flags & SEALED_EXECING != 0 && held & HELD_SEIZED == 0 {
         sealed::forget(tgid);
     }
     false

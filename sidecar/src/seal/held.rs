@@ -84,10 +84,10 @@ impl HeldTask {
     /// Attaches, and makes sure that this is the exec that was held and that nothing of it has run.
     /// To one that is coming, `announce` says that we are attached, and we see it through its exec.
     /// With `dies_with_us` it does not outlive us: under a terminal it would go on without secrets.
-    pub(crate) fn attach(
+    pub(crate) fn attach<E>(
         held: &Held,
         dies_with_us: bool,
-        announce: impl FnOnce() -> Result<(), HoldError>,
+        announce: impl FnOnce() -> Result<(), E>,
     ) -> Result<Self, HoldError> {
         let is_coming = held.flags & HELD_COMING != 0;
         let mut options = ptrace::Options::empty();
@@ -97,7 +97,11 @@ impl HeldTask {
         let mut tracee = Tracee::seize(Pid::from_raw(held.pid.cast_signed()), options)?;
         tracee.interrupt()?;
         if is_coming {
-            announce()?;
+            // (the kernel side has forgotten one that executed something else meanwhile)
+            if announce().is_err() {
+                tracee.detach()?;
+                return Err(HoldError::NotExecuted);
+            }
             tracee = tracee.see_through_exec()?;
         }
         // (the kernel side does not know it where a record overtook the end of the exec)

@@ -351,10 +351,7 @@ impl Work {
     /// Takes hold of the program.
     fn attach(&mut self, tgid: u32, held: &Held) -> Result<HeldTask, HoldError> {
         let dies_with_us = self.config.policy.on_failure == OnFailure::Deny;
-        HeldTask::attach(held, dies_with_us, || {
-            let told = self.maps.tell_seized(tgid, held);
-            told.map_err(|_| HoldError::Gone)
-        })
+        HeldTask::attach(held, dies_with_us, || self.maps.tell_seized(tgid, held))
     }
 
     /// Looks up every secret of the bindings. All of them, or none.

@@ -1,6 +1,7 @@
 //! Many starts: one after another, all at once, by hand in a shell.
 
 use std::collections::HashSet;
+use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use kernelseal_integration::process::{self, Running, run, stopped, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use kernelseal_integration::terminal::Terminal;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const SOON: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_mins(4);
@@ -44,6 +46,10 @@ pub fn register(registry: Registry) -> Registry {
         .test(
             "starts::in_a_shell_by_two_threads",
             in_a_shell_by_two_threads,
+        )
+        .test(
+            "starts::something_else_in_a_shell",
+            something_else_in_a_shell,
         )
         .test(
             "starts::in_a_shell_that_is_interrupted",
@@ -217,6 +223,50 @@ fn in_a_shell_without_an_agent() -> Result<()> {
             outcomes.iter().any(|outcome| screen.contains(outcome))
         })?;
     }
+    Ok(())
+}
+
+/// While it waits for the agent, a handler of a signal executes something else: nobody's program gets nothing, and another's
+/// its own.
+fn something_else_in_a_shell() -> Result<()> {
+    let folder = Scratch::new()?;
+    let config = Config::token_for("probe-static")
+        .and_seal("two")
+        .value("TOKEN", "other");
+    let mut agent = Agent::run(&config.policy("holdTimeout", "1m"))?;
+    let mut going_on = Vec::new();
+    for (name, found) in [("one", "null"), ("two", r#""other""#)] {
+        agent.signal(Signal::SIGSTOP)?;
+        let mut turncoat = Command::new(probe::path("turncoat")?);
+        turncoat.arg(probe::path("probe-static")?);
+        turncoat.arg(folder.probe("probe-static", name)?);
+        let asks = ["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"];
+        let terminal = Terminal::open(turncoat.env_clear().args(asks))?;
+        thread::sleep(Duration::from_millis(500));
+        ensure!(terminal.screen().is_empty(), "{}", terminal.screen());
+        kill(Pid::from_raw(terminal.pid().cast_signed()), Signal::SIGUSR1)?;
+        thread::sleep(Duration::from_millis(500));
+        agent.signal(Signal::SIGCONT)?;
+        terminal.shows(&format!(r#""env":{{"TOKEN":{found}}}"#), 1)?;
+        ensure!(
+            !terminal.screen().contains("hunter2"),
+            "{}",
+            terminal.screen()
+        );
+        going_on.push(terminal);
+    }
+    until("both are left alone", SOON, || {
+        going_on.iter().all(|terminal| {
+            let status = fs::read_to_string(format!("/proc/{}/status", terminal.pid()));
+            status.is_ok_and(|status| status.contains("TracerPid:\t0\n"))
+        })
+    })?;
+    let events = agent.events(Duration::from_millis(300))?.iter();
+    let sealed: Vec<_> = events.filter(|event| event["type"] == "SEALED").collect();
+    ensure!(
+        sealed.len() == 1 && sealed[0]["process"] == "two",
+        "{sealed:?}"
+    );
     Ok(())
 }
 
