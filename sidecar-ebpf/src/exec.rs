@@ -337,11 +337,17 @@ fn take_pending(tgid: u32, bprm: Ptr) -> bool {
     if !sealed::may_be_sealed(tgid) {
         return false;
     }
+    let task = kernel::current();
     let Some(pending) = PENDING.get_ptr_mut(tgid) else {
-        return refuse_lost(tgid);
+        return refuse_lost(task, tgid);
     };
     // SAFETY: a live map value that only this process's exec uses.
-    hold(kernel::current(), tgid, bprm, unsafe { &mut *pending });
+    let pending = unsafe { &mut *pending };
+    // One of an earlier process of this number, whose exec failed, is not about this one.
+    if pending.start_ns != kernel::start_of(task) {
+        return refuse_lost(task, tgid);
+    }
+    hold(task, tgid, bprm, pending);
     let _ = PENDING.remove(tgid);
     true
 }
@@ -349,8 +355,7 @@ fn take_pending(tgid: u32, bprm: Ptr) -> bool {
 /// A watched program of which nothing is known any more does not start; false for one that is not watched, and with
 /// which ends what an exec before it, that failed, had left.
 #[inline(always)]
-fn refuse_lost(tgid: u32) -> bool {
-    let task = kernel::current();
+fn refuse_lost(task: Ptr, tgid: u32) -> bool {
     let Some(now) = sealed::get(tgid, || kernel::start_of(task)) else {
         return false;
     };

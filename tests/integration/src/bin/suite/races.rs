@@ -271,7 +271,7 @@ fn numbers_wrap_around() -> Result<()> {
 }
 
 /// The next process gets this number.
-fn next_number(pid: u32) -> Result<()> {
+pub fn next_number(pid: u32) -> Result<()> {
     let path = "/proc/sys/kernel/ns_last_pid";
     fs::write(path, (pid - 1).to_string()).with_context(|| path)
 }

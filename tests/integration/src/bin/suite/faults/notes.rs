@@ -1,28 +1,36 @@
-//! What was noted of a start is lost before the start is complete.
+//! What was noted of a start is lost before the start is complete, or outlives a start that failed.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::pinned;
-use kernelseal_integration::probe::{self, ensure_both};
+use kernelseal_integration::probe::{
+    self, asked_for_token, ensure_both, ensure_none, report, staying,
+};
 use kernelseal_integration::process::{self, run};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use sidecar_common::layout::MAX_HELD;
+use sidecar_common::layout::{MAX_HELD, SEALED_FILTER_SLOTS};
 use sidecar_common::policy::Held;
 
 use super::{SOON, nobody_is_stopped};
+use crate::races::next_number;
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
-    registry.test("faults::starts_without_number", starts_without_number)
+    registry
+        .test("faults::starts_without_number", starts_without_number)
+        .test(
+            "faults::a_note_of_an_earlier_process",
+            a_note_of_an_earlier_process,
+        )
 }
 
 /// What this test starts runs on one processor, as long as it lives.
@@ -111,4 +119,35 @@ while True: signal.pause()";
         ensure_both(&found, "hunter2").context(script)?;
     }
     Ok(())
+}
+
+/// It says nothing about the next process of that number.
+fn a_note_of_an_earlier_process() -> Result<()> {
+    const WANTED: u32 = 3;
+    let folder = Scratch::new()?;
+    let no_program = folder.program("probe-static", "no program\n")?;
+    let other = folder.probe("probe-static", "other")?;
+    let _agent = Agent::run(&Config::token_for("probe-static"))?;
+    // A number that the kernel side's filter takes for that of a sealed process.
+    let (sealed, _) = staying("probe-static")?;
+    let number = sealed.pid() + SEALED_FILTER_SLOTS;
+    let pending = pinned::hash::<u32, [u8; size_of::<Held>()]>("PENDING")?;
+    let mut met = 0;
+    for _ in 0..50 {
+        next_number(number)?;
+        ensure!(Command::new(&no_program).spawn().is_err());
+        if pending.get(&number, 0).is_err() {
+            continue; // another process was quicker
+        }
+        next_number(number)?;
+        let (mut probe, found) = report(&mut asked_for_token(&other))?;
+        ensure_none(&found)?;
+        let status = probe.wait(SOON)?;
+        ensure!(status.success(), "{status}");
+        met += u32::from(probe.pid() == number);
+        if met == WANTED {
+            return Ok(());
+        }
+    }
+    bail!("the number came again {met} times")
 }
