@@ -237,10 +237,11 @@ fn a_thread_that_execs() -> Result<()> {
 }
 
 /// A kernel setting, put back when the test ends.
-struct Setting(&'static str, String);
+pub struct Setting(&'static str, String);
 
 impl Setting {
-    fn change(path: &'static str, value: &str) -> Result<Self> {
+    /// Changes it for as long as this lives.
+    pub fn change(path: &'static str, value: &str) -> Result<Self> {
         let before = fs::read_to_string(path).with_context(|| path)?;
         fs::write(path, value).with_context(|| path)?;
         Ok(Self(path, before))

@@ -21,7 +21,7 @@ use sidecar_common::layout::{MAX_HELD, SEALED_FILTER_SLOTS};
 use sidecar_common::policy::Held;
 
 use super::{SOON, nobody_is_stopped};
-use crate::races::next_number;
+use crate::races::{Setting, next_number};
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
@@ -82,6 +82,8 @@ while True: signal.pause()";
     folder.program("outer.sh", format!("#!/bin/sh\n{slow}\n"))?;
     let config = Config::token_for("slow").and_seal("outer.sh");
     let mut agent = Agent::run(&config.value("TOKEN", "hunter2"))?;
+    // (else the kernel breaks the lease, after 45 seconds)
+    let _patience = Setting::change("/proc/sys/fs/lease-break-time", "600")?;
     // (text: for anything else the kernel looks for a module that knows it)
     let no_program = folder.program("no/slow", "no program\n")?;
     // (each has some notes of its own, that no other displaces)
