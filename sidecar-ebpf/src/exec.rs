@@ -1,21 +1,15 @@
-//! A program starts: is its name one that an agent asked for? Then it is sealed and held before
-//! its first instruction.
+//! A program starts: is its name one that an agent asked for ([`names`])? Then it is sealed and held
+//! before its first instruction.
 //!
 //! Two hooks. `bprm_creds_for_exec` sees the file that was asked for (a script, not yet its
 //! interpreter) and can still refuse the exec. `sched_process_exec` runs when the new image is in
 //! place and the task has not returned to user space.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LruHashMap},
+    btf_maps::{Array, LruHashMap},
     helpers::{
         bpf_probe_read_kernel_str_bytes,
-        generated::{
-            bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_probe_read_kernel,
-            bpf_probe_read_kernel_str, bpf_send_signal,
-        },
+        generated::{bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_send_signal},
     },
     macros::{btf_map, btf_tracepoint, lsm},
     programs::{BtfTracePointContext, LsmContext},
@@ -24,17 +18,16 @@ use sidecar_common::{
     event::{
         REASON_HELD_FULL, REASON_NO_AGENT, REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL,
     },
-    layout::{MAX_BINDINGS, MAX_HELD, NAME_FILTER_SLOTS, SEALED_FOR_FORKS},
-    name::{self, CHUNK, Chunk},
+    layout::{MAX_HELD, SEALED_FOR_FORKS},
     policy::{
-        BindingKey, HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, Held,
-        MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED, SEALED_ROOT, Sealed,
+        HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, Held, MAX_COMING_NS,
+        SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED, SEALED_ROOT, Sealed,
     },
 };
 
 use crate::{
     kernel::{self, Number, Ptr, follow, load, load_text, off, read},
-    lineage, report, ring, sealed,
+    lineage, names, report, ring, sealed,
 };
 
 /// The kernel's own (include/linux/errno.h): begin the system call anew, whatever the signal.
@@ -43,13 +36,6 @@ const SIGKILL: u32 = 9;
 const SIGCONT: u32 = 18;
 const SIGSTOP: u32 = 19;
 
-/// By the names' last bytes: how many bindings there are. All that nearly every unmatched program
-/// costs.
-#[btf_map]
-static NAME_FILTER: Array<u32, { NAME_FILTER_SLOTS as usize }> = Array::new();
-#[btf_map]
-static BINDINGS: HashMap<BindingKey, u64, MAX_BINDINGS, { BPF_F_NO_PREALLOC as usize }> =
-    HashMap::new();
 /// How many agents want every exec reported.
 #[btf_map]
 static ALL_EXECS: Array<u32, 1> = Array::new();
@@ -65,79 +51,12 @@ static NOTHING_YET: Held = {
     unsafe { core::mem::zeroed() }
 };
 
-/// Text at an address; zeros from where it cannot be read.
-#[inline(always)]
-fn read_text(at: u64) -> Chunk {
-    // Not zeroed first: that is a call to a loop over bytes.
-    let mut chunk = MaybeUninit::<Chunk>::uninit();
-    let (to, at) = (chunk.as_mut_ptr().cast(), at as *const _);
-    // SAFETY: the helpers check the address. The first writes every byte, zeros where it fails:
-    // it reads past the text's end, where there may be nothing. The second stops at the end.
-    unsafe {
-        if bpf_probe_read_kernel(to, CHUNK as u32, at) != 0 {
-            bpf_probe_read_kernel_str(to, CHUNK as u32, at);
-        }
-        chunk.assume_init()
-    }
-}
-
-// Exported functions with scalar arguments, because those are verified once (5.6).
-
-/// The address of the last component of the NUL-terminated path at `path`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn last_component(path: u64) -> u64 {
-    name::last_component(path, read_text)
-}
-
-/// The hash of the NUL-terminated name at `name`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn hash_name(name: u64) -> u64 {
-    name::hash_at(name, read_text)
-}
-
-/// The last bytes of the last component of the NUL-terminated path at `path`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn end_of_path(path: u64) -> u64 {
-    name::end_of_path(path, read_text)
-}
-
 /// Device and inode of a file.
 #[inline(always)]
 fn identity(file: Ptr) -> (u32, u64) {
     let inode = follow(file, off!(file_inode));
     let dev = read(follow(inode, off!(inode_sb)), off!(sb_dev));
     (dev, read(inode, off!(inode_ino)))
-}
-
-/// False for most names that no agent asks for; never for one that an agent does. Asked by the
-/// name's last bytes ([`name::end`]).
-#[inline(always)]
-fn may_be_asked_for(end: u64) -> bool {
-    NAME_FILTER
-        .get(name::filter_slot(end))
-        .is_none_or(|bindings| *bindings != 0)
-}
-
-/// The last bytes of a file's own name.
-#[inline(always)]
-fn end_of_name(dentry: Ptr) -> u64 {
-    /// Names with their NUL of so many bytes are kept in the dentry (`DNAME_INLINE_LEN`; more since 6.12).
-    const INLINE: u32 = 32;
-    let length: u32 = load!(dentry, dentry_name_len);
-    if length >= INLINE {
-        return end_of_path(load_text!(dentry, dentry_name));
-    }
-    let word = |index: usize| -> u64 { load!(dentry.wrapping_add(8 * index), dentry_short_name) };
-    let (before, last) = match length / 8 {
-        0 => (0, word(0)),
-        1 => (word(0), word(1)),
-        2 => (word(1), word(2)),
-        _ => (word(2), word(3)),
-    };
-    name::last_eight(before, last, length % 8)
 }
 
 /// Notes an exec of a watched name and refuses it where nobody could deliver.
@@ -152,27 +71,14 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     let path = load_text!(bprm, bprm_filename);
     let file: Ptr = load!(bprm, bprm_file);
     let dentry: Ptr = load!(file, file_dentry);
-    // fexecve names a descriptor, a symlink its own name: ask for the file's own name too
-    let (used_end, own_end) = (end_of_path(path), end_of_name(dentry));
-    if !may_be_asked_for(own_end) && (used_end == own_end || !may_be_asked_for(used_end)) {
+    if !names::may_be_asked_for(path, dentry) {
         return 0;
     }
-
-    let (used, own) = (last_component(path), load_text!(dentry, dentry_name));
     let pid = kernel::pid_of(kernel::current());
     let Some((number, scope)) = sealed::scope_of(pid) else {
         return 0;
     };
-    let is_bound = |name| {
-        BINDINGS
-            .get_ptr(BindingKey::new(number.namespace, hash_name(name)))
-            .is_some()
-    };
-    let name = if is_bound(used) {
-        used
-    } else if is_bound(own) {
-        own
-    } else {
+    let Some(name) = names::asked_for(path, dentry, number.namespace) else {
         return 0;
     };
     let start_ns = kernel::start_of(kernel::current());
@@ -339,23 +245,23 @@ fn take_pending(tgid: u32, bprm: Ptr) -> bool {
     }
     let task = kernel::current();
     let Some(pending) = PENDING.get_ptr_mut(tgid) else {
-        return refuse_lost(task, tgid);
+        return without_note(task, tgid);
     };
     // SAFETY: a live map value that only this process's exec uses.
     let pending = unsafe { &mut *pending };
     // One of an earlier process of this number, whose exec failed, is not about this one.
     if pending.start_ns != kernel::start_of(task) {
-        return refuse_lost(task, tgid);
+        return without_note(task, tgid);
     }
     hold(task, tgid, bprm, pending);
     let _ = PENDING.remove(tgid);
     true
 }
 
-/// A watched program of which nothing is known any more does not start; false for one that is not watched, and with
-/// which ends what an exec before it, that failed, had left.
+/// An exec of which there is no note. One that was noted does not start: the note is lost. Any other ends what the
+/// exec before it, which failed or was given up, has left; false for that.
 #[inline(always)]
-fn refuse_lost(task: Ptr, tgid: u32) -> bool {
+fn without_note(task: Ptr, tgid: u32) -> bool {
     let Some(now) = sealed::get(tgid, || kernel::start_of(task)) else {
         return false;
     };

@@ -18,6 +18,7 @@ mod agent;
 mod exec;
 mod guard;
 mod lineage;
+mod names;
 mod report;
 mod ring;
 mod sealed;

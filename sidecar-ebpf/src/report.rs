@@ -10,8 +10,8 @@ use sidecar_common::{
 };
 
 use crate::{
-    exec::last_component,
     kernel::{self, Number, Ptr, load_text, off},
+    names::last_component,
     ring, sealed,
 };
 

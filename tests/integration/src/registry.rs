@@ -108,7 +108,7 @@ impl Registry {
 fn parse_slice(text: &str) -> Option<(usize, usize)> {
     let (number, of) = text.split_once('/')?;
     let (number, of): (usize, usize) = (number.parse().ok()?, of.parse().ok()?);
-    (1..=of).contains(&number).then_some((number - 1, of))
+    (1..=of).contains(&number).then(|| (number - 1, of))
 }
 
 /// Runs one test and makes a message of its error, its panic and what it printed.

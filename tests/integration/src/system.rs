@@ -1,10 +1,11 @@
 //! Another system's root on a disk of the guest's, and commands that run in it as in a container.
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +18,17 @@ const SHARED: [&str; 3] = ["proc", "sys", "dev"];
 /// File systems of its own, with their modes.
 const FRESH: [(&str, u32); 2] = [("run", 0o755), ("tmp", 0o1777)];
 const PATH: &str = "/usr/local/bin:/usr/sbin:/usr/bin";
+
+/// The root of a disk: where the variable says, or where guests have it. It must have that program.
+pub fn disk(variable: &str, usual: &str, program: &str, fetched_by: &str) -> Result<PathBuf> {
+    let root = env::var_os(variable).map_or_else(|| usual.into(), PathBuf::from);
+    ensure!(
+        root.join(program).is_file(),
+        "there is no {program} in {}; run `{fetched_by}`, which fetches the disk and gives it to the guest",
+        root.display()
+    );
+    Ok(root)
+}
 
 /// A command that runs a program of that system as root. It has the system's root for its own and a mount
 /// namespace, as in a container, and else shares all with the machine.

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kernelseal_integration::{probe, system};
 use serde_json::json;
 
@@ -178,14 +178,12 @@ impl Node {
 
 /// The root of the disk with containerd and docker.
 pub fn disk() -> Result<PathBuf> {
-    let root = env::var_os("KERNELSEAL_PODS").map_or_else(|| "/pods".into(), PathBuf::from);
-    if !root.join("usr/bin/containerd").is_file() {
-        bail!(
-            "there is no containerd in {}; run `make guest-pods`, which fetches it and gives it to the guest",
-            root.display()
-        );
-    }
-    Ok(root)
+    system::disk(
+        "KERNELSEAL_PODS",
+        "/pods",
+        "usr/bin/containerd",
+        "make guest-pods",
+    )
 }
 
 /// Writes a file of the node's.
