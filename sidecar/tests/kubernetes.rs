@@ -180,7 +180,7 @@ fn in_a_pod_the_service_account_is_enough() {
         fs::create_dir(&credentials).unwrap();
         fs::write(credentials.join("token"), token).unwrap();
         fs::write(credentials.join("namespace"), "pod").unwrap();
-        fs::write(credentials.join("ca.crt"), server.authority().pem()).unwrap();
+        fs::write(credentials.join("ca.crt"), server.authority_pem()).unwrap();
         let (host, port) = server
             .url()
             .trim_start_matches("https://")

@@ -1,4 +1,5 @@
-//! A cluster of one node: etcd, API server and kubelet as they are, and the node's containerd. Nothing plays a
+//! A cluster of one node: etcd, API server and kubelet as they are, and the node's containerd. The control plane is not
+//! emulated, but on the machine that emulates the node, as others are on machines of their own. Nothing plays a
 //! part of Kubernetes here but what a single test's pod can do without: the scheduler (pods name their node) and the
 //! controllers (what those would make of a workload or a namespace, the manifests have).
 
@@ -12,9 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::process::run;
 use kernelseal_integration::scratch::Scratch;
-use kernelseal_servers::{ApiServer, SERVICE};
+use kernelseal_servers::{Administrator, SERVICE};
 use serde_json::{Value, json};
 
+use crate::control_plane;
 use crate::kubelet::{self, Kubelet};
 use crate::log;
 use crate::node::{KERNELSEAL, Lent, Node};
@@ -25,7 +27,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// See the module.
 pub struct Cluster {
-    pub server: ApiServer,
+    pub server: Administrator,
     kubelet: Mutex<Kubelet>,
 }
 
@@ -65,8 +67,8 @@ impl Cluster {
         let begin = Instant::now();
         let address = SERVICE.ip().to_string();
         kubelet::give_address(&address)?;
-        let server = ApiServer::start_at(SERVICE)?;
-        println!("the API server was up after {:?}", begin.elapsed());
+        let authority = control_plane::lead_to(SERVICE)?;
+        let server = Administrator::new(SERVICE, &authority)?;
         let kubelet = Mutex::new(Kubelet::start(node, &server, &address)?);
         let cluster = Self { server, kubelet };
         cluster.until("the node is registered", || {
@@ -89,7 +91,7 @@ impl Cluster {
                 let authority = json!({
                     "apiVersion": "v1", "kind": "ConfigMap",
                     "metadata": {"name": "kube-root-ca.crt", "namespace": document["metadata"]["name"]},
-                    "data": {"ca.crt": self.server.authority().pem()},
+                    "data": {"ca.crt": self.server.authority_pem()},
                 });
                 self.server.apply_document(&authority)?;
             }

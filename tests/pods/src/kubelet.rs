@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 
 use anyhow::{Context, Result, bail};
-use kernelseal_servers::{ADMIN_TOKEN, ApiServer};
+use kernelseal_servers::{ADMIN_TOKEN, Administrator};
 use serde_json::json;
 
 use crate::node::{Node, PAUSE, write};
@@ -30,7 +30,7 @@ pub struct Kubelet {
 
 impl Kubelet {
     /// Starts the kubelet that `KERNELSEAL_KUBELET` names, for a node of this address.
-    pub fn start(node: &Node, server: &ApiServer, address: &str) -> Result<Self> {
+    pub fn start(node: &Node, server: &Administrator, address: &str) -> Result<Self> {
         let program = env::var_os("KERNELSEAL_KUBELET").map(PathBuf::from);
         let Some(program) = program.filter(|program| program.is_file()) else {
             bail!(
@@ -41,11 +41,7 @@ impl Kubelet {
         fs::copy(program, &place).context("copy the kubelet to the node")?;
         fs::set_permissions(&place, PermissionsExt::from_mode(0o755))?;
         lend_programs(node)?;
-        write(
-            &node.root,
-            "etc/kubernetes/ca.crt",
-            &server.authority().pem(),
-        )?;
+        write(&node.root, "etc/kubernetes/ca.crt", server.authority_pem())?;
         write(
             &node.root,
             "etc/kubernetes/kubeconfig",

@@ -3,6 +3,7 @@
 
 mod attack;
 mod cluster;
+mod control_plane;
 mod cri;
 mod daemon;
 mod delivery;

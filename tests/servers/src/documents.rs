@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use axum::http::{Method, Request};
 use serde_json::{Value, json};
 
-use crate::{ADMIN_TOKEN, AGENT, ApiServer};
+use crate::{ADMIN_TOKEN, AGENT, Administrator};
 
 /// What deploy/ lets agents do.
 const RIGHTS: &str = include_str!("../../../deploy/rbac.yaml");
@@ -18,7 +18,7 @@ const IN_NO_NAMESPACE: [&str; 5] = [
     "KubeWard",
 ];
 
-impl ApiServer {
+impl Administrator {
     /// Makes an object what its document says. A field that the server does not know is an error.
     pub fn apply_document(&self, document: &Value) -> Result<Value> {
         let path = path(document)?;

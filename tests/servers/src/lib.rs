@@ -1,5 +1,6 @@
 //! What kernelseal's tests talk to: servers on loopback that end with the test's process, however it ends.
 
+mod administrator;
 mod api;
 mod documents;
 mod leash;
@@ -7,7 +8,8 @@ mod proxy;
 mod tls;
 mod vault;
 
-pub use api::{ADMIN_TOKEN, AGENT, AGENT_TOKEN, ApiServer, SERVICE};
+pub use administrator::{ADMIN_TOKEN, AGENT, AGENT_TOKEN, Administrator, SERVICE};
+pub use api::ApiServer;
 pub use proxy::{Fault, Proxy};
 pub use tls::Authority;
 pub use vault::{Lease, VAULT_ROLE, VaultFault, VaultServer};

@@ -52,18 +52,16 @@ impl Authority {
         self.issuer.pem()
     }
 
-    pub(crate) fn der(&self) -> Vec<u8> {
-        self.issuer.der().to_vec()
-    }
-
     /// A certificate for loopback.
     pub(crate) fn identity(&self) -> Result<Identity> {
-        self.identity_at(Ipv4Addr::LOCALHOST)
+        self.identity_at(&[Ipv4Addr::LOCALHOST])
     }
 
-    /// A certificate for an address.
-    pub(crate) fn identity_at(&self, address: Ipv4Addr) -> Result<Identity> {
-        let params = CertificateParams::new(["localhost".to_owned(), address.to_string()])?;
+    /// A certificate for addresses.
+    pub(crate) fn identity_at(&self, addresses: &[Ipv4Addr]) -> Result<Identity> {
+        let addresses = addresses.iter().map(ToString::to_string);
+        let names: Vec<String> = addresses.chain(["localhost".to_owned()]).collect();
+        let params = CertificateParams::new(names)?;
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Identity { certificate, key })

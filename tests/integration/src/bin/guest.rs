@@ -3,12 +3,14 @@
 use std::env;
 use std::process::ExitCode;
 
-use kernelseal_integration::guest::{args, session};
+use kernelseal_integration::guest::args::{self, Command};
+use kernelseal_integration::guest::{relay, session};
 
 fn main() -> ExitCode {
     let result = match args::parse(env::args().skip(1)) {
-        Ok(Some(run)) => session::run(&run),
-        Ok(None) => {
+        Ok(Command::Run(run)) => session::run(&run),
+        Ok(Command::Relay(port)) => relay::run(port).map(|()| 0),
+        Ok(Command::Help) => {
             println!("{}", args::USAGE);
             Ok(0)
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kernelseal_integration::guest::protocol::{
-    JOB_FILE, Job, MODULES_DIR, OUTPUT_PORT, REPORT_PORT, Report,
+    ADDRESS, JOB_FILE, Job, MODULES_DIR, OUTPUT_PORT, REPORT_PORT, Report,
 };
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
@@ -76,7 +76,12 @@ fn run(ports: &mut Ports, warnings: &mut Vec<String>) -> Result<Report> {
             load_module(&Path::new(MODULES_DIR).join(module)),
         );
     }
-    attempt("cannot bring up the loopback", loopback_up());
+    attempt("cannot bring up the loopback", ip("link set lo up"));
+    if job.has_network {
+        let network =
+            ip("link set eth0 up").and_then(|()| ip(&format!("address add {ADDRESS} dev eth0")));
+        attempt("cannot bring up the network", network);
+    }
     for (place, device) in job.disks.iter().zip(DISKS) {
         attempt(&format!("cannot mount {place}"), mount_disk(device, place));
     }
@@ -126,12 +131,13 @@ fn load_module(path: &Path) -> Result<()> {
     }
 }
 
-fn loopback_up() -> Result<()> {
+fn ip(arguments: &str) -> Result<()> {
     let status = Command::new("/bin/busybox")
-        .args(["ip", "link", "set", "lo", "up"])
+        .arg("ip")
+        .args(arguments.split(' '))
         .status()?;
     if !status.success() {
-        bail!("ip link set lo up: {status}");
+        bail!("ip {arguments}: {status}");
     }
     Ok(())
 }

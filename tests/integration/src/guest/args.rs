@@ -1,6 +1,7 @@
 //! The command line of `guest`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,7 @@ usage: guest run --kernel LINE [OPTION]... -- PROGRAM [ARG]...
   --disk IMAGE:GUEST     mount an ext4 image there; what is written to it is thrown away (may be repeated)
   --env NAME=VALUE       set a variable for the program (may be repeated)
   --module NAME          also load a kernel module (may be repeated)
+  --reach PORT           let the guest connect to this machine's 127.0.0.1:PORT, at 10.0.2.100:PORT, and nowhere else
   --cpus N               processors, 2 unless told
   --memory SIZE          such as 512M or 2G, 2048M unless told
   --timeout SECONDS      give up after so long, 300 unless told; the exit status is then 124
@@ -26,6 +28,17 @@ usage: guest run --kernel LINE [OPTION]... -- PROGRAM [ARG]...
 
 A PROGRAM without a slash that was built beside `guest` itself is added by itself.
 Exit status: the program's; 128 + N when signal N ended it; 124 on a timeout; 125 when the guest failed.";
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// To run a guest.
+    Run(Box<Run>),
+    /// To be one of a guest's connections to this port, which QEMU asks for.
+    Relay(u16),
+    /// To tell how it is used.
+    Help,
+}
 
 /// A guest to run.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +55,8 @@ pub struct Run {
     pub env: Vec<(String, String)>,
     /// Kernel modules beyond the usual ones.
     pub modules: Vec<String>,
+    /// The port of this machine that the guest may connect to.
+    pub reach: Option<u16>,
     /// Number of processors.
     pub cpus: u32,
     /// Memory, as QEMU writes it.
@@ -74,12 +89,19 @@ pub struct Disk {
     pub place: String,
 }
 
-/// Reads the command line; nothing stands for a request of help.
-pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
+/// The command by which QEMU has a connection relayed.
+pub const RELAY: &str = "relay";
+
+/// Reads the command line.
+pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command> {
     let mut args = args.into_iter();
     match args.next().as_deref() {
         Some("run") => {}
-        Some("--help" | "-h" | "help") => return Ok(None),
+        Some(RELAY) => {
+            let port = args.next().context("guest relay: a port is wanted")?;
+            return Ok(Command::Relay(positive(RELAY, &port)?));
+        }
+        Some("--help" | "-h" | "help") => return Ok(Command::Help),
         Some(other) => {
             bail!("{other} is not a command; the only one is `guest run` (see guest --help)")
         }
@@ -92,6 +114,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
         disks: Vec::new(),
         env: Vec::new(),
         modules: Vec::new(),
+        reach: None,
         cpus: 2,
         memory: "2048M".to_owned(),
         timeout: Duration::from_mins(5),
@@ -111,12 +134,13 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
             "--disk" => run.disks.push(parse_disk(&value()?)?),
             "--env" => run.env.push(parse_env(&value()?)?),
             "--module" => run.modules.push(value()?),
+            "--reach" => run.reach = Some(positive(&option, &value()?)?),
             "--cpus" => run.cpus = positive(&option, &value()?)?,
             "--memory" => run.memory = value()?,
-            "--timeout" => run.timeout = Duration::from_secs(positive(&option, &value()?)?.into()),
+            "--timeout" => run.timeout = Duration::from_secs(positive(&option, &value()?)?),
             "--icount" => run.icount = true,
             "--console" => run.console = Some(value()?.into()),
-            "--help" | "-h" => return Ok(None),
+            "--help" | "-h" => return Ok(Command::Help),
             "--" => {
                 run.command = args.collect();
                 break;
@@ -135,13 +159,13 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Option<Run>> {
     if run.icount {
         run.cpus = 1;
     }
-    Ok(Some(run))
+    Ok(Command::Run(Box::new(run)))
 }
 
-fn positive(option: &str, value: &str) -> Result<u32> {
+fn positive<N: FromStr + Default + PartialEq>(option: &str, value: &str) -> Result<N> {
     match value.parse() {
-        Ok(0) | Err(_) => bail!("{option} {value}: a whole number above zero is wanted"),
-        Ok(number) => Ok(number),
+        Ok(number) if number != N::default() => Ok(number),
+        _ => bail!("{option} {value}: a whole number above zero, and none too great, is wanted"),
     }
 }
 
@@ -178,10 +202,13 @@ fn parse_env(value: &str) -> Result<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Add, Disk, Run, parse};
+    use super::{Add, Command, Disk, Run, parse};
 
     fn run(line: &str) -> Run {
-        parse(line.split(' ').map(str::to_owned)).unwrap().unwrap()
+        match parse(line.split(' ').map(str::to_owned)).unwrap() {
+            Command::Run(run) => *run,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn error(line: &str) -> String {
@@ -235,16 +262,22 @@ mod tests {
         assert!(error("run --kernel 6.1 prog").contains("after --"));
         assert!(error("run --add x:y --kernel 6.1 -- p").contains("absolute"));
         assert!(error("run --kernel 6.1 --env A -- p").contains("NAME=VALUE"));
+        assert!(error("run --kernel 6.1 --reach 65536 -- p").contains("too great"));
         assert!(error("boot").contains("guest run"));
     }
 
     #[test]
     fn help_is_no_error() {
-        assert!(parse(["--help".to_owned()]).unwrap().is_none());
-        assert!(
-            parse(["run".to_owned(), "-h".to_owned()])
-                .unwrap()
-                .is_none()
-        );
+        for line in ["--help", "run -h"] {
+            let command = parse(line.split(' ').map(str::to_owned)).unwrap();
+            assert_eq!(command, Command::Help);
+        }
+    }
+
+    #[test]
+    fn a_guest_may_reach_one_port() {
+        assert_eq!(run("run --kernel 6.1 --reach 6443 -- p").reach, Some(6443));
+        let relay = parse(["relay", "6443"].map(str::to_owned)).unwrap();
+        assert_eq!(relay, Command::Relay(6443));
     }
 }

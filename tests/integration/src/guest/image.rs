@@ -92,6 +92,7 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
             .chain(run.disks.iter().map(|disk| disk.place.as_str()))
             .map(str::to_owned)
             .collect(),
+        has_network: run.reach.is_some(),
     };
     image
         .archive

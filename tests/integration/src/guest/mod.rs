@@ -9,4 +9,5 @@ pub mod machine;
 pub mod modules;
 pub mod protocol;
 pub mod qemu;
+pub mod relay;
 pub mod session;

@@ -3,6 +3,8 @@
 //! The guest has three serial ports: the first is the kernel's console, the second carries the
 //! command's output and nothing else, the third one report per line. The job is a file in the initramfs.
 
+use std::net::Ipv4Addr;
+
 use serde::{Deserialize, Serialize};
 
 /// Where the initramfs holds the [`Job`].
@@ -22,6 +24,11 @@ pub const REPORT_PORT: &str = if cfg!(target_arch = "aarch64") {
     "/dev/ttyS2"
 };
 
+/// Where a guest finds the one port of the host's loopback that it may reach, in the network that QEMU makes for it.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
+/// Its own address there, and how much of it is the network's.
+pub const ADDRESS: &str = "10.0.2.15/24";
+
 /// What the guest's init is to do.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
@@ -33,6 +40,8 @@ pub struct Job {
     pub modules: Vec<String>,
     /// Where the disks are to be mounted, in the order in which the machine has them.
     pub disks: Vec<String>,
+    /// Whether it has a network with [`HOST`] in it.
+    pub has_network: bool,
 }
 
 /// One line on the report port.

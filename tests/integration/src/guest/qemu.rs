@@ -1,5 +1,6 @@
 //! Starts QEMU, and makes sure that it never outlives its runner.
 
+use std::env;
 use std::fs::File;
 use std::iter;
 use std::os::unix::process::CommandExt;
@@ -10,8 +11,9 @@ use anyhow::{Context, Result, bail};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
-use super::args::Run;
+use super::args::{RELAY, Run};
 use super::cache::{Cache, Kernel};
+use super::protocol::HOST;
 
 /// What the kernel is told. An oops ends the guest: a test must not pass on a damaged kernel.
 const KERNEL_ARGUMENTS: &str =
@@ -94,6 +96,11 @@ impl Qemu {
                 ])
                 .args(["-device", &format!("virtio-blk-pci,drive=disk{n}")]);
         }
+        if let Some(port) = run.reach {
+            command
+                .args(["-netdev", &network(port)?])
+                .args(["-device", "virtio-net-pci,netdev=network,romfile="]);
+        }
         if run.icount {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
@@ -132,6 +139,18 @@ fn kernel_arguments(run: &Run, kernel: &Kernel) -> String {
     let console = kernel.machine.console();
     let besides = if run.icount { "" } else { UNMITIGATED };
     format!("console={console} {KERNEL_ARGUMENTS} {besides}")
+}
+
+/// A network of the guest's own, with one port of this machine's loopback in it: QEMU starts a relay for each connection.
+fn network(port: u16) -> Result<String> {
+    let program = env::current_exe().context("cannot tell where guest itself is")?;
+    let program = program.to_str().filter(|path| !path.contains('\''));
+    let program =
+        program.context("--reach: guest's own path cannot be quoted; build it elsewhere")?;
+    let command = escape(Path::new(&format!("'{program}' {RELAY} {port}")));
+    Ok(format!(
+        "user,id=network,restrict=on,guestfwd=tcp:{HOST}:{port}-cmd:{command}"
+    ))
 }
 
 /// A path as QEMU's comma-separated options want it.
