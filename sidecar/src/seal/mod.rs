@@ -1,6 +1,7 @@
 //! The main job. Read [`Work::live`] from top to bottom: it is the life of a secret.
 
 mod adopt;
+mod coming;
 mod deliver_env;
 mod deliver_file;
 mod ending;
@@ -13,6 +14,7 @@ mod registers;
 mod report;
 mod rotate;
 mod stack;
+mod tracee;
 mod verify;
 mod waiting;
 mod watchdog;
@@ -29,7 +31,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, poll},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use sidecar_common::policy::{HELD_COMING, HELD_TRACED, Held, ScopeId};
 
@@ -39,6 +41,7 @@ pub(crate) use self::{
     watchdog::{GivenUp, Watchdog},
 };
 use self::{
+    coming::Coming,
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, SecretFile, Vault},
     ending::Due,
@@ -87,7 +90,7 @@ struct Secret<'c> {
     as_file: bool,
 }
 
-/// The thread that delivers. All attaching is done by it: a tracer is a thread, not a process.
+/// The thread that delivers. Attaching is done by it too, but for what is coming: a tracer is a thread, not a process.
 pub(crate) struct Sealer {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Store,
@@ -115,6 +118,9 @@ struct Work {
     prints: Prints,
     /// What is to be done at a time.
     due: Vec<(Instant, Due)>,
+    /// By their number in the kernel's own.
+    coming: HashMap<u32, Coming>,
+    orders: Orders,
     waiting: Vec<Waiting>,
     /// Nothing waits any more.
     is_ending: bool,
@@ -149,6 +155,8 @@ impl Sealer {
             trees: HashMap::new(),
             prints: Prints::default(),
             due: Vec::new(),
+            coming: HashMap::new(),
+            orders: orders.clone(),
             waiting: Vec::new(),
             is_ending: false,
         };
@@ -184,11 +192,7 @@ impl Sealer {
             }
             work.journal.flush();
             if is_told && work.obey(orders) {
-                work.is_ending = true;
-                work.look_again();
-                work.catch_up();
-                work.journal.flush();
-                return Ok(());
+                return work.finish(orders);
             }
         }
     }
@@ -200,6 +204,11 @@ impl Work {
         for order in orders.take() {
             match order {
                 Order::Stop => return true,
+                Order::Proceed(tgid) => {
+                    self.proceed(tgid);
+                    self.journal.flush();
+                    continue;
+                }
                 Order::LookAgain => {
                     self.look_again();
                     self.journal.flush();
@@ -215,6 +224,26 @@ impl Work {
             self.journal.flush();
         }
         false
+    }
+
+    /// Delivers whatever is still held. (The watchdog sees to it that nothing is for long.)
+    fn finish(&mut self, orders: &Orders) -> io::Result<()> {
+        self.is_ending = true;
+        self.look_again();
+        self.catch_up();
+        // (what was told after the order to stop)
+        for tgid in self.coming.keys().copied().collect::<Vec<_>>() {
+            self.proceed(tgid);
+        }
+        self.journal.flush();
+        while !self.coming.is_empty() {
+            let mut fds = [PollFd::new(orders.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => self.obey(orders),
+                Err(e) => return Err(e.into()),
+            };
+        }
+        Ok(())
     }
 
     fn take(&mut self, record: Record) {
@@ -236,23 +265,33 @@ impl Work {
 
     /// The life of a secret, for one program that stands before its first instruction, or is coming to.
     fn live(&mut self, tgid: u32, held: &Held) {
-        if self.waits(held) {
+        if self.waits(held) || self.is_coming(tgid, held) {
             return;
+        }
+        if held.flags & HELD_COMING != 0 {
+            return self.await_coming(tgid, held);
         }
         let process = Process::new(held.pid);
         if held.flags & HELD_TRACED != 0 {
             let place = self.place_of(held, process);
             return self.judge_traced(tgid, held, process, &place);
         }
-        let attached = self.attach(tgid, held);
-        let now = if held.flags & HELD_COMING == 0 {
-            Ok(Some(*held))
-        } else {
-            // its exec has taken place by now, and the kernel side knows more
-            let now = self.maps.held(tgid);
-            now.map(|now| now.filter(|now| now.flags & HELD_COMING == 0))
-        };
-        match (attached, now) {
+        let task = HeldTask::attach(held, self.dies_with_us());
+        let place = self.place_of(held, process);
+        match task {
+            Ok(task) => self.serve(tgid, held, process, place, task),
+            Err(e) => self.refuse(tgid, held, &place, None, &e.into()),
+        }
+    }
+
+    /// The same for one that was coming, when its exec has taken place or has come to nothing.
+    fn arrived(&mut self, tgid: u32, held: &Held, task: Result<HeldTask, HoldError>) {
+        let process = Process::new(held.pid);
+        // The kernel side knows more of it by now.
+        let now = self.maps.held(tgid).map(|now| {
+            now.filter(|now| now.start_ns == held.start_ns && now.flags & HELD_COMING == 0)
+        });
+        match (task, now) {
             (Err(HoldError::NotExecuted), _) => drop(self.maps.forget_held(tgid)),
             // What it executed is something else, which nobody watches.
             (Ok(task), Ok(None)) => self.let_go(tgid, held, task),
@@ -348,10 +387,9 @@ impl Work {
         verify(&evidence, config.secrets.iter())
     }
 
-    /// Takes hold of the program.
-    fn attach(&mut self, tgid: u32, held: &Held) -> Result<HeldTask, HoldError> {
-        let dies_with_us = self.config.policy.on_failure == OnFailure::Deny;
-        HeldTask::attach(held, dies_with_us, || self.maps.tell_seized(tgid, held))
+    /// Whether what we hold is not to outlive us: under a terminal it would go on without secrets.
+    fn dies_with_us(&self) -> bool {
+        self.config.policy.on_failure == OnFailure::Deny
     }
 
     /// Looks up every secret of the bindings. All of them, or none.

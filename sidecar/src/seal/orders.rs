@@ -19,6 +19,8 @@ pub(crate) enum Order {
     Reconfigure(Arc<Config>, Store, oneshot::Sender<()>),
     /// A source may have another value: what runs is brought up to it.
     Refresh,
+    /// The process of this number in the kernel's own, which is coming, has come a step further.
+    Proceed(u32),
     /// There is more to know of who is held.
     LookAgain,
     /// Deliver what is held, and end.

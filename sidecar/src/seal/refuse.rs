@@ -79,7 +79,12 @@ impl Work {
             (_, OnFailure::Allow) => Action::Started,
         };
         match (action, task) {
-            (Action::Gone | Action::GoesOn, _) => drop(self.maps.forget_held(tgid)),
+            (Action::Gone | Action::GoesOn, _) => {
+                // (its number may be another's by now)
+                if matches!(self.maps.held(tgid), Ok(Some(now)) if now.start_ns == held.start_ns) {
+                    let _ = self.maps.forget_held(tgid);
+                }
+            }
             (Action::Killed, Some(task)) => task.kill(),
             (Action::Killed, None) => {
                 watchdog::kill_held(&self.maps, tgid, held);

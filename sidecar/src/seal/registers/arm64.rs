@@ -24,6 +24,7 @@ const NT_PRSTATUS: usize = 1;
 const SP_OF_32: usize = 13;
 
 /// See the module above.
+#[derive(Clone, Copy)]
 pub(in crate::seal) struct Registers {
     words: [u64; WORDS],
     /// Bytes of them that the kernel gave.

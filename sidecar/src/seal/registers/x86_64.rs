@@ -8,6 +8,7 @@ use crate::seal::stack::Word;
 const USER32_CS: u64 = 0x23;
 
 /// See the module above.
+#[derive(Clone, Copy)]
 pub(in crate::seal) struct Registers(libc::user_regs_struct);
 
 impl Registers {

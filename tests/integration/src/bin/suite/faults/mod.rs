@@ -1,5 +1,6 @@
 //! Whatever gives way, nothing stands open, nothing stays stopped, and it is said.
 
+mod hangs;
 mod kernels;
 mod maps;
 mod missed;
@@ -9,6 +10,7 @@ mod steps;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -30,6 +32,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 
 use crate::guardian::guardian_of;
+use crate::races::Setting;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -43,7 +46,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("faults::the_clock_jumps", the_clock_jumps)
         .test("faults::executes_itself_again_and_again", again_and_again);
     let registry = missed::register(notes::register(steps::register(registry)));
-    kernels::register(maps::register(registry))
+    hangs::register(kernels::register(maps::register(registry)))
 }
 
 fn agent() -> Result<Agent> {
@@ -52,6 +55,31 @@ fn agent() -> Result<Agent> {
 
 fn target() -> Result<Command> {
     Ok(asked_for_token(probe::path("probe-static")?))
+}
+
+/// Somebody with a lease on a file, whom the kernel asks before anybody else opens it, and who does not answer. Says that it
+/// was asked.
+fn lease(file: &Path) -> Result<Running> {
+    const HOLDER: &str = "import fcntl, os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+file = os.open(sys.argv[1], os.O_RDONLY)
+while True:
+    try: fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError: continue
+    break
+print('leased', flush=True)
+while True:
+    signal.sigwait({signal.SIGIO})
+    print('asked', flush=True)";
+    let mut holder = Command::new("python3");
+    let mut holder = process::spawn(holder.args(["-c", HOLDER]).arg(file))?;
+    ensure!(holder.line(SOON)? == "leased");
+    Ok(holder)
+}
+
+/// Else the kernel takes them after 45 seconds.
+fn leases_last() -> Result<Setting> {
+    Setting::change("/proc/sys/fs/lease-break-time", "600")
 }
 
 fn is_guarded(pid: u32) -> bool {

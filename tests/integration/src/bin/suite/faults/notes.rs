@@ -20,8 +20,8 @@ use nix::unistd::Pid;
 use sidecar_common::layout::{MAX_HELD, SEALED_FILTER_SLOTS};
 use sidecar_common::policy::Held;
 
-use super::{SOON, nobody_is_stopped};
-use crate::races::{Setting, next_number};
+use super::{SOON, lease, leases_last, nobody_is_stopped};
+use crate::races::next_number;
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
@@ -62,12 +62,6 @@ fn starts_without_number() -> Result<()> {
     const OWN: &str = "loader";
     const ENOUGH: usize = 4 * MAX_HELD;
     const AT_ONCE: usize = 512;
-    const LEASE: &str = "import fcntl, os, signal
-signal.signal(signal.SIGIO, lambda *_: print('asked', flush=True))
-file = os.open('loader', os.O_RDONLY)
-fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-print('leased', flush=True)
-while True: signal.pause()";
     let folder = Scratch::new()?;
     let mut slow = fs::read(probe::path("probe-dynamic")?)?;
     let at = slow
@@ -82,8 +76,7 @@ while True: signal.pause()";
     folder.program("outer.sh", format!("#!/bin/sh\n{slow}\n"))?;
     let config = Config::token_for("slow").and_seal("outer.sh");
     let mut agent = Agent::run(&config.value("TOKEN", "hunter2"))?;
-    // (else the kernel breaks the lease, after 45 seconds)
-    let _patience = Setting::change("/proc/sys/fs/lease-break-time", "600")?;
+    let _patience = leases_last()?;
     // (text: for anything else the kernel looks for a module that knows it)
     let no_program = folder.program("no/slow", "no program\n")?;
     // (each has some notes of its own, that no other displaces)
@@ -95,10 +88,7 @@ while True: signal.pause()";
     };
 
     for script in [slow, "exec ./outer.sh"] {
-        let mut lease = Command::new("python3");
-        lease.args(["-c", LEASE]).current_dir(folder.path());
-        let mut lease = process::spawn(&mut lease)?;
-        ensure!(lease.line(SOON)? == "leased");
+        let mut lease = lease(&folder.path().join(OWN))?;
         let mut victim = target(script)?;
         ensure!(lease.line(SOON)? == "asked");
         let pending = pinned::hash::<u32, [u8; size_of::<Held>()]>("PENDING")?;

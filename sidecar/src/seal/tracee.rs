@@ -1,0 +1,204 @@
+//! A process we are attached to, and the thread that is: for the kernel a tracer is a thread, and nobody else may do what
+//! it may.
+
+use std::{io, sync::mpsc, thread};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sys::{
+        ptrace,
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+
+use super::held::{HoldError, os};
+
+/// Stops that may come before an exec: the system call's begin, signals that came meanwhile.
+const STOPS_BEFORE_EXEC: u32 = 64;
+/// Of a thread that makes a few system calls, in bytes.
+const TRACER_STACK: usize = 64 * 1024;
+
+/// A process that this thread is attached to. Dropped, it is killed.
+pub(super) struct Tracee {
+    pid: Pid,
+    /// A signal that came while we held it, and is still due.
+    owed: Option<Signal>,
+    /// It has been let go, or has ended: the number may be another's by now.
+    is_settled: bool,
+}
+
+impl Tracee {
+    /// Attaches, and stops it. The kernel keeps us waiting while an exec of the process is under way
+    /// (`cred_guard_mutex`, ptrace(2)'s `ptrace_attach`).
+    pub(super) fn seize(pid: Pid, options: ptrace::Options) -> Result<Self, HoldError> {
+        ptrace::seize(pid, options).map_err(os("attach"))?;
+        let mut tracee = Self {
+            pid,
+            owed: None,
+            is_settled: false,
+        };
+        ptrace::interrupt(pid).map_err(os("interrupt"))?;
+        tracee.wait()?;
+        Ok(tracee)
+    }
+
+    fn wait(&mut self) -> Result<Stop, HoldError> {
+        match waitpid(self.pid, Some(WaitPidFlag::__WALL)).map_err(os("wait"))? {
+            WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => Ok(Stop::Exec),
+            WaitStatus::PtraceEvent(..) => Ok(Stop::Other),
+            WaitStatus::PtraceSyscall(_) => Ok(Stop::SystemCall),
+            WaitStatus::Stopped(_, signal) => {
+                // what holds it is the kernel side's; any other signal is the program's
+                if signal != Signal::SIGSTOP && signal != Signal::SIGCONT {
+                    self.owed = Some(signal);
+                }
+                Ok(Stop::Other)
+            }
+            _ => {
+                self.is_settled = true;
+                Err(HoldError::Gone)
+            }
+        }
+    }
+
+    /// Lets it begin its exec and stops it at the event of that, before its first instruction. Where
+    /// the exec fails we let go of it.
+    pub(super) fn see_through_exec(&mut self) -> Result<(), HoldError> {
+        for _ in 0..STOPS_BEFORE_EXEC {
+            ptrace::syscall(self.pid, None).map_err(os("continue"))?;
+            match self.wait()? {
+                Stop::Exec => return Ok(()),
+                Stop::SystemCall if self.has_left_a_system_call()? => break,
+                Stop::SystemCall | Stop::Other => {}
+            }
+        }
+        self.detach()?;
+        Err(HoldError::NotExecuted)
+    }
+
+    fn has_left_a_system_call(&self) -> Result<bool, HoldError> {
+        let info = ptrace::syscall_info(self.pid).map_err(os("look at its system call"))?;
+        Ok(info.op == libc::PTRACE_SYSCALL_INFO_EXIT)
+    }
+
+    /// Hands on the signal that it is owed.
+    pub(super) fn pay(&mut self) -> Result<(), HoldError> {
+        match self.owed.take() {
+            Some(signal) => kill(self.pid, signal).map_err(os("hand on a signal")),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets go of it.
+    pub(super) fn detach(&mut self) -> Result<(), HoldError> {
+        self.pay()?;
+        ptrace::detach(self.pid, None).map_err(os("detach"))?;
+        self.is_settled = true;
+        Ok(())
+    }
+
+    /// Kills it, if it was not let go. Its end is reported to us first, and only then to its parent.
+    pub(super) fn kill(&mut self) {
+        if self.is_settled {
+            return;
+        }
+        self.is_settled = true;
+        if kill(self.pid, Signal::SIGKILL).is_ok() {
+            while matches!(
+                waitpid(self.pid, Some(WaitPidFlag::__WALL)),
+                Ok(WaitStatus::PtraceEvent(..)
+                    | WaitStatus::Stopped(..)
+                    | WaitStatus::PtraceSyscall(_))
+                    | Err(Errno::EINTR)
+            ) {}
+        }
+    }
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a tracee stopped for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// An exec's event: the new program is in place and has not begun.
+    Exec,
+    /// The begin or the end of a system call.
+    SystemCall,
+    Other,
+}
+
+type Job = Box<dyn FnOnce(&mut Tracee) + Send>;
+
+/// A [`Tracee`], and how to have its thread do something.
+pub(super) enum Traced {
+    /// It is this thread's.
+    Here(Tracee),
+    /// It is that of a thread of its own.
+    There(Tracer),
+}
+
+impl Traced {
+    /// Has its thread do something, and waits for that.
+    pub(super) fn ask<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(&mut Tracee) -> Result<T, HoldError> + Send + 'static,
+    ) -> Result<T, HoldError> {
+        match self {
+            Self::Here(tracee) => job(tracee),
+            Self::There(tracer) => {
+                let (answer, answered) = mpsc::sync_channel(1);
+                tracer.begin(move |tracee| drop(answer.send(job(tracee))));
+                answered.recv().unwrap_or_else(|_| Err(lost()))
+            }
+        }
+    }
+}
+
+/// A thread of one process's own, which is attached to it and waits for it as long as it takes. Dropped, it ends, and the
+/// process, if it was not let go.
+pub(super) struct Tracer(mpsc::Sender<Job>);
+
+impl Tracer {
+    /// Begins to attach. `begun` hears of it, on that thread.
+    pub(super) fn start(
+        pid: Pid,
+        options: ptrace::Options,
+        begun: impl FnOnce(Result<(), HoldError>) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (jobs, given) = mpsc::channel::<Job>();
+        thread::Builder::new()
+            .name("tracer".into())
+            .stack_size(TRACER_STACK)
+            .spawn(move || match Tracee::seize(pid, options) {
+                Ok(mut tracee) => {
+                    begun(Ok(()));
+                    for job in given {
+                        job(&mut tracee);
+                    }
+                }
+                Err(e) => begun(Err(e)),
+            })?;
+        Ok(Self(jobs))
+    }
+
+    /// Has it do something, and does not wait.
+    pub(super) fn begin(&self, job: impl FnOnce(&mut Tracee) + Send + 'static) {
+        // (one that has ended drops the job, and with it whatever would answer)
+        let _ = self.0.send(Box::new(job));
+    }
+}
+
+/// A tracer's thread is gone, which no one ended.
+pub(super) fn lost() -> HoldError {
+    HoldError::Os {
+        what: "ask its tracer",
+        cause: io::ErrorKind::BrokenPipe.into(),
+    }
+}
