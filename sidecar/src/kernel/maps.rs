@@ -7,8 +7,8 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError},
 };
 use sidecar_common::policy::{
-    BindingKey, Counters, HELD_SEIZED, HELD_WAIVED, Held, SEALED_AGENT, SEALED_EXECING,
-    SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
+    BindingKey, Counters, HELD_COMING, HELD_SEIZED, HELD_WAIVED, Held, SEALED_AGENT,
+    SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
 };
 
 use super::{Error, ask, load, pins};
@@ -166,6 +166,12 @@ impl Maps {
         }
     }
 
+    /// The same, unless the number is another's, or it has executed another program since; whether it was there.
+    pub(crate) fn forget_if(&mut self, tgid: u32, held: &Held) -> bool {
+        matches!(self.held(tgid), Ok(Some(now)) if now.seal == held.seal)
+            && self.held.remove(&tgid).is_ok()
+    }
+
     /// A program that is coming is to start without secrets.
     pub(crate) fn waive(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
         self.mark_held(tgid, held, HELD_WAIVED)
@@ -177,6 +183,10 @@ impl Maps {
     }
 
     fn mark_held(&mut self, tgid: u32, held: &Held, flag: u32) -> Result<(), Error> {
+        let is_still = |now: &Held| now.seal == held.seal && now.flags & HELD_COMING != 0;
+        if !self.held(tgid)?.as_ref().is_some_and(is_still) {
+            return Err(failed("HELD")(MapError::KeyNotFound));
+        }
         let held = Held {
             flags: held.flags | flag,
             ..*held
@@ -187,13 +197,17 @@ impl Maps {
             .map_err(failed("HELD"))
     }
 
-    /// A held program was given its secrets, and goes its way: from here on it is of its new tree alone.
+    /// A held program was given its secrets, and goes its way: from here on it is of its new tree alone. An error if it is
+    /// not held any more: the watchdog may have taken its seal off.
     pub(crate) fn settle(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
         // (as nearly all)
         if held.earlier_seal == 0 {
-            return self.forget_held(tgid);
+            return self.held.remove(&tgid).map_err(failed("HELD"));
         }
-        ask::run(load::SETTLE, &[tgid.into()]).map(drop)
+        match ask::run(load::SETTLE, &[tgid.into()])? {
+            0 => Err(failed("HELD")(MapError::KeyNotFound)),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the seal off a process that is let go without secrets. One that it had before is its again: what it was

@@ -12,6 +12,9 @@ use super::{
     tracee::{Traced, Tracee, Tracer, lost},
 };
 
+/// Others come when one of these has: each takes some 40 KiB.
+const MOST_AT_ONCE: usize = 256;
+
 type Outcome = Result<(), HoldError>;
 
 /// One of them.
@@ -36,6 +39,10 @@ impl Work {
         if let Some(Coming { held: gone, .. }) = self.coming.remove(&tgid) {
             // Its number is another's by now.
             self.arrived(tgid, &gone, Err(HoldError::Gone));
+        }
+        if self.coming.len() == MOST_AT_ONCE {
+            self.is_crowded = true;
+            return;
         }
         let mut options =
             ptrace::Options::PTRACE_O_TRACEEXEC | ptrace::Options::PTRACE_O_TRACESYSGOOD;
@@ -90,15 +97,34 @@ impl Work {
             return;
         };
         let mut traced = Traced::There(tracer);
-        let task = outcome.and_then(|()| {
-            if may_execute {
-                HeldTask::take(&held, traced)
-            } else {
-                traced.ask(Tracee::detach)?;
-                Err(HoldError::NotExecuted)
+        match outcome {
+            Ok(()) if may_execute => {
+                let task = HeldTask::take(&held, traced);
+                self.arrived(tgid, &held, task);
             }
-        });
-        self.arrived(tgid, &held, task);
+            // It goes on as what it was. Off the books first, or its next exec would be taken for one that we see.
+            Ok(()) | Err(HoldError::NotExecuted) => {
+                self.maps.forget_if(tgid, &held);
+                let _ = traced.ask(Tracee::detach);
+                self.look_at_other(tgid, &held);
+            }
+            Err(e) => {
+                self.arrived(tgid, &held, Err(e));
+                self.look_at_other(tgid, &held);
+            }
+        }
+        if std::mem::take(&mut self.is_crowded) {
+            self.catch_up();
+        }
+    }
+
+    /// What its process executed since: while we were attached nobody looked at that.
+    fn look_at_other(&mut self, tgid: u32, held: &Held) {
+        if let Ok(Some(now)) = self.maps.held(tgid)
+            && now.seal != held.seal
+        {
+            self.live(tgid, &now);
+        }
     }
 }
 

@@ -100,9 +100,8 @@ pub(crate) struct Vault {
 }
 
 impl Mounter {
-    /// Prepares the calling thread: from here on it can enter other mount namespaces.
+    /// Takes note of where we live.
     pub(crate) fn new() -> io::Result<Self> {
-        unshare(CloneFlags::CLONE_FS)?;
         let home = File::open("/proc/self/ns/mnt")?;
         let home_inode = home.metadata()?.ino();
         Ok(Self {
@@ -249,6 +248,9 @@ impl Mounter {
         let Some(namespace) = namespace else {
             return Ok(work()?);
         };
+        // Nobody enters who shares a root and a working directory, as each thread does with the one that started it (a tracer
+        // with the one that delivers).
+        unshare(CloneFlags::CLONE_FS)?;
         setns(namespace, CloneFlags::CLONE_NEWNS)?;
         let result = work();
         if let Err(e) = setns(&self.home, CloneFlags::CLONE_NEWNS) {

@@ -144,12 +144,15 @@ impl HeldTask {
     }
 
     /// Ends the program.
-    pub(crate) fn kill(mut self) {
-        // (a tracer that is gone has killed it, or let it go: then the one who asks kills it by its number)
-        let _ = self.traced.ask(|tracee| {
-            tracee.kill();
-            Ok(())
-        });
+    pub(crate) fn kill(self) {
+        match self.traced {
+            Traced::Here(mut tracee) => tracee.kill(),
+            // What it waits for in its end is nobody else's matter.
+            Traced::There(tracer) => {
+                let _ = kill(self.pid, Signal::SIGKILL);
+                tracer.begin(Tracee::kill);
+            }
+        }
     }
 }
 

@@ -120,6 +120,8 @@ struct Work {
     due: Vec<(Instant, Due)>,
     /// By their number in the kernel's own.
     coming: HashMap<u32, Coming>,
+    /// More are coming than are attached to.
+    is_crowded: bool,
     orders: Orders,
     waiting: Vec<Waiting>,
     /// Nothing waits any more.
@@ -156,6 +158,7 @@ impl Sealer {
             prints: Prints::default(),
             due: Vec::new(),
             coming: HashMap::new(),
+            is_crowded: false,
             orders: orders.clone(),
             waiting: Vec::new(),
             is_ending: false,
@@ -292,7 +295,6 @@ impl Work {
             now.filter(|now| now.start_ns == held.start_ns && now.flags & HELD_COMING == 0)
         });
         match (task, now) {
-            (Err(HoldError::NotExecuted), _) => drop(self.maps.forget_held(tgid)),
             // What it executed is something else, which nobody watches.
             (Ok(task), Ok(None)) => self.let_go(tgid, held, task),
             (Ok(task), Ok(Some(held))) => {
@@ -304,7 +306,9 @@ impl Work {
                 self.refuse(tgid, held, &place, Some(task), &e.into());
             }
             (Err(e), now) => {
-                let held = now.ok().flatten().unwrap_or(*held);
+                // (what is held by the number of one that is gone is another)
+                let now = now.ok().flatten().filter(|_| !matches!(e, HoldError::Gone));
+                let held = now.unwrap_or(*held);
                 let place = self.place_of(&held, process);
                 self.refuse(tgid, &held, &place, None, &e.into());
             }

@@ -80,9 +80,9 @@ impl Work {
         };
         match (action, task) {
             (Action::Gone | Action::GoesOn, _) => {
-                // (its number may be another's by now)
-                if matches!(self.maps.held(tgid), Ok(Some(now)) if now.start_ns == held.start_ns) {
-                    let _ = self.maps.forget_held(tgid);
+                if self.maps.forget_if(tgid, held) {
+                    // (another thread of it may have executed what nobody watches)
+                    self.maps.unseal(tgid, held);
                 }
             }
             (Action::Killed, Some(task)) => task.kill(),

@@ -24,8 +24,10 @@ const TRACER_STACK: usize = 64 * 1024;
 /// A process that this thread is attached to. Dropped, it is killed.
 pub(super) struct Tracee {
     pid: Pid,
-    /// A signal that came while we held it, and is still due.
-    owed: Option<Signal>,
+    /// This thread is attached to nobody else.
+    is_only: bool,
+    /// Signals that came while we held it, and are still due.
+    owed: Vec<Signal>,
     /// It has been let go, or has ended: the number may be another's by now.
     is_settled: bool,
 }
@@ -34,10 +36,15 @@ impl Tracee {
     /// Attaches, and stops it. The kernel keeps us waiting while an exec of the process is under way
     /// (`cred_guard_mutex`, ptrace(2)'s `ptrace_attach`).
     pub(super) fn seize(pid: Pid, options: ptrace::Options) -> Result<Self, HoldError> {
+        Self::begin(pid, options, false)
+    }
+
+    fn begin(pid: Pid, options: ptrace::Options, is_only: bool) -> Result<Self, HoldError> {
         ptrace::seize(pid, options).map_err(os("attach"))?;
         let mut tracee = Self {
             pid,
-            owed: None,
+            is_only,
+            owed: Vec::new(),
             is_settled: false,
         };
         ptrace::interrupt(pid).map_err(os("interrupt"))?;
@@ -45,27 +52,41 @@ impl Tracee {
         Ok(tracee)
     }
 
-    fn wait(&mut self) -> Result<Stop, HoldError> {
-        match waitpid(self.pid, Some(WaitPidFlag::__WALL)).map_err(os("wait"))? {
-            WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => Ok(Stop::Exec),
-            WaitStatus::PtraceEvent(..) => Ok(Stop::Other),
-            WaitStatus::PtraceSyscall(_) => Ok(Stop::SystemCall),
-            WaitStatus::Stopped(_, signal) => {
-                // what holds it is the kernel side's; any other signal is the program's
-                if signal != Signal::SIGSTOP && signal != Signal::SIGCONT {
-                    self.owed = Some(signal);
-                }
-                Ok(Stop::Other)
-            }
-            _ => {
-                self.is_settled = true;
-                Err(HoldError::Gone)
-            }
+    /// Its next change. When another of its threads executes, the kernel changes numbers before it wakes who waits for one
+    /// (`de_thread`): where that may be, we wait for whomever this thread traces.
+    fn next(&self) -> nix::Result<WaitStatus> {
+        if self.is_only {
+            let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+            waitpid(None, Some(flags))
+        } else {
+            waitpid(self.pid, Some(WaitPidFlag::__WALL))
         }
     }
 
-    /// Lets it begin its exec and stops it at the event of that, before its first instruction. Where
-    /// the exec fails we let go of it.
+    fn wait(&mut self) -> Result<Stop, HoldError> {
+        match self.next() {
+            Ok(WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC)) => Ok(Stop::Exec),
+            Ok(WaitStatus::PtraceEvent(..)) => Ok(Stop::Other),
+            Ok(WaitStatus::PtraceSyscall(_)) => Ok(Stop::SystemCall),
+            Ok(WaitStatus::Stopped(_, signal)) => {
+                // what holds it is the kernel side's; any other signal is the program's
+                if signal != Signal::SIGSTOP && signal != Signal::SIGCONT {
+                    self.owed.push(signal);
+                }
+                Ok(Stop::Other)
+            }
+            // a real-time signal, for which there is no name here: it is lost
+            Err(Errno::EINVAL) => Ok(Stop::Other),
+            Ok(_) | Err(Errno::ECHILD) => {
+                self.is_settled = true;
+                Err(HoldError::Gone)
+            }
+            Err(e) => Err(os("wait")(e)),
+        }
+    }
+
+    /// Lets it begin its exec and stops it at the event of that, before its first instruction. Where the exec fails it
+    /// stands at the end of that system call.
     pub(super) fn see_through_exec(&mut self) -> Result<(), HoldError> {
         for _ in 0..STOPS_BEFORE_EXEC {
             ptrace::syscall(self.pid, None).map_err(os("continue"))?;
@@ -75,7 +96,6 @@ impl Tracee {
                 Stop::SystemCall | Stop::Other => {}
             }
         }
-        self.detach()?;
         Err(HoldError::NotExecuted)
     }
 
@@ -84,12 +104,12 @@ impl Tracee {
         Ok(info.op == libc::PTRACE_SYSCALL_INFO_EXIT)
     }
 
-    /// Hands on the signal that it is owed.
+    /// Hands on the signals that it is owed.
     pub(super) fn pay(&mut self) -> Result<(), HoldError> {
-        match self.owed.take() {
-            Some(signal) => kill(self.pid, signal).map_err(os("hand on a signal")),
-            None => Ok(()),
+        for signal in self.owed.drain(..) {
+            kill(self.pid, signal).map_err(os("hand on a signal"))?;
         }
+        Ok(())
     }
 
     /// Lets go of it.
@@ -108,11 +128,11 @@ impl Tracee {
         self.is_settled = true;
         if kill(self.pid, Signal::SIGKILL).is_ok() {
             while matches!(
-                waitpid(self.pid, Some(WaitPidFlag::__WALL)),
+                self.next(),
                 Ok(WaitStatus::PtraceEvent(..)
                     | WaitStatus::Stopped(..)
                     | WaitStatus::PtraceSyscall(_))
-                    | Err(Errno::EINTR)
+                    | Err(Errno::EINTR | Errno::EINVAL)
             ) {}
         }
     }
@@ -161,8 +181,8 @@ impl Traced {
     }
 }
 
-/// A thread of one process's own, which is attached to it and waits for it as long as it takes. Dropped, it ends, and the
-/// process, if it was not let go.
+/// A thread of one process's own, which is attached to it and waits for it as long as it takes. Dropped, it ends, and so does the
+/// process, if it was not let go; one of which nothing was asked is let go.
 pub(super) struct Tracer(mpsc::Sender<Job>);
 
 impl Tracer {
@@ -176,11 +196,17 @@ impl Tracer {
         thread::Builder::new()
             .name("tracer".into())
             .stack_size(TRACER_STACK)
-            .spawn(move || match Tracee::seize(pid, options) {
+            .spawn(move || match Tracee::begin(pid, options, true) {
                 Ok(mut tracee) => {
                     begun(Ok(()));
+                    let mut is_wanted = false;
                     for job in given {
+                        is_wanted = true;
                         job(&mut tracee);
+                    }
+                    // (it may not be the one that was meant, but the next of its number)
+                    if !is_wanted {
+                        let _ = tracee.detach();
                     }
                 }
                 Err(e) => begun(Err(e)),

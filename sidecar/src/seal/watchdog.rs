@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    fd::OwnedFd,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use sidecar_common::policy::{HELD_COMING, Held, ScopeId};
 
 use crate::{
@@ -83,22 +86,18 @@ impl Watchdog {
             if since < grace || !self.given_up.add(held.seal) {
                 continue;
             }
-            let action = match self.on_failure {
-                OnFailure::Deny => {
-                    kill_held(&self.maps, tgid, &held);
-                    Action::Killed
-                }
+            let (action, is_done) = match self.on_failure {
+                OnFailure::Deny => (Action::Killed, kill_held(&self.maps, tgid, &held)),
                 OnFailure::Allow if held.flags & HELD_COMING != 0 => {
-                    let _ = self.maps.waive(tgid, &held);
-                    Action::Started
+                    (Action::Started, self.maps.waive(tgid, &held).is_ok())
                 }
-                OnFailure::Allow => {
-                    self.maps.unseal(tgid, &held);
-                    signal_held(&self.maps, tgid, &held, Signal::CONT);
-                    let _ = self.maps.forget_held(tgid);
-                    Action::Started
-                }
+                OnFailure::Allow => (Action::Started, let_go_held(&mut self.maps, tgid, &held)),
             };
+            if !is_done {
+                // It is gone, or is another's by now; else there were no descriptors, and it is looked at again.
+                self.given_up.take(held.seal);
+                continue;
+            }
             self.metrics.refused.inc();
             let reason = reason(since);
             tracing::warn!(pid = held.pid, "refused: {reason}");
@@ -117,21 +116,28 @@ impl Watchdog {
     }
 }
 
-/// Kills a held program.
-pub(super) fn kill_held(maps: &Maps, tgid: u32, held: &Held) {
-    signal_held(maps, tgid, held, Signal::KILL);
+/// Kills a held program, and nobody who has its number by now: while the entry is there and of this exec, the number is
+/// its own, and so is the descriptor opened before we looked. False if it was not killed.
+pub(super) fn kill_held(maps: &Maps, tgid: u32, held: &Held) -> bool {
+    open(held).is_some_and(|process| {
+        matches!(maps.held(tgid), Ok(Some(still)) if still.seal == held.seal)
+            && pidfd_send_signal(&process, Signal::KILL).is_ok()
+    })
 }
 
-/// Signals a held program, and nobody who has its number by now: while the entry is there and
-/// of this exec, the number is its own, and so is the descriptor opened before we looked.
-fn signal_held(maps: &Maps, tgid: u32, held: &Held, signal: Signal) {
-    let Some(pid) = Pid::from_raw(held.pid.cast_signed()) else {
-        return;
-    };
-    let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
-        return;
-    };
-    if matches!(maps.held(tgid), Ok(Some(still)) if still.seal == held.seal) {
-        let _ = pidfd_send_signal(&process, signal);
-    }
+/// Lets a held program go without its secrets. Off the books first: then whoever is about to give it some fails.
+fn let_go_held(maps: &mut Maps, tgid: u32, held: &Held) -> bool {
+    open(held).is_some_and(|process| {
+        let was_held = maps.forget_if(tgid, held);
+        if was_held {
+            maps.unseal(tgid, held);
+            let _ = pidfd_send_signal(&process, Signal::CONT);
+        }
+        was_held
+    })
+}
+
+fn open(held: &Held) -> Option<OwnedFd> {
+    let pid = Pid::from_raw(held.pid.cast_signed())?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
 }

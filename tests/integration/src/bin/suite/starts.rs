@@ -52,6 +52,10 @@ pub fn register(registry: Registry) -> Registry {
             something_else_in_a_shell,
         )
         .test(
+            "starts::in_a_shell_at_the_second_try",
+            in_a_shell_at_the_second_try,
+        )
+        .test(
             "starts::in_a_shell_that_is_interrupted",
             in_a_shell_that_is_interrupted,
         )
@@ -179,6 +183,29 @@ fn in_a_shell_without_an_interpreter() -> Result<()> {
     ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
     let events = agent.events(Duration::from_millis(300))?;
     ensure!(events.is_empty(), "{events:?}");
+    Ok(())
+}
+
+/// The first program of that name in PATH has no interpreter, and the next is executed at once.
+fn in_a_shell_at_the_second_try() -> Result<()> {
+    const TIMES: usize = 20;
+    let folder = Scratch::new()?;
+    folder.program("one/probe-static", "#!/nowhere/interpreter\n")?;
+    folder.probe("probe-static", "two/probe-static")?;
+    let _agent = Agent::run(&Config::token_for("probe-static").policy("holdTimeout", "1m"))?;
+    let mut terminal = shell()?;
+    let at = folder.path().display();
+    let line = format!(
+        "/usr/bin/env PATH={at}/one:{at}/two probe-static --env TOKEN --file TOKEN; echo end $((40+2))"
+    );
+    for n in 1..=TIMES {
+        terminal.type_line(&line, "end 42", n)?;
+        let screen = terminal.screen();
+        let told =
+            screen.matches(r#""env":{"TOKEN":"hunter2"},"files":{"TOKEN":{"content":"hunter2"}}"#);
+        ensure!(told.count() == n && !screen.contains("Stopped"), "{screen}");
+    }
+    ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
     Ok(())
 }
 

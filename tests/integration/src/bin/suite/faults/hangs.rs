@@ -1,11 +1,12 @@
 //! What one program's start waits for keeps no other waiting.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, ensure_both, report};
@@ -27,6 +28,10 @@ pub fn register(registry: Registry) -> Registry {
         .test("faults::an_exec_that_hangs", an_exec_that_hangs)
         .test("faults::a_handler_that_hangs", a_handler_that_hangs)
         .test("faults::what_hangs_is_given_up", what_hangs_is_given_up)
+        .test(
+            "faults::another_thread_executes_meanwhile",
+            another_thread_executes_meanwhile,
+        )
 }
 
 fn agent(hold_timeout: &str) -> Result<Agent> {
@@ -34,10 +39,14 @@ fn agent(hold_timeout: &str) -> Result<Agent> {
 }
 
 /// Opens a terminal where a program waits for an agent that is away. The program before it has a handler for SIGUSR1 that
-/// does not return.
-fn waiting(program: &Path) -> Result<Terminal> {
+/// does not return, and maybe a thread that executes another at SIGUSR2.
+fn waiting(program: &Path, other: Option<&Path>) -> Result<Terminal> {
     let mut turncoat = Command::new(probe::path("turncoat")?);
-    turncoat.arg(program).arg("-");
+    turncoat.arg(program);
+    match other {
+        Some(other) => turncoat.arg("+").arg(other),
+        None => turncoat.arg("-"),
+    };
     let asks = ["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"];
     let terminal = Terminal::open(turncoat.env_clear().args(asks))?;
     thread::sleep(Duration::from_millis(500));
@@ -45,10 +54,18 @@ fn waiting(program: &Path) -> Result<Terminal> {
     Ok(terminal)
 }
 
+fn signal(terminal: &Terminal, signal: Signal) -> Result<()> {
+    Ok(kill(Pid::from_raw(terminal.pid().cast_signed()), signal)?)
+}
+
 fn others_are_served() -> Result<()> {
-    for _ in 0..3 {
-        let (_probe, found) = report(&mut target()?)?;
-        ensure_both(&found, "hunter2").context("beside one that hangs")?;
+    let mut elsewhere = Command::new("unshare");
+    elsewhere.arg("-m").arg(probe::path("probe-static")?);
+    elsewhere.args(["--env", "TOKEN", "--file", "TOKEN"]);
+    for command in [&mut target()?, &mut elsewhere, &mut target()?] {
+        let (_probe, found) = report(command)?;
+        ensure_both(&found, "hunter2")
+            .with_context(|| format!("{command:?}, beside one that hangs"))?;
     }
     Ok(())
 }
@@ -60,7 +77,7 @@ fn an_exec_that_hangs() -> Result<()> {
     let agent = agent(LONG)?;
     let _patience = leases_last()?;
     agent.signal(Signal::SIGSTOP)?;
-    let hanging = waiting(&slow)?;
+    let hanging = waiting(&slow, None)?;
     let mut lease = lease(&slow)?;
     ensure!(lease.line(SOON)? == "asked");
     agent.signal(Signal::SIGCONT)?;
@@ -72,10 +89,10 @@ fn an_exec_that_hangs() -> Result<()> {
 }
 
 /// A program that waits for the agent in a handler that does not return, which runs before the exec begins anew.
-fn in_a_handler(agent: &Agent) -> Result<Terminal> {
+fn in_a_handler(agent: &Agent, other: Option<&Path>) -> Result<Terminal> {
     agent.signal(Signal::SIGSTOP)?;
-    let terminal = waiting(&probe::path("probe-static")?)?;
-    kill(Pid::from_raw(terminal.pid().cast_signed()), Signal::SIGUSR1)?;
+    let terminal = waiting(&probe::path("probe-static")?, other)?;
+    signal(&terminal, Signal::SIGUSR1)?;
     thread::sleep(Duration::from_millis(500));
     agent.signal(Signal::SIGCONT)?;
     Ok(terminal)
@@ -83,7 +100,7 @@ fn in_a_handler(agent: &Agent) -> Result<Terminal> {
 
 fn a_handler_that_hangs() -> Result<()> {
     let mut agent = agent(LONG)?;
-    let terminal = in_a_handler(&agent)?;
+    let terminal = in_a_handler(&agent, None)?;
     let pid = terminal.pid();
     others_are_served()?;
     ensure!(terminal.screen().is_empty(), "{}", terminal.screen());
@@ -96,12 +113,12 @@ fn a_handler_that_hangs() -> Result<()> {
 /// After `holdTimeout`; before that, the agent ends only with it.
 fn what_hangs_is_given_up() -> Result<()> {
     let mut agent = agent("4s")?;
-    let (first, second) = (in_a_handler(&agent)?, in_a_handler(&agent)?);
+    let (first, second) = (in_a_handler(&agent, None)?, in_a_handler(&agent, None)?);
     for terminal in [&first, &second] {
         let event = agent.event("REFUSED", terminal.pid())?;
         ensure!(event["action"] == "killed", "{event}");
     }
-    let last = in_a_handler(&agent)?;
+    let last = in_a_handler(&agent, None)?;
     agent.stop()?;
     for terminal in [&first, &second, &last] {
         let pid = terminal.pid();
@@ -109,4 +126,37 @@ fn what_hangs_is_given_up() -> Result<()> {
         ensure!(terminal.screen().is_empty(), "{}", terminal.screen());
     }
     nobody_is_stopped()
+}
+
+/// It goes on as what it is by then, with nothing of the program that was coming.
+fn another_thread_executes_meanwhile() -> Result<()> {
+    const HOLD: Duration = Duration::from_secs(4);
+    let folder = Scratch::new()?;
+    let unwatched = folder.probe("probe-static", "other")?;
+    let mut agent = agent("4s")?;
+    let terminal = in_a_handler(&agent, Some(&unwatched))?;
+    until("the agent is attached", SOON, || {
+        is_traced(terminal.pid()) == Some(true)
+    })?;
+    signal(&terminal, Signal::SIGUSR2)?;
+    terminal.shows(r#""env":{"TOKEN":null}"#, 1)?;
+    let event = agent.event("REFUSED", terminal.pid())?;
+    ensure!(event["action"] == "gone", "{event}");
+    others_are_served()?;
+    thread::sleep(HOLD + HOLD / 2);
+    ensure!(
+        is_traced(terminal.pid()) == Some(false),
+        "it did not go on: {}",
+        terminal.screen()
+    );
+    // (of a program that is sealed nobody but its own opens it)
+    fs::read(format!("/proc/{}/environ", terminal.pid())).context("it is nobody's")?;
+    agent.stop()?;
+    nobody_is_stopped()
+}
+
+/// Nothing when it is gone.
+fn is_traced(pid: u32) -> Option<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(!status.contains("TracerPid:\t0\n"))
 }
