@@ -66,7 +66,8 @@ impl Tracee {
     fn wait(&mut self) -> Result<Stop, HoldError> {
         match self.next() {
             Ok(WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC)) => Ok(Stop::Exec),
-            Ok(WaitStatus::PtraceEvent(..)) => Ok(Stop::Other),
+            // (`EINVAL`: a real-time signal, for which there is no name here; it is lost)
+            Ok(WaitStatus::PtraceEvent(..)) | Err(Errno::EINVAL) => Ok(Stop::Other),
             Ok(WaitStatus::PtraceSyscall(_)) => Ok(Stop::SystemCall),
             Ok(WaitStatus::Stopped(_, signal)) => {
                 // what holds it is the kernel side's; any other signal is the program's
@@ -75,8 +76,6 @@ impl Tracee {
                 }
                 Ok(Stop::Other)
             }
-            // a real-time signal, for which there is no name here: it is lost
-            Err(Errno::EINVAL) => Ok(Stop::Other),
             Ok(_) | Err(Errno::ECHILD) => {
                 self.is_settled = true;
                 Err(HoldError::Gone)
