@@ -47,7 +47,8 @@ impl Tracee {
             owed: Vec::new(),
             is_settled: false,
         };
-        ptrace::interrupt(pid).map_err(os("interrupt"))?;
+        let interrupted = ptrace::interrupt(pid);
+        tracee.check("interrupt", interrupted)?;
         tracee.wait()?;
         Ok(tracee)
     }
@@ -61,6 +62,16 @@ impl Tracee {
         } else {
             waitpid(self.pid, Some(WaitPidFlag::__WALL))
         }
+    }
+
+    /// What came of a request. One that is gone is waited for: only then it is known that its number is not that of what
+    /// another of its threads executed.
+    fn check<T>(&mut self, what: &'static str, result: nix::Result<T>) -> Result<T, HoldError> {
+        if matches!(result, Err(Errno::ESRCH)) && self.is_only {
+            self.see_end();
+            self.is_settled = true;
+        }
+        result.map_err(os(what))
     }
 
     fn wait(&mut self) -> Result<Stop, HoldError> {
@@ -88,7 +99,8 @@ impl Tracee {
     /// stands at the end of that system call.
     pub(super) fn see_through_exec(&mut self) -> Result<(), HoldError> {
         for _ in 0..STOPS_BEFORE_EXEC {
-            ptrace::syscall(self.pid, None).map_err(os("continue"))?;
+            let continued = ptrace::syscall(self.pid, None);
+            self.check("continue", continued)?;
             match self.wait()? {
                 Stop::Exec => return Ok(()),
                 Stop::SystemCall if self.has_left_a_system_call()? => break,
@@ -98,8 +110,9 @@ impl Tracee {
         Err(HoldError::NotExecuted)
     }
 
-    fn has_left_a_system_call(&self) -> Result<bool, HoldError> {
-        let info = ptrace::syscall_info(self.pid).map_err(os("look at its system call"))?;
+    fn has_left_a_system_call(&mut self) -> Result<bool, HoldError> {
+        let info = ptrace::syscall_info(self.pid);
+        let info = self.check("look at its system call", info)?;
         Ok(info.op == libc::PTRACE_SYSCALL_INFO_EXIT)
     }
 
@@ -114,7 +127,8 @@ impl Tracee {
     /// Lets go of it.
     pub(super) fn detach(&mut self) -> Result<(), HoldError> {
         self.pay()?;
-        ptrace::detach(self.pid, None).map_err(os("detach"))?;
+        let detached = ptrace::detach(self.pid, None);
+        self.check("detach", detached)?;
         self.is_settled = true;
         Ok(())
     }
@@ -126,14 +140,19 @@ impl Tracee {
         }
         self.is_settled = true;
         if kill(self.pid, Signal::SIGKILL).is_ok() {
-            while matches!(
-                self.next(),
-                Ok(WaitStatus::PtraceEvent(..)
-                    | WaitStatus::Stopped(..)
-                    | WaitStatus::PtraceSyscall(_))
-                    | Err(Errno::EINTR | Errno::EINVAL)
-            ) {}
+            self.see_end();
         }
+    }
+
+    /// Waits for its end.
+    fn see_end(&self) {
+        while matches!(
+            self.next(),
+            Ok(WaitStatus::PtraceEvent(..)
+                | WaitStatus::Stopped(..)
+                | WaitStatus::PtraceSyscall(_))
+                | Err(Errno::EINTR | Errno::EINVAL)
+        ) {}
     }
 }
 
