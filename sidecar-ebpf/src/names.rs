@@ -23,6 +23,7 @@ static NAME_FILTER: Array<u32, { NAME_FILTER_SLOTS as usize }> = Array::new();
 #[btf_map]
 static BINDINGS: HashMap<BindingKey, u64, MAX_BINDINGS, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
 /// False for most programs that no agent asks for; never for one that an agent does.
 #[inline(always)]
 pub(crate) fn may_be_asked_for(path: u64, dentry: Ptr) -> bool {

@@ -85,7 +85,7 @@ impl Shift {
             .spawn({
                 let orders = orders.clone();
                 move || {
-                    let result = sealer.run(&orders);
+                    let result = sealer.run(orders);
                     // Now: what comes after it may fail for the same reason, and hide it.
                     if let Err(e) = &result {
                         tracing::error!("the delivering thread failed: {e}");

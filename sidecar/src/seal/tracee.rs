@@ -34,7 +34,7 @@ pub(super) struct Tracee {
 
 impl Tracee {
     /// Attaches, and stops it. The kernel keeps us waiting while an exec of the process is under way
-    /// (`cred_guard_mutex`, ptrace(2)'s `ptrace_attach`).
+    /// (`ptrace_attach` takes `cred_guard_mutex`).
     pub(super) fn seize(pid: Pid, options: ptrace::Options) -> Result<Self, HoldError> {
         Self::begin(pid, options, false)
     }

@@ -154,6 +154,13 @@ pub fn state(pid: u32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+/// Whether somebody traces a process; nothing when it is gone.
+#[must_use]
+pub fn is_traced(pid: u32) -> Option<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(!status.contains("TracerPid:\t0\n"))
+}
+
 /// Who is stopped, by number and name.
 pub fn stopped() -> Result<Vec<String>> {
     let mut stopped = Vec::new();

@@ -3,12 +3,11 @@
 
 use std::env;
 use std::fs;
-use std::io;
-use std::net::{Shutdown, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::thread;
 
 use anyhow::{Context, Result};
-use kernelseal_integration::guest::protocol::HOST;
+use kernelseal_integration::guest::{protocol::HOST, relay};
 
 /// The file with the certificate that the server's clients trust.
 const AUTHORITY: &str = "KERNELSEAL_API_AUTHORITY";
@@ -28,22 +27,9 @@ pub fn lead_to(address: SocketAddrV4) -> Result<String> {
     let listener = TcpListener::bind(address).with_context(|| address.to_string())?;
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
-            thread::spawn(move || relay(&connection, SocketAddrV4::new(HOST, port)));
+            // (whoever fails has closed it, which the other sees)
+            thread::spawn(move || relay::pass_on(&connection, &TcpStream::connect((HOST, port))?));
         }
     });
     Ok(authority)
-}
-
-/// Passes on what both say, until the server has said all. Whoever fails has closed it, which the other sees.
-fn relay(client: &TcpStream, server: SocketAddrV4) -> io::Result<()> {
-    let server = TcpStream::connect(server)?;
-    server.set_nodelay(true)?;
-    client.set_nodelay(true)?;
-    let (mut asking, mut asked) = (client.try_clone()?, server.try_clone()?);
-    thread::spawn(move || {
-        let _ = io::copy(&mut asking, &mut asked);
-        let _ = asked.shutdown(Shutdown::Write);
-    });
-    io::copy(&mut &server, &mut &*client)?;
-    client.shutdown(Shutdown::Both)
 }

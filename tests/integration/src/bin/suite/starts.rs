@@ -1,7 +1,6 @@
 //! Many starts: one after another, all at once, by hand in a shell.
 
 use std::collections::HashSet;
-use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
-use kernelseal_integration::process::{self, Running, run, stopped, until};
+use kernelseal_integration::process::{self, Running, is_traced, run, stopped, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use kernelseal_integration::terminal::Terminal;
@@ -283,10 +282,8 @@ fn something_else_in_a_shell() -> Result<()> {
         going_on.push(terminal);
     }
     until("both are left alone", SOON, || {
-        going_on.iter().all(|terminal| {
-            let status = fs::read_to_string(format!("/proc/{}/status", terminal.pid()));
-            status.is_ok_and(|status| status.contains("TracerPid:\t0\n"))
-        })
+        let mut all = going_on.iter();
+        all.all(|terminal| is_traced(terminal.pid()) == Some(false))
     })?;
     let events = agent.events(Duration::from_millis(300))?.iter();
     let sealed: Vec<_> = events.filter(|event| event["type"] == "SEALED").collect();

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, ensure_both, report};
-use kernelseal_integration::process::{state, until};
+use kernelseal_integration::process::{is_traced, state, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use kernelseal_integration::terminal::Terminal;
@@ -157,10 +157,4 @@ fn another_thread_executes_meanwhile() -> Result<()> {
     }
     agent.stop()?;
     nobody_is_stopped()
-}
-
-/// Nothing when it is gone.
-fn is_traced(pid: u32) -> Option<bool> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(!status.contains("TracerPid:\t0\n"))
 }
