@@ -51,13 +51,16 @@ impl Work {
 
     /// The same where somebody else is attached.
     pub(super) fn let_go_unattached(&mut self, tgid: u32, held: &Held) {
-        self.maps.unseal(tgid, held);
         if held.flags & HELD_COMING != 0 {
+            self.maps.unseal(tgid, held);
             let _ = self.maps.waive(tgid, held);
             return;
         }
-        let _ = self.maps.forget_held(tgid);
-        let _ = kill(Pid::from_raw(held.pid.cast_signed()), Signal::SIGCONT);
+        // By its number, for it is to be let go without descriptors, too: until here it was its own.
+        if self.maps.forget_if(tgid, held) {
+            self.maps.unseal(tgid, held);
+            let _ = kill(Pid::from_raw(held.pid.cast_signed()), Signal::SIGCONT);
+        }
     }
 
     /// A program that cannot have its secrets: by the policy it does not start, or starts without.

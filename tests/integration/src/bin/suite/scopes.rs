@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -45,22 +44,12 @@ pub struct Pod {
 impl Pod {
     /// Starts the agent there, for a target whose secret has the pod's name.
     pub fn start(place: Place, secret: &str) -> Result<Self> {
-        let before = agents()?;
         let config = format!(
             "version: v1\nmonitoring: {{metricsPort: 0}}\nsecrets:\n  - name: {secret}\n    selector: {{binary: probe-static}}\n    \
              secretRefs:\n      - name: TOKEN\n        source: {{value: value-of-{secret}}}\n"
         );
         let mut agent = Agent::start_as(place.command(kernelseal())?, &config)?;
-        let begin = Instant::now();
-        while agents()? <= before {
-            agent.events(SETTLE)?;
-            ensure!(
-                begin.elapsed() < SOON,
-                "the agent of {secret} does not come up"
-            );
-        }
-        // Names follow the scope within the same lock; nothing tells from outside when they are in.
-        thread::sleep(Duration::from_millis(200));
+        agent.ready(SOON).context(secret.to_owned())?;
         Ok(Self {
             agent: Some(agent),
             place,
@@ -154,6 +143,7 @@ fn sixty_agents() -> Result<()> {
         ensure!(*first == pins, "agent {number} changed the pins");
     }
     ensure!(versions()? == 1, "there is more than one set of pins");
+    ensure!(agents()? == CROWD, "status tells of {} agents", agents()?);
     let targets = pods
         .iter_mut()
         .map(Pod::seals)

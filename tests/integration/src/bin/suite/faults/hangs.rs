@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, ensure_both, report};
-use kernelseal_integration::process::{is_traced, state, until};
+use kernelseal_integration::process::{is_traced, state, status_number, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use kernelseal_integration::terminal::Terminal;
@@ -28,6 +28,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("faults::an_exec_that_hangs", an_exec_that_hangs)
         .test("faults::a_handler_that_hangs", a_handler_that_hangs)
         .test("faults::what_hangs_is_given_up", what_hangs_is_given_up)
+        .test("faults::a_crowd_that_hangs", a_crowd_that_hangs)
         .test(
             "faults::another_thread_executes_meanwhile",
             another_thread_executes_meanwhile,
@@ -107,6 +108,71 @@ fn a_handler_that_hangs() -> Result<()> {
     drop(terminal);
     let event = agent.event("REFUSED", pid)?;
     ensure!(event["action"] == "gone", "{event}");
+    nobody_is_stopped()
+}
+
+/// A terminal where so many wait for an agent that is away, in such handlers; and who they are.
+fn many_in_a_handler(count: usize) -> Result<(Terminal, Vec<u32>)> {
+    let start = format!(
+        "trap '' USR1; i=0; while [ $i -lt {count} ]; do \"$@\" & echo pid $!; i=$((i+1)); done; wait"
+    );
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", &start, "sh"])
+        .arg(probe::path("turncoat")?);
+    shell.arg(probe::path("probe-static")?).arg("-");
+    let terminal = Terminal::open(&mut shell)?;
+    terminal.shows("pid ", count)?;
+    let screen = terminal.screen();
+    let pids = screen.split_whitespace().filter(|word| *word != "pid");
+    let pids = pids.map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+    // (one that comes before there is a handler is ignored; who waits for the agent is not asleep)
+    until("all are in their handlers", SOON, || {
+        for pid in &pids {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGUSR1);
+        }
+        thread::sleep(Duration::from_millis(100));
+        pids.iter().all(|pid| state(*pid) == Some('S'))
+    })?;
+    Ok((terminal, pids))
+}
+
+/// More of them than the agent attaches to at a time: the others come when these have ended.
+fn a_crowd_that_hangs() -> Result<()> {
+    /// As the agent's own.
+    const MOST_AT_ONCE: usize = 256;
+    /// They take all of the processor until they are in their handlers.
+    const OF_A_TERMINAL: usize = 34;
+    const TERMINALS: usize = 8;
+    let agent = agent(LONG)?;
+    agent.signal(Signal::SIGSTOP)?;
+    let mut terminals = Vec::new();
+    let mut crowd = Vec::new();
+    for _ in 0..TERMINALS {
+        let (terminal, pids) = many_in_a_handler(OF_A_TERMINAL)?;
+        terminals.push(terminal);
+        crowd.extend(pids);
+    }
+    agent.signal(Signal::SIGCONT)?;
+    let traced = || {
+        let traced = crowd.iter().filter(|pid| is_traced(**pid) == Some(true));
+        traced.copied().collect::<Vec<_>>()
+    };
+    let end = |pids: &[u32]| {
+        let mut pids = pids.iter().map(|pid| Pid::from_raw(pid.cast_signed()));
+        pids.try_for_each(|pid| kill(pid, Signal::SIGKILL))
+    };
+    until("as many as may", SOON, || traced().len() == MOST_AT_ONCE)?;
+    others_are_served()?;
+    let first = traced();
+    ensure!(first.len() == MOST_AT_ONCE, "{}", first.len());
+    end(&first)?;
+    let others = crowd.len() - MOST_AT_ONCE;
+    until("the others", SOON, || traced().len() == others)?;
+    end(&traced())?;
+    until("its tracers end", SOON, || {
+        status_number(agent.pid(), "Threads").is_ok_and(|now| now < others as u64)
+    })?;
     nobody_is_stopped()
 }
 

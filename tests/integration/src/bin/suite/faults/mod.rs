@@ -2,6 +2,7 @@
 
 mod hangs;
 mod kernels;
+mod late;
 mod maps;
 mod missed;
 mod notes;
@@ -46,7 +47,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("faults::the_clock_jumps", the_clock_jumps)
         .test("faults::executes_itself_again_and_again", again_and_again);
     let registry = missed::register(notes::register(steps::register(registry)));
-    hangs::register(kernels::register(maps::register(registry)))
+    late::register(hangs::register(kernels::register(maps::register(registry))))
 }
 
 fn agent() -> Result<Agent> {

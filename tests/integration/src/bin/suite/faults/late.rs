@@ -1,0 +1,104 @@
+//! The time that a program may be held is over while it is given its secrets, and it is let go without them.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe::{ensure_both, ensure_none, report};
+use kernelseal_integration::process::{is_traced, spawn, state, until};
+use kernelseal_integration::registry::Registry;
+use serde_json::Value;
+
+use super::{SOON, nobody_is_stopped, target};
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry.test("faults::a_late_delivery", a_late_delivery)
+}
+
+/// One thread of a process, which has less of the processor than it wants.
+struct Slowed<'t> {
+    group: &'t Path,
+}
+
+impl<'t> Slowed<'t> {
+    fn begin(process: u32, thread: &str, group: &'t Path) -> Result<Self> {
+        let slow = group.join("slow");
+        fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu")?;
+        fs::create_dir_all(&slow)?;
+        fs::write(group.join("cgroup.procs"), process.to_string())?;
+        fs::write(slow.join("cgroup.type"), "threaded")?;
+        fs::write(group.join("cgroup.subtree_control"), "+cpu")?;
+        let tasks = fs::read_dir(format!("/proc/{process}/task"))?;
+        let is_it = |task: &Path| {
+            let name = fs::read_to_string(task.join("comm"));
+            name.is_ok_and(|name| name.trim_end() == thread)
+        };
+        let task = tasks.flatten().map(|task| task.path());
+        let task = task.into_iter().find(|task| is_it(task));
+        let task = task.with_context(|| format!("{process} has no thread {thread}"))?;
+        let number = task.file_name().unwrap_or_default().as_encoded_bytes();
+        fs::write(slow.join("cgroup.threads"), number)?;
+        Ok(Self { group })
+    }
+
+    /// So many microseconds of each second.
+    fn gets(&self, time: &str) -> Result<()> {
+        fs::write(self.group.join("slow/cpu.max"), format!("{time} 1000000"))?;
+        Ok(())
+    }
+}
+
+/// Whoever was let go without secrets has none, wherever in the delivery that was.
+fn a_late_delivery() -> Result<()> {
+    const GROUP: &str = "/sys/fs/cgroup/late";
+    const TIMES: usize = 8;
+    /// So many that giving them takes the thread more than one turn.
+    const SECRETS: usize = 40;
+    let mut config = Config::token_for("probe-static")
+        .policy("onFailure", "allow")
+        .policy("holdTimeout", "1s");
+    for number in 0..SECRETS {
+        config = config.value(&format!("OTHER_{number}"), &"x".repeat(1000));
+    }
+    let mut agent = Agent::run(&config)?;
+    let slowed = Slowed::begin(agent.pid(), "sealer", Path::new(GROUP))?;
+    let mut given_up = 0;
+    for _ in 0..TIMES {
+        slowed.gets("1000")?;
+        let mut probe = spawn(target()?.args(["--sleep", "600"]))?;
+        let is_told = |event: &Value| {
+            event["pid"] == probe.pid() && (event["type"] == "SEALED" || event["type"] == "REFUSED")
+        };
+        let event = agent.wait_for(is_told, 4 * SOON)?;
+        slowed.gets("max")?;
+        until("nobody is attached", SOON, || {
+            is_traced(probe.pid()) != Some(true)
+        })?;
+        if event["type"] == "SEALED" {
+            ensure_both(&probe.json(SOON)?, "hunter2")?;
+            ensure!(File::open(format!("/proc/{}/environ", probe.pid())).is_err());
+            continue;
+        }
+        given_up += 1;
+        let reason = event["reason"].as_str().unwrap_or_default();
+        ensure!(reason.contains("longer than policy.holdTimeout"), "{event}");
+        // It may have ended: what was written of them is not let out.
+        if !matches!(state(probe.pid()), None | Some('Z')) {
+            ensure_none(&probe.json(SOON)?).with_context(|| event.to_string())?;
+        }
+    }
+    ensure!(given_up > 0, "none was late");
+    thread::sleep(Duration::from_secs(2));
+    let (_probe, found) = report(&mut target()?)?;
+    ensure_both(&found, "hunter2")?;
+    agent.stop()?;
+    nobody_is_stopped()?;
+    fs::remove_dir(Path::new(GROUP).join("slow"))?;
+    fs::remove_dir(GROUP)?;
+    Ok(())
+}
