@@ -72,6 +72,10 @@ pub struct NetworkOffsets {
     pub skb_transport: u32,
 }
 
+/// Bytes from a socket's beginning within which its first fields lie, from [`NetworkOffsets::sock_family`] to
+/// [`NetworkOffsets::sock_net`].
+pub const COMMON_BYTES: usize = 96;
+
 /// As [`crate::layout::OFFSET_IN_IMMEDIATE`], for [`NetworkOffsets`].
 pub const NETWORK_OFFSET_IN_IMMEDIATE: i32 = 0x4b54_0000;
 

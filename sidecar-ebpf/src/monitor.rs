@@ -13,7 +13,7 @@ use sidecar_common::{
 };
 
 use crate::{
-    kernel::{self, follow, off, read},
+    kernel::{self, Ptr, follow, off, read},
     places,
 };
 
@@ -55,11 +55,12 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
     #[inline(always)]
     #[must_use]
     pub fn owner(&self, scope: ScopeId, level: u32) -> Option<Owner> {
-        let pid = number_of_current(scope, level);
+        let process = Running::now();
+        let pid = process.number(scope, level);
         if pid == 0 {
             return None;
         }
-        let owner = current(pid, kernel::start_of(kernel::current()));
+        let owner = process.owner(pid, process.started_ns());
         self.tell_place(owner.cgroup);
         Some(owner)
     }
@@ -84,36 +85,64 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
     }
 }
 
-/// The running process, whose number and start are known.
-#[inline(always)]
-#[must_use]
-pub fn current(pid: u32, started_ns: u64) -> Owner {
-    // (a thread may have a name of its own)
-    let leader = follow(kernel::current(), off!(task_leader));
-    Owner {
-        pid,
-        reserved: 0,
-        // SAFETY: the helper has no preconditions.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-        started_ns,
-        comm: read(leader, off!(task_comm)),
-    }
+/// The running process.
+#[derive(Clone, Copy)]
+pub struct Running {
+    /// Its first thread.
+    leader: Ptr,
 }
 
-/// The running process's number as such an agent sees it; 0 when it does not. Without a walk: a process that the
-/// agent sees has its number there at the agent's own level.
-#[inline(always)]
-#[must_use]
-pub fn number_of_current(scope: ScopeId, level: u32) -> u32 {
-    let pid = kernel::pid_of(kernel::current());
-    if kernel::level_of(pid) < level {
-        return 0;
+impl Running {
+    /// Found without a look where its first thread runs, as nearly always.
+    #[inline(always)]
+    #[must_use]
+    pub fn now() -> Self {
+        let task = kernel::current();
+        let leader = if kernel::is_leader() {
+            task
+        } else {
+            follow(task, off!(task_leader))
+        };
+        Self { leader }
     }
-    let number = kernel::number_at(pid, level);
-    if number.namespace == scope {
-        number.nr
-    } else {
-        0
+
+    /// When it started (boot clock, nanoseconds).
+    #[inline(always)]
+    #[must_use]
+    pub fn started_ns(self) -> u64 {
+        read(self.leader, off!(task_start))
+    }
+
+    /// Its number as such an agent sees it; 0 when it does not. Without a walk: a process that the agent sees has its
+    /// number there at the agent's own level.
+    #[inline(always)]
+    #[must_use]
+    pub fn number(self, scope: ScopeId, level: u32) -> u32 {
+        let pid = follow(self.leader, off!(task_thread_pid));
+        if kernel::level_of(pid) < level {
+            return 0;
+        }
+        let number = kernel::number_at(pid, level);
+        if number.namespace == scope {
+            number.nr
+        } else {
+            0
+        }
+    }
+
+    /// All that is told of it, of which its number and start are known.
+    #[inline(always)]
+    #[must_use]
+    pub fn owner(self, pid: u32, started_ns: u64) -> Owner {
+        Owner {
+            pid,
+            reserved: 0,
+            // SAFETY: the helper has no preconditions.
+            cgroup: unsafe { bpf_get_current_cgroup_id() },
+            started_ns,
+            // (a thread may have a name of its own)
+            comm: read(self.leader, off!(task_comm)),
+        }
     }
 }
 

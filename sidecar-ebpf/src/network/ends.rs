@@ -1,6 +1,7 @@
 //! From where to where: both ends of a socket.
 
-use sidecar_common::network::{Address, Ends};
+use bytemuck::Pod;
+use sidecar_common::network::{Address, COMMON_BYTES, Ends};
 
 use crate::{
     at,
@@ -20,24 +21,44 @@ pub(crate) fn mapped(address: u32) -> Address {
     [0, PREFIX | (u64::from(address) << u32::BITS)]
 }
 
-/// A socket's, if it is of the internet.
-#[inline(always)]
-pub(crate) fn of_socket(sock: Ptr) -> Option<Ends> {
-    let (local, remote) = match read::<u16>(sock, at!(sock_family)) {
-        INET => (
-            mapped(read(sock, at!(sock_local4))),
-            mapped(read(sock, at!(sock_remote4))),
-        ),
-        INET6 => (read(sock, at!(sock_local6)), read(sock, at!(sock_remote6))),
-        _ => return None,
-    };
-    Some(Ends {
-        local,
-        remote,
-        local_port: local_port(sock),
-        remote_port: u16::from_be(read(sock, at!(sock_remote_port))),
-        netns: netns(sock),
-    })
+/// What all kinds of sockets have in common (`struct sock_common`), as far as it tells of both ends: one copy costs little
+/// more than one field.
+#[derive(Clone, Copy)]
+pub(crate) struct Common([u64; COMMON_BYTES / 8]);
+
+impl Common {
+    #[inline(always)]
+    pub(crate) fn of(sock: Ptr) -> Self {
+        Self(read(sock, 0))
+    }
+
+    /// A field of it.
+    #[inline(always)]
+    fn field<T: Pod>(&self, offset: usize) -> T {
+        // SAFETY: the loader has made sure that all of it is within; the verifier does, too.
+        unsafe { self.0.as_ptr().byte_add(offset).cast::<T>().read() }
+    }
+
+    /// From where to where, if it is of the internet.
+    #[inline(always)]
+    pub(crate) fn ends(&self, local_port: u16) -> Option<Ends> {
+        let (local, remote) = match self.field::<u16>(at!(sock_family)) {
+            INET => (
+                mapped(self.field(at!(sock_local4))),
+                mapped(self.field(at!(sock_remote4))),
+            ),
+            INET6 => (self.field(at!(sock_local6)), self.field(at!(sock_remote6))),
+            _ => return None,
+        };
+        let net: u64 = self.field(at!(sock_net));
+        Some(Ends {
+            local,
+            remote,
+            local_port,
+            remote_port: u16::from_be(self.field(at!(sock_remote_port))),
+            netns: read(net as usize as Ptr, at!(net_inum)),
+        })
+    }
 }
 
 /// The local port, also of a socket that has given it back.

@@ -11,7 +11,9 @@ use sidecar_common::network::{
 };
 
 use crate::{
-    at, ends, filter,
+    at,
+    ends::{self, Common},
+    filter,
     kernel::{Ptr, read},
     monitor,
     records::{self, Last, OUT},
@@ -68,7 +70,8 @@ fn begin(sock: Ptr) {
     if !is_tcp(sock) {
         return;
     }
-    let Some(ends) = ends::of_socket(sock) else {
+    // (its own port is chosen later)
+    let Some(ends) = Common::of(sock).ends(0) else {
         return;
     };
     if !filter::admits(&settings, &ends, ends.remote_port) {
@@ -111,7 +114,6 @@ fn establish(sock: Ptr) {
     let now = monitor::now();
     connection.flags = 0;
     connection.since_ns = now;
-    // (chosen after the state was set that it began with)
     connection.ends.local_port = ends::local_port(sock);
     records::tell(KIND_CONNECT, now, sock as u64, connection, Last::default());
 }
@@ -122,7 +124,7 @@ fn accept(sock: Ptr) {
         return;
     };
     // (the hook is for sockets of every family)
-    let Some(ends) = ends::of_socket(sock) else {
+    let Some(ends) = Common::of(sock).ends(ends::local_port(sock)) else {
         return;
     };
     if !is_tcp(sock) || !filter::admits(&settings, &ends, ends.local_port) {

@@ -26,7 +26,7 @@ use sidecar_common::{
 use crate::{
     filter,
     kernel::{self, Ptr, follow, off, read},
-    monitor,
+    monitor::{self, Running},
     records::OUT,
 };
 
@@ -138,13 +138,14 @@ pub(crate) fn begin(at: Ptr, number: Option<u32>) {
         }
         return;
     }
-    let process = monitor::number_of_current(settings.scope, settings.level);
+    let running = Running::now();
+    let process = running.number(settings.scope, settings.level);
     if process == 0 || process == settings.agent {
         return;
     }
     let thread = Thread {
         started_ns,
-        process_started_ns: kernel::start_of(task),
+        process_started_ns: running.started_ns(),
         process,
         number,
         since_ns,
@@ -262,7 +263,7 @@ fn tell(
     result: i64,
     executed: Option<*const Executed>,
 ) -> u64 {
-    let owner = monitor::current(thread.process, thread.process_started_ns);
+    let owner = Running::now().owner(thread.process, thread.process_started_ns);
     if thread.told != owner.cgroup {
         OUT.tell_place(owner.cgroup);
     }

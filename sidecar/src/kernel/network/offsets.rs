@@ -2,7 +2,10 @@
 
 use std::{io::Write as _, process::Command};
 
-use sidecar_common::{layout::Offsets, network::NetworkOffsets};
+use sidecar_common::{
+    layout::Offsets,
+    network::{COMMON_BYTES, NetworkOffsets},
+};
 
 use super::super::{
     Error,
@@ -22,11 +25,6 @@ pub(in crate::kernel) struct Fields {
 
 /// Asks a process of our own: what the kernel's type information takes of memory is gone with it.
 pub(in crate::kernel) fn look_up() -> Result<Fields, Error> {
-    let failed = |cause: String| Error::Monitor {
-        monitor: super::MONITOR,
-        what: "the offsets of the kernel's fields".into(),
-        cause,
-    };
     let output = Command::new("/proc/self/exe")
         .arg(COMMAND)
         .env_clear()
@@ -53,7 +51,7 @@ pub(crate) fn print() -> anyhow::Result<()> {
 fn resolve(types: &Types) -> Result<NetworkOffsets, Error> {
     let at = |path: &str| types.offset(path);
     let common = |field: &str| types.offset(&format!("sock.__sk_common.{field}"));
-    Ok(NetworkOffsets {
+    let own = NetworkOffsets {
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,
         sock_remote_port: common("skc_dport")?,
@@ -77,5 +75,28 @@ fn resolve(types: &Types) -> Result<NetworkOffsets, Error> {
         skb_data_len: at("sk_buff.data_len")?,
         skb_network: at("sk_buff.network_header")?,
         skb_transport: at("sk_buff.transport_header")?,
-    })
+    };
+    let ends = [
+        own.sock_family + 2,
+        own.sock_remote_port + 2,
+        own.sock_local4 + 4,
+        own.sock_remote4 + 4,
+        own.sock_local6 + 16,
+        own.sock_remote6 + 16,
+        own.sock_net + 8,
+    ];
+    // (as since 3.13; the programs copy so much and no more)
+    if ends.into_iter().any(|end| end as usize > COMMON_BYTES) {
+        let cause = format!("struct sock_common has them behind byte {COMMON_BYTES}: {ends:?}");
+        return Err(failed(cause));
+    }
+    Ok(own)
+}
+
+fn failed(cause: String) -> Error {
+    Error::Monitor {
+        monitor: super::MONITOR,
+        what: "the offsets of the kernel's fields".into(),
+        cause,
+    }
 }
