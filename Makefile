@@ -47,15 +47,22 @@ TRIPLE_amd64 = x86_64-unknown-linux-gnu
 TRIPLE_arm64 = aarch64-unknown-linux-gnu
 # Named, so that the flags reach the programs and not build scripts, whose macros cannot be static.
 TRIPLE = $(or $(TRIPLE_$(ARCH)),$(error ARCH=$(ARCH): amd64 or arm64 is wanted))
-# What is released and measured is built as `release`; what most guests run, with less time spent on the last percents.
+# How the agent is built: what is released and measured as `release`; what most guests run, with less time spent on the last
+# percents. The tests' own programs are never built otherwise.
 PROFILE ?= tests
 build reproducible bench test-matrix: export PROFILE = release
-STATIC = $(CARGO_TARGET_DIR)/$(TRIPLE)/$(PROFILE)
+STATIC = $(CARGO_TARGET_DIR)/$(TRIPLE)/tests
+AGENT = $(CARGO_TARGET_DIR)/$(TRIPLE)/$(PROFILE)/kernelseal
 # No path of this machine is in it: whoever builds the same source has the same bytes.
 NO_PATHS = --remap-path-prefix=$(CURDIR)=/kernelseal --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
-static_build = RUSTFLAGS="-C target-feature=+crt-static $(NO_PATHS)" $(1) build --locked --profile $(PROFILE)
+static_build = RUSTFLAGS="-C target-feature=+crt-static $(NO_PATHS)" $(1) build --locked
 HOST_BUILD = $(call static_build,cargo) --target $(TRIPLE_$(HOST_ARCH))
 STATIC_BUILD = $(HOST_BUILD)
+TESTS_BUILD = $(STATIC_BUILD) --profile tests
+# The agent of that profile, and what the tests' programs are built together with: one set of features, and what is shared is
+# compiled once.
+AGENT_BUILD = $(STATIC_BUILD) --profile $(PROFILE) -p kernelseal
+TOGETHER = $(if $(filter tests,$(PROFILE)),-p kernelseal)
 # The guest's kernel, what starts it, and what of it is not the same on all machines.
 KERNEL = $(K)
 PYTHON = python
@@ -66,7 +73,7 @@ ifneq ($(ARCH),$(HOST_ARCH))
 STATIC_BUILD = $(call static_build,.ci/cross $(TRIPLE))
 KERNEL = $(K)-$(ARCH)
 PYTHON = python-$(ARCH)
-RUNNER = $(CARGO_TARGET_DIR)/$(TRIPLE_$(HOST_ARCH))/$(PROFILE)/guest run --programs $(STATIC)
+RUNNER = $(CARGO_TARGET_DIR)/$(TRIPLE_$(HOST_ARCH))/tests/guest run --programs $(STATIC)
 BUILT = target/$(ARCH)
 CROSS = $(ARCH)
 FIXTURE_TOOLS = CC=$(subst -unknown,,$(TRIPLE))-gcc RUST_PROBE=$(abspath $(STATIC))/examples/probe-rust
@@ -75,16 +82,16 @@ endif
 ORDINARY = ordinary::
 FIXTURES = $(STATIC)/fixtures
 GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
-	--add $(STATIC)/kernelseal:/usr/bin/kernelseal \
+	--add $(AGENT):/usr/bin/kernelseal \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build guests-build guests test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build guests-build guests-fetch guests test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
-	$(STATIC_BUILD) -p kernelseal
+	$(AGENT_BUILD)
 	mkdir -p $(BUILT)
-	cp -f $(STATIC)/kernelseal $(BUILT)/kernelseal
+	cp -f $(AGENT) $(BUILT)/kernelseal
 
 # What git knows, in a folder of another name.
 reproducible: build
@@ -105,7 +112,11 @@ deps-tests:
 deps-fuzz:
 	@.ci/install fuzz
 
-test: test-here guests
+# What is compiled and fetched for the guests is so while the tests here wait for their servers. (Packages before that: there is
+# one dpkg.)
+test: kubelet-there deps-tests
+	$(MAKE) --no-print-directory -j3 --output-sync=recurse test-here guests-build guests-fetch
+	$(MAKE) --no-print-directory -o guests-build -o guests-fetch guests
 
 # Those of test-quick and test-kube, compiled once. Four at a time: with an API server they wait more than they work.
 test-here: deps
@@ -124,8 +135,9 @@ guest-fetch:
 	tests/integration/guest/fetch $(KERNEL)
 
 guest-build: deps-tests
-	$(STATIC_BUILD) -p kernelseal -p kernelseal-integration --bins $(if $(CROSS),--example probe-rust)
-	$(if $(CROSS),$(HOST_BUILD) -p kernelseal-integration --bin guest)
+	$(if $(TOGETHER),,$(AGENT_BUILD))
+	$(TESTS_BUILD) $(TOGETHER) -p kernelseal-integration --bins $(if $(CROSS),--example probe-rust)
+	$(if $(CROSS),$(HOST_BUILD) --profile tests -p kernelseal-integration --bin guest)
 	$(FIXTURE_TOOLS) tests/integration/fixtures/build $(FIXTURES)
 
 # What needs a disk with Debian's programs, counts instructions, or runs here.
@@ -142,7 +154,7 @@ guest-programs: only-here guest-build
 
 # A crate of its own: the others need no gRPC.
 pods-build: only-here guest-build
-	$(STATIC_BUILD) -p kernelseal-pods -p kernelseal-servers --bins
+	$(TESTS_BUILD) -p kernelseal-pods -p kernelseal-servers --bins
 
 # The disk is a node's, with containerd (60 MB of Debian's packages). One test starts sidecar and application STARTS times; a
 # hundred of them take 7 to 15 minutes in emulation.
@@ -191,17 +203,20 @@ guest-image: pods-build
 guest-half-%: guest-build guest-fetch
 	$(GUEST) --env KERNELSEAL_SLICE=$*/2 -- suite --skip $(ORDINARY)
 
-# For all guests, at once: what is built together has one set of features, and what is shared is compiled once.
+# For all guests, at once.
 guests-build: only-here deps-tests
-	$(STATIC_BUILD) -p kernelseal -p kernelseal-integration -p kernelseal-pods -p kernelseal-servers --bins
+	$(if $(TOGETHER),,$(AGENT_BUILD))
+	$(TESTS_BUILD) $(TOGETHER) -p kernelseal-integration -p kernelseal-pods -p kernelseal-servers --bins
 	$(FIXTURE_TOOLS) tests/integration/fixtures/build $(FIXTURES)
 
 # Two guests at a time, each with its output in one piece; what was built for all is not
 # built again.
 TWO_AT_A_TIME = $(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build
 
-guests: kubelet-there guests-build
+guests-fetch:
 	tests/integration/guest/fetch $(K) programs pods
+
+guests: kubelet-there guests-build guests-fetch
 	$(TWO_AT_A_TIME) $(filter-out guest-docker,$(GUESTS)) soak-test guest-docker
 
 test-matrix: kubelet-there guests-build
@@ -212,7 +227,7 @@ $(MATRIX):
 	$(MAKE) --no-print-directory -o guest-build -o pods-build $(@F) K=$(@D)
 
 host-test: only-here guest-build
-	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite --skip $(ORDINARY) $(F)
+	KERNELSEAL_BIN=$(abspath $(AGENT)) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite --skip $(ORDINARY) $(F)
 
 soak: S ?= 3600
 soak-test: S ?= 300
@@ -221,7 +236,7 @@ soak soak-test: only-here guest-build guest-fetch
 	$(GUEST) --timeout $$(($(S) + 600)) --env KERNELSEAL_SOAK_SECONDS=$(S) -- soak
 
 demo: only-here guest-build
-	KERNELSEAL_BIN=$(abspath $(STATIC)/kernelseal) GUEST_RUNNER=$(abspath $(STATIC)/guest) \
+	KERNELSEAL_BIN=$(abspath $(AGENT)) GUEST_RUNNER=$(abspath $(STATIC)/guest) \
 	    DEMO_PROGRAMS=$(abspath $(STATIC)/demo) demo/run
 
 bench: only-here guest-build guest-fetch
