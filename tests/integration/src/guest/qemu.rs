@@ -19,10 +19,6 @@ use super::protocol::HOST;
 const KERNEL_ARGUMENTS: &str =
     "loglevel=5 panic=-1 oops=panic lsm=lockdown,capability,yama,bpf rdinit=/init";
 
-/// What it is told besides where nothing is measured: page tables of the kernel's own (against Meltdown) empty QEMU's
-/// translation cache twice a system call, and a suite takes twice as long. `--icount` leaves them on, as users have them.
-const UNMITIGATED: &str = "mitigations=off";
-
 /// The files of one boot.
 #[derive(Debug, Clone, Copy)]
 pub struct Files<'a> {
@@ -137,7 +133,11 @@ impl Drop for Qemu {
 /// The kernel's command line.
 fn kernel_arguments(run: &Run, kernel: &Kernel) -> String {
     let console = kernel.machine.console();
-    let besides = if run.icount { "" } else { UNMITIGATED };
+    let besides = if run.icount {
+        ""
+    } else {
+        kernel.machine.shortcuts()
+    };
     format!("console={console} {KERNEL_ARGUMENTS} {besides}")
 }
 
