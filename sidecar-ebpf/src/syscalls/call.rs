@@ -18,7 +18,7 @@ use sidecar_common::{
     event::Header,
     syscall::{
         ADDRESS_BYTES, ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, Call,
-        KIND_SYSCALL, LOST_RETURNS, MAX_EXECS, MAX_THREADS, ONLY_FAILED, Settings, Syscall,
+        KIND_SYSCALL, LOST_RETURNS, MAX_EXECS, MAX_THREADS, NARROW, ONLY_FAILED, Settings, Syscall,
         TEXT_BYTES, TEXTS,
     },
 };
@@ -95,6 +95,14 @@ mod registers {
 /// Words of it.
 const REGISTERS: usize = registers::NUMBER + 1;
 
+/// Whether the running task's call is one of 32 bits: it has its number from another table, and its arguments in other
+/// registers.
+#[inline(always)]
+fn is_narrow(settings: &Settings) -> bool {
+    const BIT: u32 = NARROW[cfg!(bpf_target_arch = "aarch64") as usize];
+    read::<u32>(kernel::current(), settings.narrow_at as usize) & BIT != 0
+}
+
 /// A call begins, with these registers; `number` where the caller knows it.
 #[inline(always)]
 pub(crate) fn begin(at: Ptr, number: Option<u32>) {
@@ -102,6 +110,11 @@ pub(crate) fn begin(at: Ptr, number: Option<u32>) {
         return;
     };
     if number.is_some_and(|number| filter::watched(number).is_none()) {
+        return;
+    }
+    // (x86_64 has other functions for them, which nobody probes)
+    let may_be_narrow = cfg!(bpf_target_arch = "aarch64") || number.is_some();
+    if may_be_narrow && is_narrow(settings) {
         return;
     }
     let words: [u64; REGISTERS] = read(at, registers::AT);

@@ -15,12 +15,21 @@ use super::super::{
 /// The hidden command by which this program looks them up, apart from the agent.
 pub(crate) const COMMAND: &str = "offsets";
 
+/// Where a thread tells that its call is one of 32 bits.
+const NARROW_WORD: &str = if cfg!(target_arch = "aarch64") {
+    "thread_info.flags"
+} else {
+    "thread_info.status"
+};
+
 /// All that the programs read.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub(in crate::kernel) struct Fields {
     pub(in crate::kernel) shared: Offsets,
     pub(super) own: NetworkOffsets,
+    /// `sidecar_common::syscall::Settings::narrow_at`
+    pub(in crate::kernel) narrow_at: u32,
 }
 
 /// Asks a process of our own: what the kernel's type information takes of memory is gone with it.
@@ -44,6 +53,7 @@ pub(crate) fn print() -> anyhow::Result<()> {
     let fields = Fields {
         shared: offsets::resolve(&types)?,
         own: resolve(&types)?,
+        narrow_at: types.offset("task_struct.thread_info")? + types.offset(NARROW_WORD)?,
     };
     Ok(std::io::stdout().write_all(bytemuck::bytes_of(&fields))?)
 }

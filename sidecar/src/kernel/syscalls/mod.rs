@@ -47,7 +47,8 @@ impl Syscalls {
     pub(crate) fn load(wish: &SyscallsWish) -> Result<(Self, SyscallRing), Error> {
         // Maps count against this limit before 5.11.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-        let object = relocate(OBJECT, &offsets::look_up()?.shared, None)?;
+        let fields = offsets::look_up()?;
+        let object = relocate(OBJECT, &fields.shared, None)?;
         // No kernel types: these programs take their arguments as numbers.
         let mut ebpf = EbpfLoader::new()
             .btf(None)
@@ -56,7 +57,7 @@ impl Syscalls {
         let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(failed("RECORDS"))?;
         let level = own_level(&mut ebpf, MONITOR)?;
         let mut syscalls = Self {
-            applied: Applied::take(&mut ebpf, level)?,
+            applied: Applied::take(&mut ebpf, level, fields.narrow_at)?,
             groups: hash(&mut ebpf, "GROUPS")?,
             rates: hash(&mut ebpf, "RATES")?,
             lost: array(&mut ebpf, "LOST")?,

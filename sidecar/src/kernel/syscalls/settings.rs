@@ -40,15 +40,17 @@ pub(super) struct Applied {
     calls: Array<MapData, sidecar_common::syscall::Call>,
     uids: HashMap<MapData, u32, u8>,
     level: u32,
+    narrow_at: u32,
 }
 
 impl Applied {
-    pub(super) fn take(ebpf: &mut Ebpf, level: u32) -> Result<Self, Error> {
+    pub(super) fn take(ebpf: &mut Ebpf, level: u32, narrow_at: u32) -> Result<Self, Error> {
         Ok(Self {
             settings: array(ebpf, "SETTINGS")?,
             calls: array(ebpf, "CALLS")?,
             uids: hash(ebpf, "UIDS")?,
             level,
+            narrow_at,
         })
     }
 
@@ -97,6 +99,7 @@ impl Applied {
                 .sum(),
             rate: wish.rate,
             agent: std::process::id(),
+            narrow_at: self.narrow_at,
         };
         let set = self.settings.set(0, settings, 0);
         set.map_err(failed("SETTINGS"))
