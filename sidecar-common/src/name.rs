@@ -7,8 +7,11 @@ use crate::layout::{NAME_FILTER_SLOTS, NAME_LEN};
 pub const CHUNK: usize = 32;
 /// What a read gives: the first byte in the lowest place of the first word.
 pub type Chunk = [u64; CHUNK / 8];
-/// `PATH_MAX` in chunks.
-const CHUNKS: usize = 4096 / CHUNK;
+/// Bytes at a path's beginning, or else at its end, that are looked at for its last component, which has fewer
+/// (`NAME_MAX`): more, and the verifier would follow them all.
+const WINDOW: usize = NAME_LEN;
+/// How often: at the beginning, and at the end.
+const WINDOWS: usize = 2;
 
 const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 /// An odd constant whose product spreads low bits upwards (2^64 divided by the golden ratio).
@@ -74,12 +77,17 @@ pub fn hash_at(name: u64, read: impl Fn(u64) -> Chunk) -> u64 {
     hash
 }
 
-/// The address of the last component of the NUL-terminated path at an address.
+/// The address of the last component of the NUL-terminated path at an address. `end_of` gives the address of a text's NUL;
+/// it is asked for the long ones.
 #[inline(always)]
-pub fn last_component(path: u64, read: impl Fn(u64) -> Chunk) -> u64 {
+pub fn last_component(path: u64, read: impl Fn(u64) -> Chunk, end_of: impl Fn(u64) -> u64) -> u64 {
     let mut name = path;
     let mut at = path;
-    for _ in 0..CHUNKS {
+    for chunk in 0..WINDOWS * WINDOW / CHUNK {
+        if chunk == WINDOW / CHUNK {
+            at = last_window(end_of(path));
+            name = at;
+        }
         for word in read(at) {
             let end = zero_bytes(word);
             let mut slashes = zero_bytes(word ^ SLASHES);
@@ -100,12 +108,15 @@ pub fn last_component(path: u64, read: impl Fn(u64) -> Chunk) -> u64 {
     name
 }
 
-/// [`end`] of the last component of the NUL-terminated path at an address.
+/// [`end`] of the last component of the NUL-terminated path at an address; `end_of` as in [`last_component`].
 #[inline(always)]
-pub fn end_of_path(path: u64, read: impl Fn(u64) -> Chunk) -> u64 {
+pub fn end_of_path(path: u64, read: impl Fn(u64) -> Chunk, end_of: impl Fn(u64) -> u64) -> u64 {
     let mut before = 0;
     let mut at = path;
-    for _ in 0..CHUNKS {
+    for chunk in 0..WINDOWS * WINDOW / CHUNK {
+        if chunk == WINDOW / CHUNK {
+            at = last_window(end_of(path));
+        }
         for word in read(at) {
             let end = zero_bytes(word);
             if end != 0 {
@@ -117,6 +128,12 @@ pub fn end_of_path(path: u64, read: impl Fn(u64) -> Chunk) -> u64 {
         at += CHUNK as u64;
     }
     0
+}
+
+/// Where the window begins whose last byte is the NUL at an address.
+#[inline(always)]
+const fn last_window(nul: u64) -> u64 {
+    nul.wrapping_sub(WINDOW as u64 - 1)
 }
 
 /// The eight bytes up to the end of a text that ends after so many `bytes` (0 to 7) of a `word`,
@@ -192,6 +209,32 @@ mod tests {
         }
     }
 
+    /// The address of its NUL.
+    fn end_in(text: &[u8]) -> impl Fn(u64) -> u64 {
+        let end = text.len() as u64;
+        move |_| end
+    }
+
+    #[test]
+    fn a_path_of_any_length_ends_in_its_name() {
+        for length in (0..4096).step_by(7).chain([254, 255, 256, 257, 4095]) {
+            for name in [1, 7, 8, 9, 31, 32, 33, 254, 255] {
+                let folders = "some/folder/".chars().cycle().take(length);
+                let mut path: String = folders.collect();
+                path.push('/');
+                let start = path.len();
+                path.extend(('a'..='z').cycle().take(name));
+                let (path, name) = (path.as_bytes(), &path.as_bytes()[start..]);
+                let (found, end_found) = (
+                    last_component(0, memory(path), end_in(path)),
+                    end_of_path(0, memory(path), end_in(path)),
+                );
+                assert_eq!(found, start as u64, "{path:?}");
+                assert_eq!(end_found, end(name), "{path:?}");
+            }
+        }
+    }
+
     #[test]
     fn names_that_differ_anywhere_hash_differently() {
         let names: [&[u8]; 7] = [
@@ -221,8 +264,16 @@ mod tests {
                 let start = path.len();
                 path.extend(('a'..='z').cycle().take(name));
                 let (path, name) = (path.as_bytes(), &path.as_bytes()[start..]);
-                assert_eq!(last_component(0, memory(path)), start as u64, "{path:?}");
-                assert_eq!(end_of_path(0, memory(path)), end(name), "{path:?}");
+                assert_eq!(
+                    last_component(0, memory(path), end_in(path)),
+                    start as u64,
+                    "{path:?}"
+                );
+                assert_eq!(
+                    end_of_path(0, memory(path), end_in(path)),
+                    end(name),
+                    "{path:?}"
+                );
                 assert_eq!(hash_at(start as u64, memory(path)), hash(name), "{path:?}");
             }
         }

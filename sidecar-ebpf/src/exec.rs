@@ -303,8 +303,18 @@ fn finish_hold(task: Ptr, tgid: u32) -> bool {
     true
 }
 
+/// Seals and holds what was noted; what that comes to nothing for does not start.
 #[inline(always)]
 fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
+    // (in one place: the verifier follows each)
+    if let Err(reason) = try_to_hold(task, tgid, bprm, pending) {
+        refuse(tgid, pending, reason);
+    }
+}
+
+/// The same; why it does not start.
+#[inline(always)]
+fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<(), u32> {
     // (zero in the middle of an exec; then the tracepoint enters it, or the agent looks it up)
     pending.stack = read(follow(task, off!(task_mm)), off!(mm_start_stack));
     let is_traced = read::<u32>(task, off!(task_ptrace)) != 0;
@@ -332,14 +342,17 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     match sealed::scope(pending.scope) {
         Some(scope) if scope.agent != 0 => {}
         Some(scope) if scope.flags & SCOPE_FAIL_OPEN == 0 => {
-            return refuse(tgid, pending, REASON_NO_AGENT);
+            return Err(REASON_NO_AGENT);
         }
-        _ => return let_go(tgid, pending.start_ns),
+        _ => {
+            let_go(tgid, pending.start_ns);
+            return Ok(());
+        }
     }
     // What runs is another file only if it came by an interpreter.
     let is_script = identity(load!(bprm, bprm_file)) != (pending.file_dev, pending.file_ino);
     if is_script && load_text!(bprm, bprm_interp) == load_text!(bprm, bprm_filename) {
-        return refuse(tgid, pending, REASON_OTHER_FILE);
+        return Err(REASON_OTHER_FILE);
     }
     pending.flags = if is_script { HELD_SCRIPT } else { 0 }
         | match (is_seized, is_traced) {
@@ -380,26 +393,27 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
     };
     // The seal last: what finds no room dies with the one it had, and leaves that tree.
     if sealed::tree_begin(pending.seal).is_err() {
-        return refuse(tgid, pending, REASON_SEALED_FULL);
+        return Err(REASON_SEALED_FULL);
     }
     if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
         sealed::tree_leave(pending.seal);
-        return refuse(tgid, pending, REASON_HELD_FULL);
+        return Err(REASON_HELD_FULL);
     }
     if sealed::put(tgid, &sealed).is_err() {
         let _ = sealed::HELD.remove(tgid);
         sealed::tree_leave(pending.seal);
-        return refuse(tgid, pending, REASON_SEALED_FULL);
+        return Err(REASON_SEALED_FULL);
     }
     ring::count(pending.scope, |c| &raw mut c.held);
     if is_seized {
-        return; // its agent waits for this exec's event
+        return Ok(()); // its agent waits for this exec's event
     }
     // SAFETY: the helper has no preconditions; the signal is for the running task.
     if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
-        return refuse(tgid, pending, REASON_HELD_FULL);
+        return Err(REASON_HELD_FULL);
     }
     report::held(pending.scope, tgid);
+    Ok(())
 }
 
 /// A program of which all is known does not start.

@@ -88,13 +88,34 @@ fn read_text(at: u64) -> Chunk {
     }
 }
 
+/// The address of the NUL of a text of at most `PATH_MAX` bytes.
+#[inline(always)]
+fn end_of_text(text: u64) -> u64 {
+    const PATH_MAX: usize = 4096;
+    const PART: usize = 128;
+    let mut at = text;
+    // (each part's last byte is a NUL of the helper's)
+    for _ in 0..PATH_MAX / (PART - 1) + 1 {
+        let mut part = MaybeUninit::<[u8; PART]>::uninit();
+        // SAFETY: the helper checks the address.
+        let copied = unsafe {
+            bpf_probe_read_kernel_str(part.as_mut_ptr().cast(), PART as u32, at as *const _)
+        };
+        at += PART as u64 - 1;
+        if copied != PART as i64 {
+            return (at - PART as u64).wrapping_add(copied as u64);
+        }
+    }
+    at
+}
+
 // Exported functions with scalar arguments, because those are verified once (5.6).
 
 /// The address of the last component of the NUL-terminated path at `path`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn last_component(path: u64) -> u64 {
-    name::last_component(path, read_text)
+    name::last_component(path, read_text, end_of_text)
 }
 
 /// The hash of the NUL-terminated name at `name`.
@@ -108,5 +129,5 @@ pub extern "C" fn hash_name(name: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn end_of_path(path: u64) -> u64 {
-    name::end_of_path(path, read_text)
+    name::end_of_path(path, read_text, end_of_text)
 }

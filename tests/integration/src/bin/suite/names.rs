@@ -35,6 +35,7 @@ pub fn register(registry: Registry) -> Registry {
         )
         .test("names::longest_name", longest_name)
         .test("names::names_of_every_length", names_of_every_length)
+        .test("names::paths_of_every_length", paths_of_every_length)
         .test("names::all_of_the_name_counts", all_of_the_name_counts)
         .test("names::a_name_cut_amid_a_letter", a_name_cut_amid_a_letter)
         .test(
@@ -164,6 +165,35 @@ fn names_of_every_length() -> Result<()> {
         for path in [own, named, unnamed] {
             ensure_both(&found_by(&path)?, "hunter2")
                 .with_context(|| format!("{} ({length} bytes)", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Of a long path its end is looked at, up to the longest that the kernel takes (`PATH_MAX`, with its NUL); here a link's, for
+/// the file's own name would do as well.
+fn paths_of_every_length() -> Result<()> {
+    const LONGEST: usize = 4095;
+    let scratch = Scratch::new()?;
+    let long_name = "n".repeat(255);
+    let config = Config::token_for("link").and_seal(&long_name);
+    let _agent = Agent::run(&config.value("TOKEN", "hunter2"))?;
+    let lengths = (250..=264)
+        .chain(377..=390)
+        .chain([511, 512, 2048, LONGEST - 1, LONGEST]);
+    for name in ["link", &long_name] {
+        let link = scratch.join(name);
+        symlink(probe::path("probe-static")?, &link)?;
+        let folder = scratch.path().as_os_str().len();
+        for length in lengths
+            .clone()
+            .filter(|length| *length > folder + 1 + name.len())
+        {
+            let slashes = "/".repeat(length - folder - name.len());
+            let path = format!("{}{slashes}{name}", scratch.path().display());
+            ensure!(path.len() == length);
+            ensure_both(&found_by(Path::new(&path))?, "hunter2")
+                .with_context(|| format!("{length} bytes, {} of them the name", name.len()))?;
         }
     }
     Ok(())
