@@ -41,13 +41,10 @@ pub struct Settings {
     pub rate: u32,
     /// The agent's own number there. What it does is not told: to tell of that would be more to tell of.
     pub agent: u32,
-    /// Where a task has the word with the bit [`NARROW`], in bytes from its beginning.
+    /// Where a task has the word that tells whether its call is one of 32 bits, in bytes from its beginning:
+    /// `thread_info.status` (`x86_64`), `thread_info.flags` (arm64).
     pub narrow_at: u32,
 }
-
-/// The bit that tells that a task's call is one of 32 bits: `TS_COMPAT` in `thread_info.status`
-/// (`arch/x86/include/asm/thread_info.h`), `TIF_32BIT` in `thread_info.flags` (`arch/arm64/include/asm/thread_info.h`).
-pub const NARROW: [u32; 2] = [1 << 1, 1 << 22];
 
 /// Only calls that fail.
 pub const ONLY_FAILED: u32 = 1 << 0;

@@ -71,7 +71,7 @@ enum Command {
     #[command(hide = true)]
     Load,
     /// Say where this kernel keeps what the network monitor reads. `run` asks by itself.
-    #[command(hide = true, name = kernel::network::offsets::COMMAND)]
+    #[command(hide = true, name = kernel::fields::COMMAND)]
     Offsets,
     /// Stay when an agent is killed, and end what it held. `run` starts it by itself.
     #[command(hide = true)]
@@ -107,7 +107,7 @@ pub(crate) fn main() -> ExitCode {
             Ok(())
         }
         Command::Load => agent::load_kernel_side(),
-        Command::Offsets => kernel::network::offsets::print(),
+        Command::Offsets => kernel::fields::print(),
         Command::Guardian { agent, audit_log } => guardian::run(agent, audit_log.as_deref()),
     };
     match done {

@@ -18,7 +18,7 @@ use sidecar_common::{
     event::Header,
     syscall::{
         ADDRESS_BYTES, ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, Call,
-        KIND_SYSCALL, LOST_RETURNS, MAX_EXECS, MAX_THREADS, NARROW, ONLY_FAILED, Settings, Syscall,
+        KIND_SYSCALL, LOST_RETURNS, MAX_EXECS, MAX_THREADS, ONLY_FAILED, Settings, Syscall,
         TEXT_BYTES, TEXTS,
     },
 };
@@ -82,6 +82,8 @@ mod registers {
     pub(super) const NUMBER: usize = 8;
     /// `di`, `si`, `dx`, `r10`, `r8`, `r9`
     pub(super) const ARGUMENTS: [usize; super::ARGUMENTS] = [7, 6, 5, 0, 2, 1];
+    /// `TS_COMPAT` of `thread_info.status` (arch/x86/include/asm/thread_info.h)
+    pub(super) const NARROW: u32 = 1 << 1;
 }
 #[cfg(bpf_target_arch = "aarch64")]
 mod registers {
@@ -91,6 +93,8 @@ mod registers {
     pub(super) const NUMBER: usize = 8;
     /// `x0` to `x5`
     pub(super) const ARGUMENTS: [usize; super::ARGUMENTS] = [0, 1, 2, 3, 4, 5];
+    /// `TIF_32BIT` of `thread_info.flags` (arch/arm64/include/asm/thread_info.h)
+    pub(super) const NARROW: u32 = 1 << 22;
 }
 /// Words of it.
 const REGISTERS: usize = registers::NUMBER + 1;
@@ -99,8 +103,7 @@ const REGISTERS: usize = registers::NUMBER + 1;
 /// registers.
 #[inline(always)]
 fn is_narrow(settings: &Settings) -> bool {
-    const BIT: u32 = NARROW[cfg!(bpf_target_arch = "aarch64") as usize];
-    read::<u32>(kernel::current(), settings.narrow_at as usize) & BIT != 0
+    read::<u32>(kernel::current(), settings.narrow_at as usize) & registers::NARROW != 0
 }
 
 /// A call begins, with these registers; `number` where the caller knows it.

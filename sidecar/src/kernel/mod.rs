@@ -2,9 +2,10 @@
 
 mod ask;
 mod claim;
+pub(crate) mod fields;
 mod load;
 mod maps;
-pub(crate) mod network;
+mod network;
 mod offsets;
 mod parts;
 pub(crate) mod pins;

@@ -157,8 +157,7 @@ pub fn state(pid: u32) -> Option<char> {
 /// Whether somebody traces a process; nothing when it is gone.
 #[must_use]
 pub fn is_traced(pid: u32) -> Option<bool> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(!status.contains("TracerPid:\t0\n"))
+    Some(status_number(pid, "TracerPid").ok()? != 0)
 }
 
 /// Who is stopped, by number and name.

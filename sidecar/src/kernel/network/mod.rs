@@ -1,6 +1,5 @@
 //! The network monitor's kernel side: loaded for one agent, attached, and gone when it is dropped.
 
-pub(crate) mod offsets;
 mod records;
 mod settings;
 
@@ -21,7 +20,7 @@ pub(crate) use self::records::{NetworkRecord, NetworkRing};
 use self::settings::Applied;
 pub(crate) use self::settings::NetworkWish;
 use super::{
-    Error,
+    Error, fields,
     load::program,
     maps::failed,
     parts::{array, own_level, refused, take},
@@ -60,8 +59,8 @@ impl Network {
     pub(crate) fn load(wish: &NetworkWish) -> Result<(Self, NetworkRing), Error> {
         // Maps count against this limit before 5.11.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-        let fields = offsets::look_up()?;
-        let object = relocate(OBJECT, &fields.shared, Some(&fields.own))?;
+        let fields = fields::look_up(MONITOR)?;
+        let object = relocate(OBJECT, &fields.shared, Some(&fields.network))?;
         // No kernel types: these programs take their arguments as numbers.
         let mut ebpf = EbpfLoader::new()
             .btf(None)

@@ -20,9 +20,8 @@ use sidecar_common::{
 use self::{attached::Attached, settings::Applied};
 pub(crate) use self::{attached::How, settings::SyscallsWish};
 use super::{
-    Error,
+    Error, fields,
     maps::failed,
-    network::offsets,
     parts::{array, hash, own_level, refused, take},
     relocate::relocate,
     ring::whole,
@@ -47,7 +46,7 @@ impl Syscalls {
     pub(crate) fn load(wish: &SyscallsWish) -> Result<(Self, SyscallRing), Error> {
         // Maps count against this limit before 5.11.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-        let fields = offsets::look_up()?;
+        let fields = fields::look_up(MONITOR)?;
         let object = relocate(OBJECT, &fields.shared, None)?;
         // No kernel types: these programs take their arguments as numbers.
         let mut ebpf = EbpfLoader::new()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::pod::Place;
@@ -46,6 +46,7 @@ pub fn register(registry: Registry) -> Registry {
             "syscalls::none_of_32_bits_by_tracepoints",
             none_of_32_bits_by_tracepoints,
         )
+        .test("syscalls::another_threads_call", another_threads_call)
         .test("syscalls::only_what_is_asked_for", only_what_is_asked_for)
         .test("syscalls::only_what_fails", only_what_fails)
         .test("syscalls::only_some_users", only_some_users)
@@ -219,6 +220,23 @@ fn none_of_32_bits_by_tracepoints() -> Result<()> {
     let Some(narrow) = narrow else { return Ok(()) };
     let told = of(narrow)?;
     ensure!(told.iter().eq(["execve"]), "{told:?}");
+    Ok(())
+}
+
+/// It is its process's, by that one's number and name.
+fn another_threads_call() -> Result<()> {
+    let mut agent = watching(&json!({"names": ["getppid"]}))?;
+    let script = "import os, threading\n\
+         def call():\n  open('/proc/thread-self/comm', 'w').write('other'); os.getppid()\n\
+         one = threading.Thread(target=call)\n\
+         one.start(); one.join()";
+    let mut python = spawn(Command::new("python3").args(["-c", script]))?;
+    ensure!(python.wait(SOON)?.success());
+    let told = told(&mut agent, python.pid())?;
+    let [event] = told.as_slice() else {
+        bail!("{told:?}");
+    };
+    ensure!(event["process"] == "python3", "{event}");
     Ok(())
 }
 

@@ -2,8 +2,6 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kernelseal_integration::agent::Agent;
@@ -93,7 +91,6 @@ fn a_late_delivery() -> Result<()> {
         }
     }
     ensure!(given_up > 0, "none was late");
-    thread::sleep(Duration::from_secs(2));
     let (_probe, found) = report(&mut target()?)?;
     ensure_both(&found, "hunter2")?;
     agent.stop()?;

@@ -1,4 +1,4 @@
-//! Where the running kernel keeps the fields that the network monitor reads.
+//! Where the running kernel keeps the fields that the monitors read.
 
 use std::{io::Write as _, process::Command};
 
@@ -7,7 +7,7 @@ use sidecar_common::{
     network::{COMMON_BYTES, NetworkOffsets},
 };
 
-use super::super::{
+use super::{
     Error,
     offsets::{self, Types},
 };
@@ -25,15 +25,20 @@ const NARROW_WORD: &str = if cfg!(target_arch = "aarch64") {
 /// All that the programs read.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-pub(in crate::kernel) struct Fields {
-    pub(in crate::kernel) shared: Offsets,
-    pub(super) own: NetworkOffsets,
+pub(super) struct Fields {
+    pub(super) shared: Offsets,
+    pub(super) network: NetworkOffsets,
     /// `sidecar_common::syscall::Settings::narrow_at`
-    pub(in crate::kernel) narrow_at: u32,
+    pub(super) narrow_at: u32,
 }
 
-/// Asks a process of our own: what the kernel's type information takes of memory is gone with it.
-pub(in crate::kernel) fn look_up() -> Result<Fields, Error> {
+/// Asks a process of our own, for a monitor: what the kernel's type information takes of memory is gone with it.
+pub(super) fn look_up(monitor: &'static str) -> Result<Fields, Error> {
+    let failed = |cause: String| Error::Monitor {
+        monitor,
+        what: "the offsets of the kernel's fields".into(),
+        cause,
+    };
     let output = Command::new("/proc/self/exe")
         .arg(COMMAND)
         .env_clear()
@@ -52,16 +57,16 @@ pub(crate) fn print() -> anyhow::Result<()> {
     let types = Types::of_running_kernel()?;
     let fields = Fields {
         shared: offsets::resolve(&types)?,
-        own: resolve(&types)?,
+        network: of_network(&types)?,
         narrow_at: types.offset("task_struct.thread_info")? + types.offset(NARROW_WORD)?,
     };
     Ok(std::io::stdout().write_all(bytemuck::bytes_of(&fields))?)
 }
 
-fn resolve(types: &Types) -> Result<NetworkOffsets, Error> {
+fn of_network(types: &Types) -> Result<NetworkOffsets, Error> {
     let at = |path: &str| types.offset(path);
     let common = |field: &str| types.offset(&format!("sock.__sk_common.{field}"));
-    let own = NetworkOffsets {
+    let network = NetworkOffsets {
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,
         sock_remote_port: common("skc_dport")?,
@@ -87,26 +92,22 @@ fn resolve(types: &Types) -> Result<NetworkOffsets, Error> {
         skb_transport: at("sk_buff.transport_header")?,
     };
     let ends = [
-        own.sock_family + 2,
-        own.sock_remote_port + 2,
-        own.sock_local4 + 4,
-        own.sock_remote4 + 4,
-        own.sock_local6 + 16,
-        own.sock_remote6 + 16,
-        own.sock_net + 8,
+        network.sock_family + 2,
+        network.sock_remote_port + 2,
+        network.sock_local4 + 4,
+        network.sock_remote4 + 4,
+        network.sock_local6 + 16,
+        network.sock_remote6 + 16,
+        network.sock_net + 8,
     ];
     // (as since 3.13; the programs copy so much and no more)
     if ends.into_iter().any(|end| end as usize > COMMON_BYTES) {
-        let cause = format!("struct sock_common has them behind byte {COMMON_BYTES}: {ends:?}");
-        return Err(failed(cause));
+        return Err(Error::Btf {
+            what: "sock.__sk_common".into(),
+            cause: format!(
+                "fields that are expected in its first {COMMON_BYTES} bytes end at {ends:?}"
+            ),
+        });
     }
-    Ok(own)
-}
-
-fn failed(cause: String) -> Error {
-    Error::Monitor {
-        monitor: super::MONITOR,
-        what: "the offsets of the kernel's fields".into(),
-        cause,
-    }
+    Ok(network)
 }
