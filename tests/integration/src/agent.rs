@@ -227,14 +227,20 @@ impl Agent {
 
     /// The next event; nothing when none came in time. Anything but JSON on standard output is an error.
     fn next_event(&mut self, timeout: Duration) -> Result<Option<Value>> {
+        let Some(line) = self.next_line(timeout)? else {
+            return Ok(None);
+        };
+        let event: Value = serde_json::from_str(&line)
+            .with_context(|| format!("the agent printed no event: {line}"))?;
+        println!("event: {line}");
+        self.events.push(event.clone());
+        Ok(Some(event))
+    }
+
+    /// The next line on standard output, not kept among the events: of a flood, which is counted and not looked at.
+    pub fn next_line(&mut self, timeout: Duration) -> Result<Option<String>> {
         match self.stdout.recv_timeout(timeout) {
-            Ok(line) => {
-                let event: Value = serde_json::from_str(&line)
-                    .with_context(|| format!("the agent printed no event: {line}"))?;
-                println!("event: {line}");
-                self.events.push(event.clone());
-                Ok(Some(event))
-            }
+            Ok(line) => Ok(Some(line)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => match process::wait(&mut self.child, END)? {
                 Some(status) => bail!("the agent ended: {status}"),

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::watching;
@@ -61,23 +62,31 @@ fn flood(connections: u64, is_stopped: bool) -> Result<()> {
     Ok(())
 }
 
-/// Events that were told, and those that were counted as lost, when there are so many or no more come.
+/// What is looked at of an event.
+#[derive(Deserialize)]
+struct Told {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    count: u64,
+}
+
+/// Events that were told, and those that were counted as lost, when no more come.
 fn settled(agent: &mut Agent, expected: u64) -> Result<(u64, u64)> {
     const QUIET: Duration = Duration::from_secs(5);
-    let mut before = 0;
+    /// For one too many.
+    const SURPLUS: Duration = Duration::from_millis(200);
+    let (mut told, mut lost) = (0, 0);
     loop {
-        let events = agent.events(QUIET)?;
-        let (mut told, mut lost) = (0, 0);
-        for event in events {
-            match event["type"].as_str() {
-                Some("CONNECT" | "ACCEPT" | "CLOSE") => told += 1,
-                Some("DROPPED") => lost += event["count"].as_u64().unwrap_or(0),
-                _ => {}
-            }
-        }
-        if told + lost >= expected || events.len() == before {
+        let is_all = told + lost >= expected;
+        let Some(line) = agent.next_line(if is_all { SURPLUS } else { QUIET })? else {
             return Ok((told, lost));
+        };
+        let event: Told = serde_json::from_str(&line)?;
+        match event.kind.as_str() {
+            "CONNECT" | "ACCEPT" | "CLOSE" => told += 1,
+            "DROPPED" => lost += event.count,
+            _ => {}
         }
-        before = events.len();
     }
 }
