@@ -121,6 +121,8 @@ pub struct Offsets {
     pub inode_sb: u32,
     /// `inode.i_ino`
     pub inode_ino: u32,
+    /// `inode.i_writecount`
+    pub inode_writers: u32,
     /// `super_block.s_magic`
     pub sb_magic: u32,
     /// `super_block.s_dev`

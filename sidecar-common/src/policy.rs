@@ -162,6 +162,9 @@ pub const HELD_WAIVED: u32 = 1 << 2;
 pub const HELD_SCRIPT: u32 = 1 << 3;
 /// The agent is attached to a program that is coming, and has it stop at the event of its exec.
 pub const HELD_SEIZED: u32 = 1 << 4;
+/// The kernel does not keep writers from what runs, as it does from every executable but one that a fanotify
+/// listener asked to be told of before its content is there (6.14), and did not in 6.11.
+pub const HELD_WRITABLE: u32 = 1 << 5;
 /// Longest that a program is coming, in nanoseconds, should nobody be there to end it: longer than any
 /// `policy.holdTimeout` (five minutes).
 pub const MAX_COMING_NS: u64 = 360 * 1_000_000_000;

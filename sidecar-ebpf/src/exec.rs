@@ -20,8 +20,8 @@ use sidecar_common::{
     },
     layout::{MAX_HELD, SEALED_FOR_FORKS},
     policy::{
-        HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, Held, MAX_COMING_NS,
-        SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED, SEALED_ROOT, Sealed,
+        HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, HELD_WRITABLE, Held,
+        MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED, SEALED_ROOT, Sealed,
     },
 };
 
@@ -57,6 +57,13 @@ fn identity(file: Ptr) -> (u32, u64) {
     let inode = follow(file, off!(file_inode));
     let dev = read(follow(inode, off!(inode_sb)), off!(sb_dev));
     (dev, read(inode, off!(inode_ino)))
+}
+
+/// Whether somebody may write to a file that is executed: its count of writers is below zero while the kernel
+/// keeps them out (`deny_write_access`, include/linux/fs.h).
+#[inline(always)]
+fn is_writable(file: Ptr) -> bool {
+    read::<i32>(follow(file, off!(file_inode)), off!(inode_writers)) >= 0
 }
 
 /// Notes an exec of a watched name and refuses it where nobody could deliver.
@@ -350,11 +357,13 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         }
     }
     // What runs is another file only if it came by an interpreter.
-    let is_script = identity(load!(bprm, bprm_file)) != (pending.file_dev, pending.file_ino);
+    let file: Ptr = load!(bprm, bprm_file);
+    let is_script = identity(file) != (pending.file_dev, pending.file_ino);
     if is_script && load_text!(bprm, bprm_interp) == load_text!(bprm, bprm_filename) {
         return Err(REASON_OTHER_FILE);
     }
     pending.flags = if is_script { HELD_SCRIPT } else { 0 }
+        | if is_writable(file) { HELD_WRITABLE } else { 0 }
         | match (is_seized, is_traced) {
             (true, _) => HELD_SEIZED,
             (false, true) => HELD_TRACED,

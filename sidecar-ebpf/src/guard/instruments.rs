@@ -1,5 +1,5 @@
-//! The kernel's own instruments, with which one process looks into all: performance events, bpf(2),
-//! tracefs, and memory itself as a file.
+//! The kernel's own instruments, with which one process looks into all, or keeps all waiting: performance
+//! events, bpf(2), tracefs, memory itself as a file, and fanotify.
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sidecar_common::{
@@ -17,6 +17,7 @@ use crate::{
 const PERF_EVENT: [u8; COMM_LEN] = *b"perf_event\0\0\0\0\0\0";
 const BPF: [u8; COMM_LEN] = *b"bpf\0\0\0\0\0\0\0\0\0\0\0\0\0";
 const TRACEFS: [u8; COMM_LEN] = *b"tracefs\0\0\0\0\0\0\0\0\0";
+const FANOTIFY: [u8; COMM_LEN] = *b"fanotify\0\0\0\0\0\0\0\0";
 const KCORE: [u8; COMM_LEN] = *b"kcore\0\0\0\0\0\0\0\0\0\0\0";
 const DEV_MEM: [u8; COMM_LEN] = *b"/dev/mem\0\0\0\0\0\0\0\0";
 
@@ -66,6 +67,22 @@ pub fn locked_down(ctx: LsmContext) -> i32 {
         used_by_neighbours(DEV_MEM)
     } else {
         0
+    }
+}
+
+/// A listener that answers for whoever opens, reads or executes (fanotify). It keeps them waiting, the agent
+/// too, and one that is asked before the content is there has the kernel leave an executable open to
+/// writers while it runs (6.14).
+#[lsm(hook = "path_notify")]
+pub fn path_notify(ctx: LsmContext) -> i32 {
+    /// `FS_OPEN_PERM`, `FS_ACCESS_PERM`, `FS_OPEN_EXEC_PERM`, and since 6.14 `FS_PRE_ACCESS`
+    /// (include/linux/fsnotify_backend.h).
+    const ANSWERED: u64 = 0x0001_0000 | 0x0002_0000 | 0x0004_0000 | 0x0010_0000;
+    let events: u64 = ctx.arg(1);
+    if events & ANSWERED == 0 {
+        0
+    } else {
+        used_by_neighbours(FANOTIFY)
     }
 }
 

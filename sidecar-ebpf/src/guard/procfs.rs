@@ -47,6 +47,8 @@ const OOM_ADJ: u128 = name(b"oom_adj");
 const SYSRQ_TRIGGER: u128 = name(b"sysrq-trigger");
 const CORE_PATTERN: u128 = name(b"core_pattern");
 const MODPROBE: u128 = name(b"modprobe");
+/// Of nobody: puts the registers of whoever dies of a signal into the kernel's log. As much of its name as is compared.
+const PRINT_FATAL_SIGNALS: u128 = name(b"print-fatal-sig");
 
 /// `FMODE_WRITE` (include/linux/fs.h)
 const MODE_WRITE: u32 = 2;
@@ -82,6 +84,8 @@ const fn looks_guarded(first: u8, length: u32) -> bool {
     matches!(
         (first, length),
         (b'e' | b'p', 7)
+            // (all of it, and what is compared)
+            | (b'p', 19 | 15)
             | (b'm', 3 | 4 | 8 | 9)
             | (b's', 5 | 7 | 12 | 13)
             | (b'f', 2 | 6)
@@ -94,12 +98,13 @@ const fn looks_guarded(first: u8, length: u32) -> bool {
 
 /// The quick look lets no guarded name pass.
 const _: () = {
-    const NAMES: [u128; 20] = [
+    const NAMES: [u128; 21] = [
         OOM_SCORE_ADJ,
         OOM_ADJ,
         SYSRQ_TRIGGER,
         CORE_PATTERN,
         MODPROBE,
+        PRINT_FATAL_SIGNALS,
         ENVIRON,
         MEM,
         STACK,
@@ -158,7 +163,9 @@ fn open_nobodys(file: Ptr, dentry: Ptr) -> i32 {
     }
     let name = short_name(dentry);
     match u128::from_ne_bytes(name) {
-        SYSRQ_TRIGGER | CORE_PATTERN | MODPROBE => instruments::used_by_neighbours(name),
+        SYSRQ_TRIGGER | CORE_PATTERN | MODPROBE | PRINT_FATAL_SIGNALS => {
+            instruments::used_by_neighbours(name)
+        }
         _ => 0,
     }
 }

@@ -25,6 +25,7 @@ pub(super) const HOOKS: &[&str] = &[
     "perf_event_open",
     "bpf",
     "locked_down",
+    "path_notify",
     "task_kill",
     "file_send_sigiotask",
     "task_setrlimit",

@@ -60,6 +60,7 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         file_dentry: at("file.f_path.dentry")?,
         inode_sb: at("inode.i_sb")?,
         inode_ino: at("inode.i_ino")?,
+        inode_writers: at("inode.i_writecount")?,
         sb_magic: at("super_block.s_magic")?,
         sb_dev: at("super_block.s_dev")?,
         path_dentry: at("path.dentry")?,

@@ -9,7 +9,10 @@ mod whereabouts;
 use std::{
     fs,
     io::{self, Read as _, Write as _},
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -80,16 +83,41 @@ impl Process {
         script: FileId,
         is_wanted: impl Fn() -> bool,
     ) -> io::Result<Option<Content>> {
-        let file = self.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC)?;
-        let found = fstat(&file)?;
-        if (FileId {
-            dev: kernel_dev(found.st_dev),
-            ino: found.st_ino,
-        }) != script
-        {
+        read(self.open_script(path, script)?, is_wanted)
+    }
+
+    /// The interpreter that the same script names; `None` of what is no script.
+    pub(crate) fn scripts_interpreter(
+        self,
+        path: &Path,
+        script: FileId,
+    ) -> io::Result<Option<PathBuf>> {
+        named_interpreter(self.open_script(path, script)?)
+    }
+
+    fn open_script(self, path: &Path, script: FileId) -> io::Result<fs::File> {
+        let file = self.open_to_read(path)?;
+        if file_id(&file)? != script {
             return Err(io::Error::other("its path leads to another file by now"));
         }
-        read(file.into(), is_wanted)
+        Ok(file)
+    }
+
+    /// Whether it executes what a script's first line named: that program, or the interpreter of that script.
+    pub(crate) fn executes_named(self, interpreter: &Path) -> io::Result<bool> {
+        /// How many interpreters an exec goes through and no more (`exec_binprm`).
+        const DEEPEST: usize = 5;
+        let mut next = Some(interpreter.to_owned());
+        for _ in 0..DEEPEST {
+            let Some(path) = next else {
+                return Ok(false);
+            };
+            if self.file_at(&path)? == self.executable_file()? {
+                return Ok(true);
+            }
+            next = named_interpreter(self.open_to_read(&path)?)?;
+        }
+        Ok(false)
     }
 
     /// The file it executes.
@@ -103,11 +131,12 @@ impl Process {
 
     /// The file that a path leads to in the process's own root and mount namespace.
     pub(crate) fn file_at(self, path: &Path) -> io::Result<FileId> {
-        let found = fstat(self.open_at(path, OFlags::PATH | OFlags::CLOEXEC)?)?;
-        Ok(FileId {
-            dev: kernel_dev(found.st_dev),
-            ino: found.st_ino,
-        })
+        file_id(self.open_at(path, OFlags::PATH | OFlags::CLOEXEC)?)
+    }
+
+    fn open_to_read(self, path: &Path) -> io::Result<fs::File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        self.open_at(path, flags).map(Into::into)
     }
 
     fn open_at(self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
@@ -193,6 +222,23 @@ pub(crate) fn all() -> impl Iterator<Item = u32> {
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+fn file_id(file: impl AsFd) -> io::Result<FileId> {
+    let found = fstat(file)?;
+    Ok(FileId {
+        dev: kernel_dev(found.st_dev),
+        ino: found.st_ino,
+    })
+}
+
+/// The interpreter that a file's first line names.
+fn named_interpreter(file: fs::File) -> io::Result<Option<PathBuf>> {
+    /// As far as the kernel reads (`BINPRM_BUF_SIZE`).
+    const LINE: u64 = 256;
+    let mut line = Vec::new();
+    file.take(LINE).read_to_end(&mut line)?;
+    Ok(text::interpreter(&line).map(Path::to_owned))
 }
 
 /// What was read of a file, in one go.

@@ -4,9 +4,12 @@
 //! user, another cgroup) is none of our business and starts untouched; one that pretends (the
 //! right name on the wrong file) or that somebody has a hand in is refused.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
-use sidecar_common::policy::{HELD_SCRIPT, HELD_TRACED, Held};
+use sidecar_common::policy::{HELD_SCRIPT, HELD_TRACED, HELD_WRITABLE, Held};
 
 use crate::{
     config::{Binding, Selector},
@@ -48,6 +51,16 @@ pub(crate) enum Refusal {
         executed: String,
         /// Its digest.
         found: String,
+        /// Whose.
+        binding: String,
+    },
+    /// What runs may be another content in a moment.
+    #[error(
+        "{executed} can be written while it runs: a fanotify listener is told before it is read (Linux 6.14), or this is Linux 6.11. The SHA-256 that binding {binding} wants would tell nothing. End the listener, or update the kernel"
+    )]
+    Writable {
+        /// What runs.
+        executed: String,
         /// Whose.
         binding: String,
     },
@@ -107,6 +120,15 @@ pub(crate) struct Evidence<'a> {
     pub(crate) path: Option<&'a Path>,
     /// Whether it is still held: a long look at a program that is gone is in vain.
     pub(crate) is_held: &'a dyn Fn() -> bool,
+}
+
+impl Evidence<'_> {
+    /// What runs, for a message.
+    fn executed(&self) -> String {
+        self.process
+            .executable()
+            .map_or_else(|_| "another file".into(), |path| path.display().to_string())
+    }
 }
 
 /// Decides by what the kernel executed.
@@ -227,74 +249,106 @@ fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal>
         held,
         process,
         path,
-        is_held,
         ..
     } = *evidence;
-    let script = (held.flags & HELD_SCRIPT != 0).then_some(FileId {
+    let asked_for = (held.flags & HELD_SCRIPT != 0).then_some(FileId {
         dev: held.file_dev,
         ino: held.file_ino,
     });
-    let unknown = |what| move |cause| Refusal::Unknown { what, cause };
     let selector = &binding.selector;
-    let executed = || {
-        process
-            .executable()
-            .map_or_else(|_| "another file".into(), |path| path.display().to_string())
-    };
-    if selector.binary.starts_with('/') {
-        let asked_for = match script {
-            Some(script) => script,
-            None => process
-                .executable_file()
-                .map_err(unknown("the file it executes"))?,
-        };
-        let named = process.file_at(Path::new(&selector.binary)).ok();
-        if named != Some(asked_for) {
-            return Err(Refusal::OtherFile {
-                executed: executed(),
-                wanted: selector.binary.clone(),
-                binding: binding.name.clone(),
-            });
-        }
+    let named = Some(Path::new(&selector.binary)).filter(|path| path.is_absolute());
+    if let Some(named) = named {
+        is_at(named, asked_for, binding, evidence)?;
+    } else if selector.sha256.is_none() {
+        return Ok(()); // a name is only a name
     }
-    if let Some(wanted) = &selector.sha256 {
-        let found = match script {
-            Some(script) => {
-                let path = path.ok_or_else(|| {
-                    unknown("the path of the script")(io::Error::other("it cannot be read"))
-                })?;
-                process.script(path, script, is_held)
-            }
-            None => process.executable_content(is_held),
-        };
-        let Content {
-            sha256: found,
-            interpreter,
-        } = found
-            .map_err(unknown("the file it executes"))?
-            .ok_or(Refusal::NoLongerHeld)?;
-        // The right bytes may have come there after the exec of others: what was executed as a
-        // script must be one, and run by the interpreter that it names.
-        if script.is_some() {
-            let named = interpreter.and_then(|path| process.file_at(&path).ok());
-            let running = process
-                .executable_file()
-                .map_err(unknown("the file it executes"))?;
-            if named != Some(running) {
-                return Err(Refusal::OtherInterpreter {
-                    executed: executed(),
-                });
-            }
+    let script = match asked_for {
+        Some(id) => {
+            let path = named.or(path).ok_or_else(|| Refusal::Unknown {
+                what: "the path of the script",
+                cause: io::Error::other("it cannot be read"),
+            })?;
+            Some((path, id))
         }
-        if !found.eq_ignore_ascii_case(wanted) {
-            return Err(Refusal::OtherContent {
-                executed: executed(),
-                found,
-                binding: binding.name.clone(),
-            });
-        }
+        None => None,
+    };
+    let interpreter = match (&selector.sha256, script) {
+        (Some(wanted), _) => has_digest(wanted, script, binding, evidence)?,
+        (None, Some((path, id))) => process
+            .scripts_interpreter(path, id)
+            .map_err(unknown("the script"))?,
+        (None, None) => return Ok(()),
+    };
+    // Any file may be given to an interpreter of somebody's choice (binfmt_misc); and the right bytes may have come there
+    // after the exec of others. What was executed as a script must be one, and run by what it names.
+    let is_run_by = |named: PathBuf| process.executes_named(&named).unwrap_or(false);
+    if script.is_some() && !interpreter.is_some_and(is_run_by) {
+        return Err(Refusal::OtherInterpreter {
+            executed: evidence.executed(),
+        });
     }
     Ok(())
+}
+
+fn unknown(what: &'static str) -> impl Fn(io::Error) -> Refusal {
+    move |cause| Refusal::Unknown { what, cause }
+}
+
+/// Whether what was asked for (the script, or what runs) is the file at that path.
+fn is_at(
+    named: &Path,
+    script: Option<FileId>,
+    binding: &Binding,
+    evidence: &Evidence<'_>,
+) -> Result<(), Refusal> {
+    let process = evidence.process;
+    let asked_for = match script {
+        Some(script) => script,
+        None => process
+            .executable_file()
+            .map_err(unknown("the file it executes"))?,
+    };
+    if process.file_at(named).ok() == Some(asked_for) {
+        return Ok(());
+    }
+    Err(Refusal::OtherFile {
+        executed: evidence.executed(),
+        wanted: binding.selector.binary.clone(),
+        binding: binding.name.clone(),
+    })
+}
+
+/// Whether the script, or what runs, has that content; the interpreter that it names.
+fn has_digest(
+    wanted: &str,
+    script: Option<(&Path, FileId)>,
+    binding: &Binding,
+    evidence: &Evidence<'_>,
+) -> Result<Option<PathBuf>, Refusal> {
+    if evidence.held.flags & HELD_WRITABLE != 0 {
+        return Err(Refusal::Writable {
+            executed: evidence.executed(),
+            binding: binding.name.clone(),
+        });
+    }
+    let content = match script {
+        Some((path, id)) => evidence.process.script(path, id, evidence.is_held),
+        None => evidence.process.executable_content(evidence.is_held),
+    };
+    let Content {
+        sha256: found,
+        interpreter,
+    } = content
+        .map_err(unknown("the file it executes"))?
+        .ok_or(Refusal::NoLongerHeld)?;
+    if found.eq_ignore_ascii_case(wanted) {
+        return Ok(interpreter);
+    }
+    Err(Refusal::OtherContent {
+        executed: evidence.executed(),
+        found,
+        binding: binding.name.clone(),
+    })
 }
 
 #[cfg(test)]

@@ -18,8 +18,15 @@ use super::machine::Machine;
 use super::modules::Modules;
 use super::protocol::{JOB_FILE, Job, MODULES_DIR};
 
-/// The modules every guest loads: its disk, its network card, and what containers want.
-const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_net", "overlay", "veth"];
+/// The modules every guest loads: its disk, its network card, what containers want, and what an attacker does.
+const MODULES: [&str; 6] = [
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "overlay",
+    "veth",
+    "binfmt_misc",
+];
 /// Where the empty file system is mounted, which every guest has.
 const EMPTY_DISK: &str = "/ext4";
 /// Debian's layout: the old places are links into /usr.

@@ -17,6 +17,7 @@ use kernelseal_integration::process::{Running, run, spawn, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::mount::{MsFlags, mount, umount};
+use serde_json::json;
 
 use crate::machine::kernel_version;
 
@@ -54,6 +55,7 @@ pub fn register(registry: Registry) -> Registry {
             "guards::through_another_file_system",
             through_another_file_system,
         )
+        .test("guards::heard_of_a_file", heard_of_a_file)
         .test(
             "guards::a_link_on_the_way_to_the_files",
             a_link_on_the_way_to_the_files,
@@ -295,5 +297,37 @@ fn a_link_on_the_way_to_the_files() -> Result<()> {
     ensure!(reason.contains("directory run"), "{reason}");
     let found = fs::read_dir(root.join("elsewhere"))?.count();
     ensure!(found == 0, "the agent followed a link");
+    Ok(())
+}
+
+/// What fanotify tells of a file comes with a descriptor of it, opened for the listener.
+fn heard_of_a_file() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let body = "#!/bin/sh\necho ready\nwhile :; do cat \"$KERNELSEAL_SECRETS_DIR/TOKEN\" >/dev/null; sleep 0.1; done\n";
+    let program = scratch.program("reads.sh", body)?;
+    for mode in ["audit", "enforce"] {
+        let mut agent = Agent::run(&Config::token_for("reads.sh").policy("mode", mode))?;
+        let mut target = spawn(&mut asked_for_token(&program))?;
+        ensure!(target.line(SOON)? == "ready");
+        let file = format!("/run/kernelseal/secrets/{}/TOKEN", target.pid());
+        let mut command = Command::new(probe::path("listener")?);
+        let mut listener = spawn(command.args(["hears", &file]))?;
+        ensure!(listener.json(SOON)?["errno"] == 0, "it does not listen");
+        let heard = listener.json(SOON)?;
+        let (expected, kind) = if mode == "audit" {
+            (json!({"content": "hunter2"}), "AUDIT")
+        } else {
+            (json!({"errno": libc::EPERM}), "BLOCKED")
+        };
+        ensure!(heard == expected, "{mode}: {heard}");
+        agent.wait_for(
+            |event| {
+                event["type"] == kind
+                    && event["access"] == "secret file"
+                    && event["process"] == "listener"
+            },
+            SOON,
+        )?;
+    }
     Ok(())
 }

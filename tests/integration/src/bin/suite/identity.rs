@@ -1,6 +1,6 @@
 //! Only the program a binding means gets its secrets; who pretends to be it does not start.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,16 +10,21 @@ use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, ensure_none, report};
-use kernelseal_integration::process::{self, run};
+use kernelseal_integration::process::{self, run, spawn};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
+use nix::mount::{MsFlags, mount, umount};
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::machine::kernel_version;
+
 const SOON: Duration = Duration::from_secs(20);
+/// The first kernel that asks a listener before the content of a file is there.
+const ASKED_FIRST: (u32, u32) = (6, 14);
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
@@ -28,9 +33,15 @@ pub fn register(registry: Registry) -> Registry {
         .test("identity::a_link_to_the_path", a_link_to_the_path)
         .test("identity::an_impostor_elsewhere", an_impostor_elsewhere)
         .test("identity::a_script_of_the_name", a_script_of_the_name)
+        .test(
+            "identity::an_interpreter_of_somebodys_choice",
+            an_interpreter_of_somebodys_choice,
+        )
+        .test("identity::a_scripts_script", a_scripts_script)
         .test("identity::a_script_at_the_path", a_script_at_the_path)
         .test("identity::the_digest", the_digest)
         .test("identity::another_digest", another_digest)
+        .test("identity::writable_while_it_runs", writable_while_it_runs)
         .test(
             "identity::a_scripts_digest_is_the_scripts",
             a_scripts_digest_is_the_scripts,
@@ -123,6 +134,73 @@ fn a_script_at_the_path() -> Result<()> {
     ensure_both(&given(&mut asked_for_token(&path))?, "hunter2")
 }
 
+/// `binfmt_misc` gives any file to a program of the one who mounts it.
+fn an_interpreter_of_somebodys_choice() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let target = scratch.probe("probe-static", "app.of-ours")?;
+    let body = r#"echo "{\"env\":{\"TOKEN\":\"$TOKEN\"}}""#;
+    let thief = scratch.program("thief.sh", format!("#!/bin/sh\n{body}\n"))?;
+    let _rule = Rule::new("of-ours", &thief)?;
+    let by_name = Config::token_for("app.of-ours");
+    let by_path = Config::token_for(text(&target)?);
+    let by_digest = by_name.clone().selector("sha256", digest(&target)?);
+    let by_both = by_path.clone().selector("sha256", digest(&target)?);
+    for config in [by_path, by_digest, by_both] {
+        let mut agent = Agent::run(&config)?;
+        let reason = refused(&mut agent, &mut asked_for_token(&target))?;
+        ensure!(reason.contains("which is not the interpreter"), "{reason}");
+    }
+    // A name is only a name.
+    let _agent = Agent::run(&by_name)?;
+    let (_, found) = report(&mut asked_for_token(&target))?;
+    ensure!(found["env"]["TOKEN"] == "hunter2", "{found}");
+    Ok(())
+}
+
+/// A script's interpreter may be a script.
+fn a_scripts_script() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let shell = probe::path("probe.sh")?;
+    let inner = scratch.program(
+        "inner.sh",
+        format!("#!/bin/sh\nshift\nexec {} \"$@\"\n", shell.display()),
+    )?;
+    let outer = scratch.program("outer.sh", format!("#!{}\n", inner.display()))?;
+    for config in [
+        Config::token_for(text(&outer)?),
+        Config::token_for("outer.sh").selector("sha256", digest(&outer)?),
+    ] {
+        let _agent = Agent::run(&config)?;
+        ensure_both(&given(&mut asked_for_token(&outer))?, "hunter2")?;
+    }
+    Ok(())
+}
+
+/// A rule of `binfmt_misc`, with a mount of it.
+struct Rule(&'static str);
+
+impl Rule {
+    const FOLDER: &str = "/proc/sys/fs/binfmt_misc";
+
+    /// Has files whose name ends so run by a program.
+    fn new(ending: &'static str, program: &Path) -> Result<Self> {
+        let kind = Some("binfmt_misc");
+        mount(kind, Self::FOLDER, kind, MsFlags::empty(), None::<&str>)
+            .context("no binfmt_misc: is its module loaded?")?;
+        let rule = Self(ending);
+        let text = format!(":{ending}:E::{ending}::{}:", program.display());
+        fs::write(format!("{}/register", Self::FOLDER), text)?;
+        Ok(rule)
+    }
+}
+
+impl Drop for Rule {
+    fn drop(&mut self) {
+        let _ = fs::write(format!("{}/{}", Self::FOLDER, self.0), "-1");
+        let _ = umount(Self::FOLDER);
+    }
+}
+
 fn digest(path: &Path) -> Result<String> {
     let line = run(Command::new("sha256sum").arg(path))?;
     let digest = line.split_whitespace().next().context("no digest")?;
@@ -142,6 +220,48 @@ fn another_digest() -> Result<()> {
     let path = probe::path("probe-static")?;
     let reason = refused(&mut agent, &mut asked_for_token(&path))?;
     ensure!(reason.contains(&digest(&path)?), "{reason}");
+    Ok(())
+}
+
+/// The kernel keeps writers from a program that runs, unless a listener is to fill it in first. Then its digest is that of
+/// the moment.
+fn writable_while_it_runs() -> Result<()> {
+    // (a file system whose content a listener may be asked for)
+    let scratch = Scratch::within("/ext4".as_ref())?;
+    let path = scratch.probe("probe-static", "probe-static")?;
+    let config = Config::token_for("probe-static");
+    let with_digest = config.clone().selector("sha256", digest(&path)?);
+    let mut listener = spawn(
+        Command::new(probe::path("listener")?)
+            .arg("answers")
+            .arg(&path),
+    )?;
+    let said = listener.json(SOON)?;
+    let is_asked = kernel_version()? >= ASKED_FIRST;
+    let expected = if is_asked { 0 } else { libc::EINVAL };
+    ensure!(said["errno"] == expected, "{said}");
+    let opens = || OpenOptions::new().write(true).open(&path);
+
+    let agent = Agent::run(&config)?;
+    let (probe, found) = report(asked_for_token(&path).args(["--sleep", "600"]))?;
+    ensure_both(&found, "hunter2")?;
+    ensure!(opens().is_ok() == is_asked, "{:?}", opens());
+    drop(probe);
+    agent.stop()?;
+
+    let mut agent = Agent::run(&with_digest)?;
+    if is_asked {
+        let reason = refused(&mut agent, &mut asked_for_token(&path))?;
+        ensure!(reason.contains("can be written while it runs"), "{reason}");
+        drop(listener);
+    }
+    let (_probe, found) = report(asked_for_token(&path).args(["--sleep", "600"]))?;
+    ensure_both(&found, "hunter2")?;
+    ensure!(
+        opens().is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY)),
+        "{:?}",
+        opens()
+    );
     Ok(())
 }
 

@@ -48,7 +48,7 @@ const AGENT: [(&str, &str); 19] = [
     ("file", ""),
     ("kill_9", "signal"),
 ];
-const INSTRUMENTS: [(&str, &str); 9] = [
+const INSTRUMENTS: [(&str, &str); 13] = [
     ("bpf_ids", "bpf"),
     ("bpf_map", "bpf"),
     ("perf_event", "perf_event"),
@@ -58,6 +58,10 @@ const INSTRUMENTS: [(&str, &str); 9] = [
     ("sysrq", "sysrq-trigger"),
     ("core_pattern", "core_pattern"),
     ("modprobe", "modprobe"),
+    ("fatal_signals", "print-fatal-sig"),
+    ("answers_opens", "fanotify"),
+    ("answers_reads", "fanotify"),
+    ("answers_execs", "fanotify"),
 ];
 const MOUNTS: [(&str, &str); 6] = [
     ("other_flags", "mount"),
