@@ -6,6 +6,7 @@ mod deliver_env;
 mod deliver_file;
 mod ending;
 mod failure;
+mod genuine;
 mod held;
 mod mountinfo;
 mod orders;

@@ -4,16 +4,14 @@
 //! user, another cgroup) is none of our business and starts untouched; one that pretends (the
 //! right name on the wrong file) or that somebody has a hand in is refused.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
-use sidecar_common::policy::{HELD_SCRIPT, HELD_TRACED, HELD_WRITABLE, Held};
+use sidecar_common::policy::{HELD_TRACED, Held};
 
+use super::genuine::is_genuine;
 use crate::{
     config::{Binding, Selector},
-    process::{Content, FileId, LABELS, Place, Pod, Pods, Process},
+    process::{LABELS, Place, Pod, Pods, Process},
 };
 
 /// What was found out about a held program.
@@ -64,8 +62,10 @@ pub(crate) enum Refusal {
         /// Whose.
         binding: String,
     },
-    /// The script that was looked at is not what the kernel gave to the interpreter.
-    #[error("{executed} runs it, which is not the interpreter that its first line names")]
+    /// What was executed as a script is none, or was given to another interpreter.
+    #[error(
+        "{executed} runs it, which is not the interpreter that its first line names; with binfmt_misc somebody may have it run so"
+    )]
     OtherInterpreter {
         /// What runs.
         executed: String,
@@ -124,7 +124,7 @@ pub(crate) struct Evidence<'a> {
 
 impl Evidence<'_> {
     /// What runs, for a message.
-    fn executed(&self) -> String {
+    pub(super) fn executed(&self) -> String {
         self.process
             .executable()
             .map_or_else(|_| "another file".into(), |path| path.display().to_string())
@@ -241,114 +241,6 @@ fn is_in_pod(selector: &Selector, place: &Place, pods: &Pods) -> Result<bool, Re
         .is_none_or(|wanted| *wanted == pod.namespace);
     let mut labels = selector.labels.iter();
     Ok(is_there && labels.all(|(key, value)| pod.labels.get(key) == Some(value)))
-}
-
-/// Whether the file is the one the binding means.
-fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal> {
-    let Evidence {
-        held,
-        process,
-        path,
-        ..
-    } = *evidence;
-    let asked_for = (held.flags & HELD_SCRIPT != 0).then_some(FileId {
-        dev: held.file_dev,
-        ino: held.file_ino,
-    });
-    let selector = &binding.selector;
-    let named = Some(Path::new(&selector.binary)).filter(|path| path.is_absolute());
-    if let Some(named) = named {
-        is_at(named, asked_for, binding, evidence)?;
-    } else if selector.sha256.is_none() {
-        return Ok(()); // a name is only a name
-    }
-    let script = match asked_for {
-        Some(id) => {
-            let path = named.or(path).ok_or_else(|| Refusal::Unknown {
-                what: "the path of the script",
-                cause: io::Error::other("it cannot be read"),
-            })?;
-            Some((path, id))
-        }
-        None => None,
-    };
-    let interpreter = match (&selector.sha256, script) {
-        (Some(wanted), _) => has_digest(wanted, script, binding, evidence)?,
-        (None, Some((path, id))) => process
-            .scripts_interpreter(path, id)
-            .map_err(unknown("the script"))?,
-        (None, None) => return Ok(()),
-    };
-    // Any file may be given to an interpreter of somebody's choice (binfmt_misc); and the right bytes may have come there
-    // after the exec of others. What was executed as a script must be one, and run by what it names.
-    let is_run_by = |named: PathBuf| process.executes_named(&named).unwrap_or(false);
-    if script.is_some() && !interpreter.is_some_and(is_run_by) {
-        return Err(Refusal::OtherInterpreter {
-            executed: evidence.executed(),
-        });
-    }
-    Ok(())
-}
-
-fn unknown(what: &'static str) -> impl Fn(io::Error) -> Refusal {
-    move |cause| Refusal::Unknown { what, cause }
-}
-
-/// Whether what was asked for (the script, or what runs) is the file at that path.
-fn is_at(
-    named: &Path,
-    script: Option<FileId>,
-    binding: &Binding,
-    evidence: &Evidence<'_>,
-) -> Result<(), Refusal> {
-    let process = evidence.process;
-    let asked_for = match script {
-        Some(script) => script,
-        None => process
-            .executable_file()
-            .map_err(unknown("the file it executes"))?,
-    };
-    if process.file_at(named).ok() == Some(asked_for) {
-        return Ok(());
-    }
-    Err(Refusal::OtherFile {
-        executed: evidence.executed(),
-        wanted: binding.selector.binary.clone(),
-        binding: binding.name.clone(),
-    })
-}
-
-/// Whether the script, or what runs, has that content; the interpreter that it names.
-fn has_digest(
-    wanted: &str,
-    script: Option<(&Path, FileId)>,
-    binding: &Binding,
-    evidence: &Evidence<'_>,
-) -> Result<Option<PathBuf>, Refusal> {
-    if evidence.held.flags & HELD_WRITABLE != 0 {
-        return Err(Refusal::Writable {
-            executed: evidence.executed(),
-            binding: binding.name.clone(),
-        });
-    }
-    let content = match script {
-        Some((path, id)) => evidence.process.script(path, id, evidence.is_held),
-        None => evidence.process.executable_content(evidence.is_held),
-    };
-    let Content {
-        sha256: found,
-        interpreter,
-    } = content
-        .map_err(unknown("the file it executes"))?
-        .ok_or(Refusal::NoLongerHeld)?;
-    if found.eq_ignore_ascii_case(wanted) {
-        return Ok(interpreter);
-    }
-    Err(Refusal::OtherContent {
-        executed: evidence.executed(),
-        found,
-        binding: binding.name.clone(),
-    })
 }
 
 #[cfg(test)]
