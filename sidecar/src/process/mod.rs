@@ -11,7 +11,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt as _,
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 
 use self::cgroup::Cgroup;
 pub(crate) use self::pods::{NamedPod, Pods};
+pub(crate) use self::text::Interpreter;
 pub(crate) use self::whereabouts::{LABELS, POD_NAMESPACE, Place, Pod, Whereabouts};
 
 /// A file, by where it is kept.
@@ -91,7 +92,7 @@ impl Process {
         self,
         path: &Path,
         script: FileId,
-    ) -> io::Result<Option<PathBuf>> {
+    ) -> io::Result<Option<Interpreter>> {
         named_interpreter(self.open_script(path, script)?)
     }
 
@@ -103,21 +104,32 @@ impl Process {
         Ok(file)
     }
 
-    /// Whether it executes what a script's first line named: that program, or the interpreter of that script.
-    pub(crate) fn executes_named(self, interpreter: &Path) -> io::Result<bool> {
+    /// What its arguments begin with when the kernel has a script run by what its first line names (or by the
+    /// interpreter of that script, and so on); `None` where another program runs. `path` is the script's, as it was executed.
+    pub(crate) fn scripts_arguments(
+        self,
+        path: &[u8],
+        interpreter: Interpreter,
+    ) -> io::Result<Option<Vec<Vec<u8>>>> {
         /// How many interpreters an exec goes through and no more (`exec_binprm`).
         const DEEPEST: usize = 5;
-        let mut next = Some(interpreter.to_owned());
+        let executed = self.executable_file()?;
+        // Each puts itself before what there is: the last comes first.
+        let mut arguments = vec![path.to_owned()];
+        let mut next = Some(interpreter);
         for _ in 0..DEEPEST {
-            let Some(path) = next else {
-                return Ok(false);
+            let Some(Interpreter { path, argument }) = next else {
+                return Ok(None);
             };
-            if self.file_at(&path)? == self.executable_file()? {
-                return Ok(true);
+            arguments.extend(argument);
+            arguments.push(path.as_os_str().as_bytes().to_owned());
+            if self.file_at(&path)? == executed {
+                arguments.reverse();
+                return Ok(Some(arguments));
             }
             next = named_interpreter(self.open_to_read(&path)?)?;
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The file it executes.
@@ -233,12 +245,10 @@ fn file_id(file: impl AsFd) -> io::Result<FileId> {
 }
 
 /// The interpreter that a file's first line names.
-fn named_interpreter(file: fs::File) -> io::Result<Option<PathBuf>> {
-    /// As far as the kernel reads (`BINPRM_BUF_SIZE`).
-    const LINE: u64 = 256;
+fn named_interpreter(file: fs::File) -> io::Result<Option<Interpreter>> {
     let mut line = Vec::new();
-    file.take(LINE).read_to_end(&mut line)?;
-    Ok(text::interpreter(&line).map(Path::to_owned))
+    file.take(text::FIRST_LINE as u64).read_to_end(&mut line)?;
+    Ok(text::interpreter(&line))
 }
 
 /// What was read of a file, in one go.
@@ -246,7 +256,7 @@ pub(crate) struct Content {
     /// Its digest, in hexadecimal.
     pub(crate) sha256: String,
     /// The interpreter it names, if it is a script.
-    pub(crate) interpreter: Option<PathBuf>,
+    pub(crate) interpreter: Option<Interpreter>,
 }
 
 /// Reads a file to its end, unless it is no longer wanted.
@@ -268,7 +278,7 @@ fn read(mut file: fs::File, is_wanted: impl Fn() -> bool) -> io::Result<Option<C
             n => &chunk[..n],
         };
         if !is_begun {
-            interpreter = text::interpreter(bytes).map(Path::to_owned);
+            interpreter = text::interpreter(bytes);
             is_begun = true;
         }
         digest.update(bytes);

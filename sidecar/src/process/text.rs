@@ -2,7 +2,7 @@
 //! kernel cuts a program's name at 15 bytes, be that amid a letter.
 
 use std::{
-    collections::BTreeMap, ffi::OsStr, ops::Range, os::unix::ffi::OsStrExt as _, path::Path,
+    collections::BTreeMap, ffi::OsStr, ops::Range, os::unix::ffi::OsStrExt as _, path::PathBuf,
 };
 
 /// `startstack` in `stat`, counted from the state after the name (`proc_pid_stat(5)`).
@@ -68,17 +68,39 @@ pub(crate) fn labels(text: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The interpreter that a script's first bytes name, as the kernel reads them (`binfmt_script`); `None` of
-/// what is no script.
-pub(crate) fn interpreter(script: &[u8]) -> Option<&Path> {
-    let line = script
+/// What a script has the kernel run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interpreter {
+    /// The program.
+    pub(crate) path: PathBuf,
+    /// What it is given before the script's path, if anything: the rest of the line, in one.
+    pub(crate) argument: Option<Vec<u8>>,
+}
+
+/// How far the kernel looks for it, in bytes: all of its buffer but the last (`BINPRM_BUF_SIZE`).
+pub(crate) const FIRST_LINE: usize = 255;
+
+/// The interpreter that a script's first bytes name, as the kernel reads them (`load_script`,
+/// `fs/binfmt_script.c`); `None` of what is no script.
+pub(crate) fn interpreter(script: &[u8]) -> Option<Interpreter> {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let line = script[..script.len().min(FIRST_LINE)]
         .strip_prefix(b"#!")?
         .split(|byte| *byte == b'\n')
         .next()?;
-    let path = line
-        .split(|byte| matches!(byte, b' ' | b'\t' | 0))
-        .find(|word| !word.is_empty())?;
-    Some(Path::new(OsStr::from_bytes(path)))
+    let begin = line.iter().position(|byte| !is_space(byte))?;
+    let last = line.iter().rposition(|byte| !is_space(byte))?;
+    let line = line[begin..=last].split(|byte| *byte == 0).next()?;
+    let end = line.iter().position(is_space).unwrap_or(line.len());
+    let (path, rest) = line.split_at(end);
+    if path.is_empty() {
+        return None;
+    }
+    let argument = rest.iter().position(|byte| !is_space(byte));
+    Some(Interpreter {
+        path: OsStr::from_bytes(path).into(),
+        argument: argument.map(|at| rest[at..].to_vec()),
+    })
 }
 
 /// What follows on the line that begins like this.
@@ -109,15 +131,29 @@ mod tests {
 
     #[test]
     fn a_scripts_first_line_names_its_interpreter() {
-        let of = |script: &'static str| interpreter(script.as_bytes()).and_then(Path::to_str);
-        assert_eq!(of("#!/bin/sh\necho"), Some("/bin/sh"));
-        assert_eq!(of("#! \t/usr/bin/env -S python3\n"), Some("/usr/bin/env"));
-        assert_eq!(of("#!/bin/sh"), Some("/bin/sh"));
+        let of = |script: &str| {
+            let found = interpreter(script.as_bytes())?;
+            let argument = found.argument.map(|text| String::from_utf8(text).unwrap());
+            Some((
+                found.path.to_str().unwrap().to_owned(),
+                argument.unwrap_or_default(),
+            ))
+        };
+        let is = |path: &str, argument: &str| Some((path.into(), argument.into()));
+        assert_eq!(of("#!/bin/sh\necho"), is("/bin/sh", ""));
+        let env = "#! \t/usr/bin/env -S python3  -u \t\n";
+        assert_eq!(of(env), is("/usr/bin/env", "-S python3  -u"));
+        assert_eq!(of("#!/bin/sh"), is("/bin/sh", ""));
+        assert_eq!(of("#!/bin/sh\0 -e\n"), is("/bin/sh", ""));
+        assert_eq!(of("#!/bin/sh -e\0x\n"), is("/bin/sh", "-e"));
+        let long = format!("#!/bin/sh {}\n", "x".repeat(300));
+        assert_eq!(of(&long), is("/bin/sh", &"x".repeat(FIRST_LINE - 10)));
         for none in [
             "",
             "#",
             "#!",
             "#! \n/bin/sh",
+            "#!\0/bin/sh",
             "\u{7f}ELF #!/bin/sh",
             " #!/bin/sh",
         ] {

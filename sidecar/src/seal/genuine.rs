@@ -1,26 +1,21 @@
 //! Identity of the file: is what runs the file that a binding means, by path and by content?
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _, path::Path};
 
 use sidecar_common::policy::{HELD_SCRIPT, HELD_WRITABLE};
 
-use super::verify::{Evidence, Refusal};
+use super::{
+    stack::Stack,
+    verify::{Evidence, Refusal},
+};
 use crate::{
     config::Binding,
-    process::{Content, FileId},
+    process::{Content, FileId, Interpreter},
 };
 
 /// Whether the file is the one the binding means.
 pub(super) fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal> {
-    let Evidence {
-        held,
-        process,
-        path,
-        ..
-    } = *evidence;
+    let held = evidence.held;
     let asked_for = (held.flags & HELD_SCRIPT != 0).then_some(FileId {
         dev: held.file_dev,
         ino: held.file_ino,
@@ -32,38 +27,47 @@ pub(super) fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(
     } else if selector.sha256.is_none() {
         return Ok(()); // a name is only a name
     }
-    let script = match asked_for {
-        Some(id) => {
-            let path = named.or(path).ok_or_else(|| Refusal::Unknown {
-                what: "the path of the script",
-                cause: io::Error::other("it cannot be read"),
-            })?;
-            Some((path, id))
-        }
+    let Some(script) = asked_for else {
+        return match &selector.sha256 {
+            Some(wanted) => has_digest(wanted, None, binding, evidence).map(drop),
+            None => Ok(()),
+        };
+    };
+    let executed = evidence.stack.and_then(Stack::execfn_path);
+    let executed = executed
+        .ok_or_else(|| unknown("the path of the script")(io::Error::other("it cannot be read")))?;
+    let path = named.unwrap_or_else(|| Path::new(OsStr::from_bytes(executed)));
+    let interpreter = match &selector.sha256 {
+        Some(wanted) => has_digest(wanted, Some((path, script)), binding, evidence)?,
+        None => evidence
+            .process
+            .scripts_interpreter(path, script)
+            .map_err(unknown("the script"))?,
+    };
+    is_run_by(interpreter, executed, evidence)
+}
+
+/// Any file may be given to an interpreter of somebody's choice (`binfmt_misc`), and that one may be a script for the right
+/// interpreter; and the right bytes may have come there after the exec of others. So what was executed as a script must
+/// be one, and run by what it names, with the arguments that this gives.
+fn is_run_by(
+    interpreter: Option<Interpreter>,
+    executed: &[u8],
+    evidence: &Evidence<'_>,
+) -> Result<(), Refusal> {
+    let arguments = match interpreter {
+        Some(named) => evidence
+            .process
+            .scripts_arguments(executed, named)
+            .map_err(unknown("the interpreter of the script"))?,
         None => None,
     };
-    let interpreter = match (&selector.sha256, script) {
-        (Some(wanted), _) => has_digest(wanted, script, binding, evidence)?,
-        (None, Some((path, id))) => process
-            .scripts_interpreter(path, id)
-            .map_err(unknown("the script"))?,
-        (None, None) => return Ok(()),
-    };
-    // Any file may be given to an interpreter of somebody's choice (binfmt_misc); and the right bytes may have come there
-    // after the exec of others. What was executed as a script must be one, and run by what it names.
-    let is_run_as_named = match (script, interpreter) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(_), Some(named)) => process
-            .executes_named(&named)
-            .map_err(unknown("the interpreter of the script"))?,
-    };
-    if is_run_as_named {
-        return Ok(());
+    match (arguments, evidence.stack) {
+        (Some(arguments), Some(stack)) if stack.begins_with(&arguments) => Ok(()),
+        _ => Err(Refusal::OtherInterpreter {
+            executed: evidence.executed(),
+        }),
     }
-    Err(Refusal::OtherInterpreter {
-        executed: evidence.executed(),
-    })
 }
 
 fn unknown(what: &'static str) -> impl Fn(io::Error) -> Refusal {
@@ -100,7 +104,7 @@ fn has_digest(
     script: Option<(&Path, FileId)>,
     binding: &Binding,
     evidence: &Evidence<'_>,
-) -> Result<Option<PathBuf>, Refusal> {
+) -> Result<Option<Interpreter>, Refusal> {
     if evidence.held.flags & HELD_WRITABLE != 0 {
         return Err(Refusal::Writable {
             executed: evidence.executed(),

@@ -21,10 +21,7 @@ mod verify;
 mod waiting;
 mod watchdog;
 
-use std::{
-    collections::HashMap, ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf, sync::Arc,
-    time::Instant,
-};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use sidecar_common::policy::{HELD_COMING, HELD_TRACED, Held, ScopeId};
 
@@ -220,9 +217,7 @@ impl Work {
         place: &Place,
         task: Option<&HeldTask>,
     ) -> Verdict<'c> {
-        let path = task
-            .and_then(|task| task.stack().ok()?.execfn_path().map(<[u8]>::to_vec))
-            .map(|path| PathBuf::from(OsString::from_vec(path)));
+        let stack = task.and_then(|task| task.stack().ok());
         let evidence = Evidence {
             held,
             process,
@@ -230,7 +225,7 @@ impl Work {
             pods: self.whereabouts.pods(),
             // (who is not attached to cannot be waited for)
             may_wait: task.is_some() && self.may_wait(held),
-            path: path.as_deref(),
+            stack: stack.as_ref(),
             is_held: &|| matches!(self.maps.held(tgid), Ok(Some(_))),
         };
         verify(&evidence, config.secrets.iter())

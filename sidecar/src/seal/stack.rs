@@ -159,6 +159,16 @@ impl<'a> Stack<'a> {
         self.string(self.execfn()?)
     }
 
+    /// Whether the arguments begin with these.
+    pub(crate) fn begins_with(&self, arguments: &[Vec<u8>]) -> bool {
+        // argv is between its count and its own NULL
+        let argv = 1..self.env.start - 1;
+        arguments.len() <= argv.len()
+            && argv
+                .zip(arguments)
+                .all(|(index, wanted)| self.string(self.word(index)) == Some(wanted))
+    }
+
     /// A variable that brings foreign code into the program, if its loader will listen to it.
     pub(crate) fn preload(&self) -> Option<&'static str> {
         if self.aux(AT_SECURE).unwrap_or(0) != 0 {

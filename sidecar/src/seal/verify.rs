@@ -4,11 +4,11 @@
 //! user, another cgroup) is none of our business and starts untouched; one that pretends (the
 //! right name on the wrong file) or that somebody has a hand in is refused.
 
-use std::{io, path::Path};
+use std::io;
 
 use sidecar_common::policy::{HELD_TRACED, Held};
 
-use super::genuine::is_genuine;
+use super::{genuine::is_genuine, stack::Stack};
 use crate::{
     config::{Binding, Selector},
     process::{LABELS, Place, Pod, Pods, Process},
@@ -64,7 +64,7 @@ pub(crate) enum Refusal {
     },
     /// What was executed as a script is none, or was given to another interpreter.
     #[error(
-        "{executed} runs it, which is not the interpreter that its first line names; with binfmt_misc somebody may have it run so"
+        "{executed} runs it, which is not the interpreter that its first line names, or not as that: with binfmt_misc somebody may have it run so"
     )]
     OtherInterpreter {
         /// What runs.
@@ -116,8 +116,9 @@ pub(crate) struct Evidence<'a> {
     pub(crate) pods: Option<&'a Pods>,
     /// Whether there is time to learn more.
     pub(crate) may_wait: bool,
-    /// The path that was executed, as the program was given it.
-    pub(crate) path: Option<&'a Path>,
+    /// What the kernel put on its stack: the path that was executed, and its arguments. Of one that we are not attached
+    /// to it is not known.
+    pub(crate) stack: Option<&'a Stack<'a>>,
     /// Whether it is still held: a long look at a program that is gone is in vain.
     pub(crate) is_held: &'a dyn Fn() -> bool,
 }
@@ -245,7 +246,7 @@ fn is_in_pod(selector: &Selector, place: &Place, pods: &Pods) -> Result<bool, Re
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, path::Path};
 
     use super::*;
     use crate::{config::parse, observe::Container, process::NamedPod};
@@ -294,7 +295,7 @@ mod tests {
             place,
             pods: Some(pods),
             may_wait,
-            path: None,
+            stack: None,
             is_held: &|| true,
         };
         match verify(&evidence, config.secrets.iter()) {

@@ -25,10 +25,13 @@ pub fn feed(bytes: &[u8]) {
     assert_ne!(text::tracer(bytes), Some(0));
     let _ = (text::stack_limit(bytes), text::start_stack(bytes));
     assert!(text::environment(bytes).is_none_or(|range| range.start <= range.end));
-    if let Some(path) = text::interpreter(bytes) {
-        let path = path.as_os_str().as_encoded_bytes();
+    if let Some(found) = text::interpreter(bytes) {
+        let path = found.path.as_os_str().as_encoded_bytes();
         assert!(bytes.starts_with(b"#!") && !path.is_empty() && path.len() <= bytes.len() - 2);
         assert!(!path.iter().any(|byte| b" \t\n\0".contains(byte)));
+        let argument = found.argument.unwrap_or_else(|| b"-".to_vec());
+        assert!(!b" \t".contains(&argument[0]));
+        assert!(!argument.iter().any(|byte| b"\n\0".contains(byte)));
     }
     a_name_does_not_matter(bytes);
 }

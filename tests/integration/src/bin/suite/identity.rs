@@ -150,6 +150,15 @@ fn an_interpreter_of_somebodys_choice() -> Result<()> {
         let reason = refused(&mut agent, &mut asked_for_token(&target))?;
         ensure!(reason.contains("which is not the interpreter"), "{reason}");
     }
+    // Of a script, too: the thief has the interpreter that its first line names.
+    let script = scratch.program("script.of-ours", "#!/bin/sh\necho {}\n")?;
+    let by_path = Config::token_for(text(&script)?);
+    let by_both = by_path.clone().selector("sha256", digest(&script)?);
+    for config in [by_path, by_both] {
+        let mut agent = Agent::run(&config)?;
+        let reason = refused(&mut agent, &mut asked_for_token(&script))?;
+        ensure!(reason.contains("which is not the interpreter"), "{reason}");
+    }
     // A name is only a name.
     let _agent = Agent::run(&by_name)?;
     let (_, found) = report(&mut asked_for_token(&target))?;
@@ -166,6 +175,10 @@ fn a_scripts_script() -> Result<()> {
         format!("#!/bin/sh\nshift\nexec {} \"$@\"\n", shell.display()),
     )?;
     let outer = scratch.program("outer.sh", format!("#!{}\n", inner.display()))?;
+    let with_argument = scratch.program("argument.sh", "#! /bin/sh  -e \t\necho ready\n")?;
+    let agent = Agent::run(&Config::token_for(text(&with_argument)?))?;
+    ensure!(run(&mut asked_for_token(&with_argument))? == "ready\n");
+    agent.stop()?;
     for config in [
         Config::token_for(text(&outer)?),
         Config::token_for("outer.sh").selector("sha256", digest(&outer)?),

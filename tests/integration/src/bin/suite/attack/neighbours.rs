@@ -48,7 +48,7 @@ const AGENT: [(&str, &str); 19] = [
     ("file", ""),
     ("kill_9", "signal"),
 ];
-const INSTRUMENTS: [(&str, &str); 13] = [
+const INSTRUMENTS: [(&str, &str); 14] = [
     ("bpf_ids", "bpf"),
     ("bpf_map", "bpf"),
     ("perf_event", "perf_event"),
@@ -62,6 +62,7 @@ const INSTRUMENTS: [(&str, &str); 13] = [
     ("answers_opens", "fanotify"),
     ("answers_reads", "fanotify"),
     ("answers_execs", "fanotify"),
+    ("answers_first", "fanotify"),
 ];
 const MOUNTS: [(&str, &str); 6] = [
     ("other_flags", "mount"),
