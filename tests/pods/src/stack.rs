@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use kernelseal_integration::registry::Registry;
 use serde_json::{Value, json};
 
-use crate::attack::{BACKWARDS, ensure_nothing_leaked};
+use crate::attack::{BACKWARDS, FIND_AGENTS, ensure_nothing_leaked};
 use crate::cluster::{ClusterPod, LentCluster, injected};
 use crate::delivery::SIDECAR;
 use crate::manifest::shipped;
@@ -132,12 +132,8 @@ fn an_attacker() -> Result<()> {
     ensure_nothing_leaked(&told)?;
     pod.ensure_refused("shell", &file)?;
     // The agent's way to the API is no way for others.
-    let find = "for p in /proc/[0-9]*; do read -r c <$p/comm; [ \"$c\" = kernelseal ] && echo ${p#/proc/}; done; true";
-    let agents = pod.exec("shell", &["sh", "-c", find])?;
-    ensure!(
-        agents.lines().count() > 0,
-        "the shell sees no agent: {agents}"
-    );
+    let agents = pod.exec("shell", &FIND_AGENTS)?;
+    ensure!(!agents.trim().is_empty(), "the shell sees no agent");
     for agent in agents.lines() {
         for file in [
             "environ",
