@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::VALUE;
 
-/// Every script runs twice in the first of its tests.
+/// A script runs twice in a test that is run by itself.
 pub(super) const LIMIT: Duration = Duration::from_mins(8);
 const SOON: Duration = Duration::from_secs(20);
 /// How long a script may run. (That of postgres was seen to take 50 s, beside another guest.)
@@ -57,8 +57,13 @@ impl Case {
         self
     }
 
+    /// Whether its program can be bound.
+    pub(super) const fn is_bound(&self) -> bool {
+        self.config.is_some()
+    }
+
     /// What it prints where nothing of kernelseal is loaded.
-    fn alone(&self) -> Result<&str> {
+    pub(super) fn alone(&self) -> Result<&str> {
         if let Some(text) = self.alone.get() {
             return Ok(text);
         }

@@ -50,25 +50,33 @@ static GO: Case =
 static JAVA: Case =
     Case::new(include_str!("scripts/java.sh")).bound(|| Config::token_for("java"), BOTH);
 
-/// Adds this module's tests.
-pub fn register(registry: Registry) -> Registry {
-    let beside = |registry: Registry, name, case: &'static Case| {
-        registry.slow_test(format!("ordinary::{name}_beside"), LIMIT, || case.beside())
-    };
-    let both = |registry: Registry, name, case: &'static Case| {
-        beside(registry, name, case)
-            .slow_test(format!("ordinary::{name}_sealed"), LIMIT, || case.sealed())
-    };
-    let registry = both(registry, "shell", &SHELL);
-    let registry = beside(registry, "debuggers", &DEBUGGERS);
-    let registry = beside(registry, "packages", &PACKAGES);
-    let registry = both(registry, "compiler", &COMPILER);
-    let registry = both(registry, "nginx", &NGINX);
-    let registry = both(registry, "postgres", &POSTGRES);
-    let registry = both(registry, "redis", &REDIS);
-    let registry = both(registry, "node", &NODE);
-    let registry = both(registry, "python", &PYTHON);
-    let registry = both(registry, "go", &GO);
-    let registry = both(registry, "java", &JAVA);
+/// The cases by name.
+static CASES: [(&str, &Case); 11] = [
+    ("shell", &SHELL),
+    ("debuggers", &DEBUGGERS),
+    ("packages", &PACKAGES),
+    ("compiler", &COMPILER),
+    ("nginx", &NGINX),
+    ("postgres", &POSTGRES),
+    ("redis", &REDIS),
+    ("node", &NODE),
+    ("python", &PYTHON),
+    ("go", &GO),
+    ("java", &JAVA),
+];
+
+/// Adds this module's tests. Where nothing of kernelseal is loaded, all cases run first: it is loaded once for the others.
+pub fn register(mut registry: Registry) -> Registry {
+    for (name, case) in CASES {
+        let name = format!("ordinary::{name}_alone");
+        registry = registry.slow_test(name, LIMIT, || case.alone().map(drop));
+    }
+    for (name, case) in CASES {
+        let of = |way| format!("ordinary::{name}_{way}");
+        registry = registry.slow_test(of("beside"), LIMIT, || case.beside());
+        if case.is_bound() {
+            registry = registry.slow_test(of("sealed"), LIMIT, || case.sealed());
+        }
+    }
     terminals::register(listing::register(registry))
 }
