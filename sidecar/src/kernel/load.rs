@@ -1,7 +1,7 @@
 //! Loads and attaches the kernel side, all of it or nothing.
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader,
     programs::{
         BtfTracePoint, Lsm, Program, RawTracePoint, RawTracePointRunOptions, TestRun as _,
         links::FdLink,
@@ -9,7 +9,12 @@ use aya::{
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
-use super::{Error, offsets, relocate::relocate};
+use super::{
+    Error,
+    offsets::{self, Types},
+    points,
+    relocate::relocate,
+};
 
 /// The kernel side, as `build.rs` left it.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernelseal.bpf.o"));
@@ -77,13 +82,12 @@ impl Loaded {
 pub(crate) fn load() -> Result<Loaded, Error> {
     // Maps count against this limit before 5.11.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    let offsets = offsets::resolve(&offsets::Types::of_running_kernel()?)?;
-    let btf = Btf::from_sys_fs().map_err(|e| Error::Btf {
-        what: offsets::VMLINUX_BTF.into(),
-        cause: e.to_string(),
-    })?;
+    let types = Types::of_running_kernel()?;
+    let offsets = offsets::resolve(&types)?;
+    let points = points::table(&types, HOOKS, TRACEPOINTS)?;
+    drop(types);
     let mut ebpf = EbpfLoader::new()
-        .btf(Some(&btf))
+        .btf(None)
         .load(&relocate(OBJECT, &offsets, None)?)
         .map_err(|e| Error::Load {
             what: "the maps".into(),
@@ -109,11 +113,11 @@ pub(crate) fn load() -> Result<Loaded, Error> {
     // Tracepoints first: a seal must be inherited and end before the first is given.
     for name in tracepoints() {
         let program = program::<BtfTracePoint>(&mut ebpf, name)?;
-        program.load(name, &btf).map_err(failed(name))?;
+        program.load(name, &points).map_err(failed(name))?;
     }
     for name in hooks() {
         program::<Lsm>(&mut ebpf, name)?
-            .load(name, &btf)
+            .load(name, &points)
             .map_err(failed(name))?;
     }
     for name in tracepoints() {

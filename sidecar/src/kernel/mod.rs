@@ -10,6 +10,7 @@ mod offsets;
 mod parts;
 pub(crate) mod pins;
 mod places;
+mod points;
 mod relocate;
 mod ring;
 mod syscalls;

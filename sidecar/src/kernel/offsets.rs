@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sidecar_common::layout::Offsets;
 
-use super::Error;
+use super::{Error, points::HOOK};
 
 /// Where a system call's registers have its number.
 const SYSCALL_IN_REGISTERS: &str = if cfg!(target_arch = "aarch64") {
@@ -101,7 +101,7 @@ fn number(syscall: libc::c_long) -> Result<u32, Error> {
 /// The types that it describes.
 pub(super) struct Types {
     btf: Btf,
-    /// The numbers of its structures, enumerations and type definitions, by name: a search for one name would read all.
+    /// The numbers of its structures, enumerations, type definitions and hooks, by name: a search for one name would read all.
     named: HashMap<String, Vec<u32>>,
 }
 
@@ -122,19 +122,25 @@ impl Types {
                 Type::Struct(found) => btf.resolve_name(found),
                 Type::Enum(found) => btf.resolve_name(found),
                 Type::Typedef(found) => btf.resolve_name(found),
+                Type::Func(found) => btf.resolve_name(found),
                 _ => continue,
             };
-            named
-                .entry(name.unwrap_or_default())
-                .or_default()
-                .push(number);
+            let name = name.unwrap_or_default();
+            if !matches!(found, Type::Func(_)) || name.starts_with(HOOK) {
+                named.entry(name).or_default().push(number);
+            }
         }
         Ok(Self { btf, named })
     }
 
+    /// The numbers of those of a name, in the kernel's order.
+    pub(super) fn numbers(&self, name: &str) -> &[u32] {
+        self.named.get(name).map_or(&[], Vec::as_slice)
+    }
+
     /// Those of a name, in the kernel's order.
     fn of(&self, name: &str) -> impl Iterator<Item = Type> {
-        let numbers = self.named.get(name).into_iter().flatten();
+        let numbers = self.numbers(name).iter();
         numbers.filter_map(|number| self.btf.resolve_type_by_id(*number).ok())
     }
 

@@ -81,7 +81,7 @@ pub(super) fn container(options: &Options) -> Piece {
     httpGet: {{path: /healthz, port: {port}}}
   resources:
     requests: {{cpu: 10m, memory: 32Mi}}
-    limits: {{memory: 96Mi}}  # the first agent on a node takes 55 MB while it loads the kernel side
+    limits: {{memory: 96Mi}}  # the first agent on a node takes 37 MB while it loads the kernel side
   securityContext:
     runAsUser: 0
     runAsGroup: 0
