@@ -16,10 +16,12 @@ pub struct Owner {
     pub cgroup: u64,
     /// When it started, on the boot clock, in nanoseconds: with its number, who it is.
     pub started_ns: u64,
-    /// The `comm` of its first thread, NUL-padded; in words, for bytes would be copied by a loop, which costs the
-    /// verifier much.
-    pub comm: [u64; COMM_LEN / 8],
+    /// The `comm` of its first thread, NUL-padded.
+    pub comm: Comm,
 }
+
+/// In words, for bytes would be copied by a loop, which costs the verifier much.
+pub type Comm = [u64; COMM_LEN / 8];
 
 /// A control group that records are of: [`Place`]. Told before the first of them. (A number
 /// beyond those of each monitor's own.)

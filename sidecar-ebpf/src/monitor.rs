@@ -3,12 +3,12 @@
 
 use aya_ebpf::{
     btf_maps::{Array, LruHashMap, RingBuf},
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_ns},
     maps::ring_buf::RingBufEntry,
 };
 use sidecar_common::{
     event::Header,
-    monitor::{KIND_PLACE, LOST_RECORDS, Owner, PLACES_TOLD, Place},
+    monitor::{Comm, KIND_PLACE, LOST_RECORDS, Owner, PLACES_TOLD, Place},
     policy::ScopeId,
 };
 
@@ -90,6 +90,8 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
 pub struct Running {
     /// Its first thread.
     leader: Ptr,
+    /// Whether that is the one that runs.
+    is_leader: bool,
 }
 
 impl Running {
@@ -98,12 +100,13 @@ impl Running {
     #[must_use]
     pub fn now() -> Self {
         let task = kernel::current();
-        let leader = if kernel::is_leader() {
+        let is_leader = kernel::is_leader();
+        let leader = if is_leader {
             task
         } else {
             follow(task, off!(task_leader))
         };
-        Self { leader }
+        Self { leader, is_leader }
     }
 
     /// When it started (boot clock, nanoseconds).
@@ -140,9 +143,20 @@ impl Running {
             // SAFETY: the helper has no preconditions.
             cgroup: unsafe { bpf_get_current_cgroup_id() },
             started_ns,
-            // (a thread may have a name of its own)
-            comm: read(self.leader, off!(task_comm)),
+            comm: self.comm(),
         }
+    }
+
+    /// Its first thread's name: another thread may have one of its own. (Of who runs, the helper tells it for less.)
+    #[inline(always)]
+    fn comm(self) -> Comm {
+        if !self.is_leader {
+            return read(self.leader, off!(task_comm));
+        }
+        let mut comm = Comm::default();
+        // SAFETY: writes so many bytes.
+        unsafe { bpf_get_current_comm((&raw mut comm).cast(), size_of::<Comm>() as u32) };
+        comm
     }
 }
 

@@ -9,8 +9,8 @@ use core::arch::asm;
 use aya_ebpf::{
     btf_maps::{LruHashMap, PerCpuArray},
     helpers::generated::{
-        bpf_get_current_uid_gid, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
-        bpf_probe_read_user, bpf_probe_read_user_str,
+        bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
+        bpf_probe_read_user_str,
     },
     macros::btf_map,
 };
@@ -125,9 +125,7 @@ pub(crate) fn begin(at: Ptr, number: Option<u32>) {
     let Some(call) = filter::watched(number) else {
         return;
     };
-    // SAFETY: the helper has no preconditions.
-    let uid = unsafe { bpf_get_current_uid_gid() } as u32;
-    if !filter::admits_user(settings, uid) {
+    if !filter::admits_user(settings) {
         return;
     }
     let task = kernel::current();
@@ -305,7 +303,7 @@ fn tell(
         (*record).result = result;
         (*record).duration_ns = now.wrapping_sub(thread.since_ns);
         (*record).number = thread.number;
-        (*record).uid = bpf_get_current_uid_gid() as u32;
+        (*record).uid = filter::uid();
         (*record).reserved = 0;
         for at in 0..TEXTS {
             let to = &raw mut (*record).texts[at];

@@ -2,6 +2,7 @@
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap, LruHashMap},
+    helpers::generated::bpf_get_current_uid_gid,
     macros::btf_map,
 };
 use sidecar_common::syscall::{
@@ -41,10 +42,17 @@ pub(crate) fn watched(number: u32) -> Option<&'static Call> {
         .filter(|call| call.flags & CALL_WATCHED != 0)
 }
 
-/// Whether a user's calls are told of.
+/// Whether the calls of who runs are told of, as far as that is a matter of the user.
 #[inline(always)]
-pub(crate) fn admits_user(settings: &Settings, uid: u32) -> bool {
-    settings.flags & ONLY_UIDS == 0 || UIDS.get_ptr(uid).is_some()
+pub(crate) fn admits_user(settings: &Settings) -> bool {
+    settings.flags & ONLY_UIDS == 0 || UIDS.get_ptr(uid()).is_some()
+}
+
+/// The user that runs. (To ask costs as much as a look at kernel memory.)
+#[inline(always)]
+pub(crate) fn uid() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_uid_gid() as u32 }
 }
 
 /// Whether a control group's calls are told of. One that the agent has not judged yet is: it judges by that.
