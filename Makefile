@@ -55,7 +55,8 @@ STATIC = $(CARGO_TARGET_DIR)/$(TRIPLE)/tests
 AGENT = $(CARGO_TARGET_DIR)/$(TRIPLE)/$(PROFILE)/kernelseal
 # No path of this machine is in it: whoever builds the same source has the same bytes.
 NO_PATHS = --remap-path-prefix=$(CURDIR)=/kernelseal --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
-static_build = RUSTFLAGS="-C target-feature=+crt-static $(NO_PATHS)" $(1) build --locked
+static = RUSTFLAGS="-C target-feature=+crt-static $(NO_PATHS)" $(1)
+static_build = $(call static,$(1) build --locked)
 HOST_BUILD = $(call static_build,cargo) --target $(TRIPLE_$(HOST_ARCH))
 STATIC_BUILD = $(HOST_BUILD)
 TESTS_BUILD = $(STATIC_BUILD) --profile tests
@@ -63,6 +64,9 @@ TESTS_BUILD = $(STATIC_BUILD) --profile tests
 # compiled once.
 AGENT_BUILD = $(STATIC_BUILD) --profile $(PROFILE) -p kernelseal
 TOGETHER = $(if $(filter tests,$(PROFILE)),-p kernelseal)
+# All that `make test` runs: with one set of features, so that what is shared is compiled once.
+EVERYTHING = --locked --target $(TRIPLE) --profile tests --features kernelseal/test-kube -p kernelseal -p sidecar-common \
+	-p kernelseal-integration -p kernelseal-parsers -p kernelseal-pods -p kernelseal-servers
 # The guest's kernel, what starts it, and what of it is not the same on all machines.
 KERNEL = $(K)
 PYTHON = python
@@ -86,7 +90,7 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build guests-build guests-fetch guests test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(AGENT_BUILD)
@@ -112,15 +116,19 @@ deps-tests:
 deps-fuzz:
 	@.ci/install fuzz
 
-# What is compiled and fetched for the guests is so while the tests here wait for their servers. (Packages before that: there is
-# one dpkg.)
+# (Packages first: there is one dpkg.)
 test: kubelet-there deps-tests
-	$(MAKE) --no-print-directory -j3 --output-sync=recurse test-here guests-build guests-fetch
-	$(MAKE) --no-print-directory -o guests-build -o guests-fetch guests
+	$(MAKE) --no-print-directory -j2 --output-sync=recurse tests-build guests-fetch
+	$(TWO_AT_A_TIME) test-here $(filter-out guest-docker,$(GUESTS)) soak-test guest-docker
 
-# Those of test-quick and test-kube, compiled once. Four at a time: with an API server they wait more than they work.
-test-here: deps
-	RUST_TEST_THREADS=4 cargo test --locked --features kernelseal/test-kube
+tests-build: only-here deps-tests
+	$(if $(TOGETHER),,$(AGENT_BUILD))
+	$(call static,cargo) build $(EVERYTHING) --bins --tests --examples
+	$(FIXTURE_TOOLS) tests/integration/fixtures/build $(FIXTURES)
+
+# Those of test-quick and test-kube. Four at a time: with an API server they wait more than they work.
+test-here: tests-build
+	RUST_TEST_THREADS=4 $(call static,cargo) test $(EVERYTHING)
 
 test-quick: deps
 	cargo test --locked
@@ -203,21 +211,17 @@ guest-image: pods-build
 guest-half-%: guest-build guest-fetch
 	$(GUEST) --env KERNELSEAL_SLICE=$*/2 -- suite --skip $(ORDINARY)
 
-# For all guests, at once.
+# For all guests of the matrix, at once.
 guests-build: only-here deps-tests
 	$(if $(TOGETHER),,$(AGENT_BUILD))
 	$(TESTS_BUILD) $(TOGETHER) -p kernelseal-integration -p kernelseal-pods -p kernelseal-servers --bins
 	$(FIXTURE_TOOLS) tests/integration/fixtures/build $(FIXTURES)
 
-# Two guests at a time, each with its output in one piece; what was built for all is not
-# built again.
-TWO_AT_A_TIME = $(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o guest-build -o pods-build
+# Two guests at a time, each with its output in one piece; what was built for all is not built again.
+TWO_AT_A_TIME = $(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o tests-build -o guest-build -o pods-build
 
 guests-fetch:
 	tests/integration/guest/fetch $(K) programs pods
-
-guests: kubelet-there guests-build guests-fetch
-	$(TWO_AT_A_TIME) $(filter-out guest-docker,$(GUESTS)) soak-test guest-docker
 
 test-matrix: kubelet-there guests-build
 	tests/integration/guest/fetch $(KERNELS) programs pods
