@@ -103,6 +103,8 @@ pub struct Offsets {
     pub mm_start_stack: u32,
     /// `cred.euid`
     pub cred_euid: u32,
+    /// `cred.uid`
+    pub cred_uid: u32,
     /// `cred.egid`
     pub cred_egid: u32,
     /// `linux_binprm.filename`
@@ -175,6 +177,8 @@ pub struct Offsets {
     pub lockdown_dev_mem: u32,
     /// 1 where the tracepoint of an exit comes before the memory is given up (6.16).
     pub exit_keeps_memory: u32,
+    /// 1 where a program can have the running task with its type (`bpf_get_current_task_btf`, 5.11), else 0.
+    pub knows_current: u32,
 }
 
 /// Where a load from memory names this offset or up to `size_of::<Offsets>()` more, the loader puts

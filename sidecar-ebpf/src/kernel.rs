@@ -8,7 +8,7 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
-    generated::{bpf_get_current_pid_tgid, bpf_get_current_task},
+    generated::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf},
 };
 use sidecar_common::{
     layout::{MAX_PID_LEVELS, OFFSET_IN_LOAD},
@@ -146,6 +146,14 @@ pub fn read_buf<const N: usize>(base: Ptr, offset: usize) -> [u8; N] {
 pub fn current() -> Ptr {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_get_current_task() as usize as Ptr }
+}
+
+/// The task that runs, of the type that the verifier knows. Only where there is that helper: `off!(knows_current)`, which the
+/// verifier knows, too, so that it never sees a call of what is not there.
+#[inline(always)]
+pub fn typed_current() -> Ptr {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task_btf() as Ptr }
 }
 
 /// Whether the running task is its process's first thread.

@@ -3,7 +3,7 @@
 
 use aya_ebpf::{
     btf_maps::{Array, LruHashMap, RingBuf},
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_ns},
     maps::ring_buf::RingBufEntry,
 };
 use sidecar_common::{
@@ -13,7 +13,7 @@ use sidecar_common::{
 };
 
 use crate::{
-    kernel::{self, Ptr, follow, off, read},
+    kernel::{self, Ptr, load, off, read},
     places,
 };
 
@@ -55,7 +55,7 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
     #[inline(always)]
     #[must_use]
     pub fn owner(&self, scope: ScopeId, level: u32) -> Option<Owner> {
-        let process = Running::now();
+        let process = Task::running().process();
         let pid = process.number(scope, level);
         if pid == 0 {
             return None;
@@ -85,35 +85,84 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
     }
 }
 
-/// The running process.
-#[derive(Clone, Copy)]
-pub struct Running {
-    /// Its first thread.
-    leader: Ptr,
-    /// Whether that is the one that runs.
-    is_leader: bool,
+/// Whether a running task's fields can be loaded: a look at one by a helper costs as much as twenty loads. (The verifier
+/// knows the answer, and only one way is left of each [`field!`].)
+#[inline(always)]
+fn is_typed() -> bool {
+    off!(knows_current) != 0
 }
 
-impl Running {
-    /// Found without a look where its first thread runs, as nearly always.
+/// A field of the running task, or of what one of its fields leads to.
+macro_rules! field {
+    ($base:expr, $field:ident as $kind:ty) => {
+        if is_typed() {
+            load!($base, $field as $kind)
+        } else {
+            read::<$kind>($base, off!($field))
+        }
+    };
+}
+
+/// The task that runs.
+#[derive(Clone, Copy)]
+pub struct Task(Ptr);
+
+impl Task {
+    /// It.
     #[inline(always)]
     #[must_use]
-    pub fn now() -> Self {
-        let task = kernel::current();
-        let is_leader = kernel::is_leader();
-        let leader = if is_leader {
-            task
+    pub fn running() -> Self {
+        Self(if is_typed() {
+            kernel::typed_current()
         } else {
-            follow(task, off!(task_leader))
-        };
-        Self { leader, is_leader }
+            kernel::current()
+        })
+    }
+
+    /// Its address.
+    #[inline(always)]
+    #[must_use]
+    pub fn address(self) -> u64 {
+        kernel::untyped(self.0 as u64)
     }
 
     /// When it started (boot clock, nanoseconds).
     #[inline(always)]
     #[must_use]
     pub fn started_ns(self) -> u64 {
-        read(self.leader, off!(task_start))
+        field!(self.0, task_start as u64)
+    }
+
+    /// The user that it runs as.
+    #[inline(always)]
+    #[must_use]
+    pub fn uid(self) -> u32 {
+        let cred = field!(self.0, task_cred as usize) as Ptr;
+        field!(cred, cred_uid as u32)
+    }
+
+    /// Its process, without a look by a helper where it is the first thread itself, as nearly always.
+    #[inline(always)]
+    #[must_use]
+    pub fn process(self) -> Process {
+        Process(if !is_typed() && kernel::is_leader() {
+            self.0
+        } else {
+            field!(self.0, task_leader as usize) as Ptr
+        })
+    }
+}
+
+/// The process that runs, by its first thread.
+#[derive(Clone, Copy)]
+pub struct Process(Ptr);
+
+impl Process {
+    /// When it started (boot clock, nanoseconds).
+    #[inline(always)]
+    #[must_use]
+    pub fn started_ns(self) -> u64 {
+        Task(self.0).started_ns()
     }
 
     /// Its number as such an agent sees it; 0 when it does not. Without a walk: a process that the agent sees has its
@@ -121,11 +170,12 @@ impl Running {
     #[inline(always)]
     #[must_use]
     pub fn number(self, scope: ScopeId, level: u32) -> u32 {
-        let pid = follow(self.leader, off!(task_thread_pid));
-        if kernel::level_of(pid) < level {
+        let pid = field!(self.0, task_thread_pid as usize) as Ptr;
+        if field!(pid, pid_level as u32) < level {
             return 0;
         }
-        let number = kernel::number_at(pid, level);
+        // (a typed pointer has no places that are told at run time)
+        let number = kernel::number_at(untyped(pid), level);
         if number.namespace == scope {
             number.nr
         } else {
@@ -147,17 +197,21 @@ impl Running {
         }
     }
 
-    /// Its first thread's name: another thread may have one of its own. (Of who runs, the helper tells it for less.)
+    /// The name of its first thread: another may have one of its own.
     #[inline(always)]
     fn comm(self) -> Comm {
-        if !self.is_leader {
-            return read(self.leader, off!(task_comm));
-        }
-        let mut comm = Comm::default();
-        // SAFETY: writes so many bytes.
-        unsafe { bpf_get_current_comm((&raw mut comm).cast(), size_of::<Comm>() as u32) };
-        comm
+        const WORD: usize = size_of::<u64>();
+        [
+            field!(self.0, task_comm as u64),
+            field!(self.0.wrapping_add(WORD), task_comm as u64),
+        ]
     }
+}
+
+/// A pointer as a number: a helper's look, at places that the verifier need not know.
+#[inline(always)]
+fn untyped(pointer: Ptr) -> Ptr {
+    kernel::untyped(pointer as u64) as usize as Ptr
 }
 
 /// The level of the running process's own PID namespace.

@@ -11,9 +11,7 @@ use sidecar_common::network::{
 };
 
 use crate::{
-    at,
-    ends::{self, Common},
-    filter,
+    at, ends, filter,
     kernel::{Ptr, read},
     monitor,
     records::{self, Last, OUT},
@@ -71,7 +69,7 @@ fn begin(sock: Ptr) {
         return;
     }
     // (its own port is chosen later)
-    let Some(ends) = Common::of(sock).ends(0) else {
+    let Some(ends) = ends::ends(sock, 0) else {
         return;
     };
     if !filter::admits(&settings, &ends, ends.remote_port) {
@@ -124,7 +122,7 @@ fn accept(sock: Ptr) {
         return;
     };
     // (the hook is for sockets of every family)
-    let Some(ends) = Common::of(sock).ends(ends::local_port(sock)) else {
+    let Some(ends) = ends::ends(sock, ends::local_port(sock)) else {
         return;
     };
     if !is_tcp(sock) || !filter::admits(&settings, &ends, ends.local_port) {

@@ -19,7 +19,7 @@ use crate::{
     datagram::Datagram,
     filter,
     kernel::{self, Ptr, follow, read},
-    monitor::{self, Running},
+    monitor::{self, Task},
     records::{self, Last, OUT},
 };
 
@@ -187,7 +187,12 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
 #[inline(always)]
 fn tell_answer(settings: &Settings, skb: Ptr, datagram: Datagram, netns: u32) {
     let is_in_pieces = read::<u32>(skb, at!(skb_data_len)) != 0;
-    if is_in_pieces || Running::now().number(settings.scope, settings.level) == 0 {
+    if is_in_pieces
+        || Task::running()
+            .process()
+            .number(settings.scope, settings.level)
+            == 0
+    {
         return;
     }
     let Some(mut entry) = OUT.reserve::<Answer>() else {

@@ -26,7 +26,7 @@ use sidecar_common::{
 use crate::{
     filter,
     kernel::{self, Ptr, follow, off, read},
-    monitor::{self, Running},
+    monitor::{self, Task},
     records::OUT,
 };
 
@@ -120,22 +120,23 @@ pub(crate) fn begin(at: Ptr, number: Option<u32>) {
     if may_be_narrow && is_narrow(settings) {
         return;
     }
+    let task = Task::running();
+    if !filter::admits_user(settings, task) {
+        return;
+    }
+    let started_ns = task.started_ns();
+    // SAFETY: a live map value, which only its own task touches.
+    let known = THREADS
+        .get_ptr_mut(task.address())
+        .filter(|thread| unsafe { (**thread).started_ns } == started_ns);
+    // (only now: what is read before that has to be kept over it)
     let words: [u64; REGISTERS] = read(at, registers::AT);
     let number = number.unwrap_or(words[registers::NUMBER] as u32);
     let Some(call) = filter::watched(number) else {
         return;
     };
-    if !filter::admits_user(settings) {
-        return;
-    }
-    let task = kernel::current();
-    let started_ns: u64 = read(task, off!(task_start));
-    // SAFETY: a live map value, which only its own task touches.
-    let known = THREADS
-        .get_ptr_mut(task as u64)
-        .filter(|thread| unsafe { (**thread).started_ns } == started_ns);
-    let arguments = registers::ARGUMENTS.map(|word| words[word]);
     let since_ns = monitor::now();
+    let arguments = registers::ARGUMENTS.map(|word| words[word]);
     let ends = call.flags & CALL_ENDS != 0;
     if let Some(thread) = known
         && !ends
@@ -152,22 +153,22 @@ pub(crate) fn begin(at: Ptr, number: Option<u32>) {
         }
         return;
     }
-    let running = Running::now();
-    let process = running.number(settings.scope, settings.level);
-    if process == 0 || process == settings.agent {
+    let process = task.process();
+    let seen_as = process.number(settings.scope, settings.level);
+    if seen_as == 0 || seen_as == settings.agent {
         return;
     }
     let thread = Thread {
         started_ns,
-        process_started_ns: running.started_ns(),
-        process,
+        process_started_ns: process.started_ns(),
+        process: seen_as,
         number,
         since_ns,
         arguments,
         told: 0,
     };
     if !ends {
-        let _ = THREADS.insert(task as u64, &thread, 0);
+        let _ = THREADS.insert(task.address(), &thread, 0);
     } else if settings.flags & ONLY_FAILED == 0 {
         tell(settings, call, &thread, 0, None);
     }
@@ -277,7 +278,10 @@ fn tell(
     result: i64,
     executed: Option<*const Executed>,
 ) -> u64 {
-    let owner = Running::now().owner(thread.process, thread.process_started_ns);
+    let task = Task::running();
+    let owner = task
+        .process()
+        .owner(thread.process, thread.process_started_ns);
     if thread.told != owner.cgroup {
         OUT.tell_place(owner.cgroup);
     }
@@ -303,7 +307,7 @@ fn tell(
         (*record).result = result;
         (*record).duration_ns = now.wrapping_sub(thread.since_ns);
         (*record).number = thread.number;
-        (*record).uid = filter::uid();
+        (*record).uid = task.uid();
         (*record).reserved = 0;
         for at in 0..TEXTS {
             let to = &raw mut (*record).texts[at];

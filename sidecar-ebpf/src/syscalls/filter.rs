@@ -2,7 +2,6 @@
 
 use aya_ebpf::{
     btf_maps::{Array, HashMap, LruHashMap},
-    helpers::generated::bpf_get_current_uid_gid,
     macros::btf_map,
 };
 use sidecar_common::syscall::{
@@ -10,7 +9,10 @@ use sidecar_common::syscall::{
     Rate, Settings,
 };
 
-use crate::{kernel, monitor};
+use crate::{
+    kernel,
+    monitor::{self, Task},
+};
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
@@ -44,15 +46,8 @@ pub(crate) fn watched(number: u32) -> Option<&'static Call> {
 
 /// Whether the calls of who runs are told of, as far as that is a matter of the user.
 #[inline(always)]
-pub(crate) fn admits_user(settings: &Settings) -> bool {
-    settings.flags & ONLY_UIDS == 0 || UIDS.get_ptr(uid()).is_some()
-}
-
-/// The user that runs. (To ask costs as much as a look at kernel memory.)
-#[inline(always)]
-pub(crate) fn uid() -> u32 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { bpf_get_current_uid_gid() as u32 }
+pub(crate) fn admits_user(settings: &Settings, task: Task) -> bool {
+    settings.flags & ONLY_UIDS == 0 || UIDS.get_ptr(task.uid()).is_some()
 }
 
 /// Whether a control group's calls are told of. One that the agent has not judged yet is: it judges by that.

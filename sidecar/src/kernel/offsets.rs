@@ -20,12 +20,16 @@ const SYSCALL_IN_REGISTERS: &str = if cfg!(target_arch = "aarch64") {
     "pt_regs.orig_ax"
 };
 
+/// The helper that gives the running task with its type.
+const TYPED_CURRENT: &str = "BPF_FUNC_get_current_task_btf";
+
 /// The running kernel's description of its own types.
 pub(crate) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Looks up every field of [`Offsets`].
 pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
     let at = |path: &str| types.offset(path);
+    let lockdown_reason = |name: &str| types.number_in("lockdown_reason", name);
     Ok(Offsets {
         task_tgid: at("task_struct.tgid")?,
         task_pid: at("task_struct.pid")?,
@@ -51,6 +55,7 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         signal_tty: at("signal_struct.tty")?,
         mm_start_stack: at("mm_struct.start_stack")?,
         cred_euid: at("cred.euid")?,
+        cred_uid: at("cred.uid")?,
         cred_egid: at("cred.egid")?,
         bprm_filename: at("linux_binprm.filename")?,
         bprm_interp: at("linux_binprm.interp")?,
@@ -83,10 +88,11 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         sys_process_madvise: number(libc::SYS_process_madvise)?,
         sys_process_vm_readv: number(libc::SYS_process_vm_readv)?,
         sys_process_vm_writev: number(libc::SYS_process_vm_writev)?,
-        lockdown_tracefs: types.lockdown_reason("LOCKDOWN_TRACEFS")?,
-        lockdown_kcore: types.lockdown_reason("LOCKDOWN_KCORE")?,
-        lockdown_dev_mem: types.lockdown_reason("LOCKDOWN_DEV_MEM")?,
+        lockdown_tracefs: lockdown_reason("LOCKDOWN_TRACEFS")?,
+        lockdown_kcore: lockdown_reason("LOCKDOWN_KCORE")?,
+        lockdown_dev_mem: lockdown_reason("LOCKDOWN_DEV_MEM")?,
         exit_keeps_memory: u32::from(types.exit_keeps_memory()?),
+        knows_current: types.number_in("bpf_func_id", TYPED_CURRENT).is_ok().into(),
     })
 }
 
@@ -171,18 +177,17 @@ impl Types {
         }
     }
 
-    /// The number of one of `enum lockdown_reason`.
-    fn lockdown_reason(&self, name: &str) -> Result<u32, Error> {
-        const REASONS: &str = "lockdown_reason";
-        self.of(REASONS)
+    /// The number of one of an enumeration's names.
+    fn number_in(&self, enumeration: &str, name: &str) -> Result<u32, Error> {
+        self.of(enumeration)
             .find_map(|found| match found {
-                Type::Enum(reasons) => reasons.members.into_iter().find_map(|member| {
+                Type::Enum(all) => all.members.into_iter().find_map(|member| {
                     (self.btf.resolve_name(&member).ok()? == name).then(|| member.val())
                 }),
                 _ => None,
             })
             .ok_or_else(|| Error::Btf {
-                what: format!("enum {REASONS}"),
+                what: format!("enum {enumeration}"),
                 cause: format!("this kernel's BTF has no {name} in it"),
             })
     }
