@@ -65,8 +65,7 @@ TESTS_BUILD = $(STATIC_BUILD) --profile tests
 AGENT_BUILD = $(STATIC_BUILD) --profile $(PROFILE) -p kernelseal
 TOGETHER = $(if $(filter tests,$(PROFILE)),-p kernelseal)
 # All that `make test` runs: with one set of features, so that what is shared is compiled once.
-EVERYTHING = --locked --target $(TRIPLE) --profile tests --features kernelseal/test-kube -p kernelseal -p sidecar-common \
-	-p kernelseal-integration -p kernelseal-parsers -p kernelseal-pods -p kernelseal-servers
+EVERYTHING = --locked --target $(TRIPLE) --profile tests --features kernelseal/test-kube --workspace --exclude sidecar-ebpf
 # The guest's kernel, what starts it, and what of it is not the same on all machines.
 KERNEL = $(K)
 PYTHON = python
