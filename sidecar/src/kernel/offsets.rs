@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sidecar_common::layout::Offsets;
 
-use super::{Error, points::HOOK};
+use super::Error;
 
 /// Where a system call's registers have its number.
 const SYSCALL_IN_REGISTERS: &str = if cfg!(target_arch = "aarch64") {
@@ -22,6 +22,9 @@ const SYSCALL_IN_REGISTERS: &str = if cfg!(target_arch = "aarch64") {
 
 /// The helper that gives the running task with its type.
 const TYPED_CURRENT: &str = "BPF_FUNC_get_current_task_btf";
+
+/// How the kernel names a hook's function (`include/linux/bpf_lsm.h`): of functions, nobody asks for others.
+pub(super) const HOOK: &str = "bpf_lsm_";
 
 /// The running kernel's description of its own types.
 pub(crate) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";

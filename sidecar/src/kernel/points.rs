@@ -8,12 +8,10 @@ use aya::{Btf, BtfError, Endianness};
 
 use super::{
     Error,
-    offsets::{Types, VMLINUX_BTF},
+    offsets::{HOOK, Types, VMLINUX_BTF},
 };
 
-/// How the kernel names a hook's function (`include/linux/bpf_lsm.h`), …
-pub(super) const HOOK: &str = "bpf_lsm_";
-/// … and a tracepoint's type (`include/trace/bpf_probe.h`).
+/// How the kernel names a tracepoint's type (`include/trace/bpf_probe.h`).
 const TRACEPOINT: &str = "btf_trace_";
 
 /// Kinds of types (`BTF_KIND_*`, `include/uapi/linux/btf.h`): one for all that is not named, …

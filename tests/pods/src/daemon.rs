@@ -115,19 +115,19 @@ impl<'a> Scene<'a> {
             "apiVersion": "kernelseal.io/v1alpha1", "kind": "SyscallMonitor",
             "metadata": {"name": "calls", "namespace": namespace}, "spec": spec,
         }))?;
-        let status = self.cluster.until("the object's status", || {
+        let status = || -> Result<Value> {
             let object = self.cluster.server.read(&object(namespace))?;
-            let status = object["status"].clone();
-            Ok(status.is_object().then_some(status))
-        })?;
-        let node = &status["nodes"][0];
-        ensure!(
-            status["attachedOn"] == json!(["guest"])
+            Ok(object["status"].clone())
+        };
+        let said = self.cluster.until("the object's status says so", || {
+            let status = status()?;
+            let node = &status["nodes"][0];
+            let is_watched = status["attachedOn"] == json!(["guest"])
                 && node["attached"] == json!([CALL])
-                && node["error"].is_null(),
-            "{status}"
-        );
-        Ok(())
+                && node["error"].is_null();
+            Ok(is_watched.then_some(()))
+        });
+        said.with_context(|| format!("it says {:?}", status()))
     }
 }
 
