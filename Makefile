@@ -5,7 +5,7 @@
 #   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
 #   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, five minutes of soak
 #   make test-quick    only those that need no guest
-#   make test-kube     Secrets from a real Kubernetes API server, which KUBEBUILDER_ASSETS names
+#   make test-kube     Secrets from a real Kubernetes API server, which KUBEBUILDER_ASSETS names, and from OpenBao; the Helm chart
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
 #   make guest-programs K=6.12 F=redis   ordinary programs beside sealed ones, and sealed: the tests ordinary::
 #   make guest-pods K=6.12 F=rotat       pods on a containerd, from our own manifests: the tests cri::
@@ -25,7 +25,7 @@
 #   make release-notes V=0.1.0           that version's part of CHANGELOG.md
 #   make dist V=0.1.0  target/dist: all of a release, with SHA256SUMS
 #   make sign          a signature beside each file of it, by cosign
-#   make chart         what the Helm chart gives, for the tests (HELM=... if helm is not on the PATH)
+#   make chart         what the Helm chart gives, for the tests, by Helm's library (KERNELSEAL_HELM=helm: by that program)
 
 KERNELS = 5.10 6.1 6.12 7.2
 # The guests of `make test`, those that take longest first, and those of the matrix.
@@ -40,6 +40,9 @@ GUEST_OPTIONS ?= --timeout 3600
 
 export KERNELSEAL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kernelseal
 export CARGO_TARGET_DIR ?= target
+# What tests run that Debian does not package (tests/servers/fetch).
+export KERNELSEAL_OPENBAO ?= $(KERNELSEAL_CACHE)/openbao/bao
+export KERNELSEAL_HELM ?= tests/servers/helm
 # What is built for, as Debian names it: this machine's architecture unless told.
 HOST_ARCH := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 ARCH ?= $(HOST_ARCH)
@@ -89,7 +92,7 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(AGENT_BUILD)
@@ -125,8 +128,12 @@ tests-build: only-here deps-tests
 	$(call static,cargo) build $(EVERYTHING) --bins --tests --examples
 	$(FIXTURE_TOOLS) tests/integration/fixtures/build $(FIXTURES)
 
+# Beside an API server.
+servers-fetch: deps-tests
+	tests/servers/fetch openbao helm
+
 # Those of test-quick and test-kube. Four at a time: with an API server they wait more than they work.
-test-here: tests-build
+test-here: tests-build servers-fetch
 	RUST_TEST_THREADS=4 $(call static,cargo) test $(EVERYTHING)
 
 test-quick: deps
@@ -134,9 +141,9 @@ test-quick: deps
 
 # Without a server they fail, and say what to do.
 test-kube: export RUST_TEST_THREADS = 4
-test-kube: deps
-	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- tests::cluster kube::pods kube::objects
-	cargo test --locked -p kernelseal --features test-kube --test kubernetes
+test-kube: deps servers-fetch
+	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- tests::cluster tests::openbao kube::pods kube::objects
+	cargo test --locked -p kernelseal --features test-kube --test kubernetes --test chart
 
 guest-fetch:
 	tests/integration/guest/fetch $(KERNEL)
@@ -299,13 +306,7 @@ sign:
 	    cosign sign-blob --yes --bundle $$file.bundle $$file || exit 1; \
 	done
 
-# The rendered chart is judged by the tests, which know from its first line when the chart has changed since.
-RENDERED = sidecar/tests/manifests/chart.yaml
-HELM ?= helm
-chart:
-	@printf '# sha256 ' >$(RENDERED)
-	find deploy/helm -type f | LC_ALL=C sort | xargs cat | sha256sum | cut -d' ' -f1 >>$(RENDERED)
-	$(HELM) template kernelseal deploy/helm --namespace kernelseal --kube-version 1.33.0 \
-	    --values deploy/helm/test-values.yaml >>$(RENDERED)
-	$(HELM) template kernelseal deploy/helm --namespace kernelseal --kube-version 1.33.0 \
-	    --set webhook.existingSecret=own-certificate --set webhook.caBundle=QQ== >>$(RENDERED)
+# The rendered chart is judged by the tests.
+chart: servers-fetch
+	tests/servers/render-chart >sidecar/tests/manifests/chart.yaml.new
+	mv sidecar/tests/manifests/chart.yaml.new sidecar/tests/manifests/chart.yaml

@@ -74,13 +74,8 @@ impl Administrator {
 
     /// A client, of nobody or with a token.
     pub(crate) fn client(&self, token: Option<&str>) -> Result<Client> {
-        let mut config = Config::new(self.url.parse()?);
-        let authority = CertificateDer::from_pem_slice(self.authority.as_bytes())?;
-        config.root_cert = Some(vec![authority.to_vec()]);
-        config.default_retry = false;
-        config.auth_info.token = token.map(|token| token.to_owned().into());
         let _here = self.runtime.enter();
-        Ok(Client::try_from(config)?)
+        client(&self.url, &self.authority, token)
     }
 
     /// A kubeconfig for the server, or for a proxy before it.
@@ -198,4 +193,14 @@ impl Administrator {
         self.runtime.block_on(client.request_text(request))?;
         Ok(())
     }
+}
+
+/// A client of a server whose certificate was signed by this authority, in PEM. Needs a runtime around it.
+pub(crate) fn client(url: &str, authority: &str, token: Option<&str>) -> Result<Client> {
+    let mut config = Config::new(url.parse()?);
+    let authority = CertificateDer::from_pem_slice(authority.as_bytes())?;
+    config.root_cert = Some(vec![authority.to_vec()]);
+    config.default_retry = false;
+    config.auth_info.token = token.map(|token| token.to_owned().into());
+    Ok(Client::try_from(config)?)
 }

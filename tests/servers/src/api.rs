@@ -185,7 +185,8 @@ fn assets() -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn free_port() -> Result<u16> {
+/// One that nobody has right now.
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())

@@ -4,12 +4,14 @@ mod administrator;
 mod api;
 mod documents;
 mod leash;
+mod openbao;
 mod proxy;
 mod tls;
 mod vault;
 
 pub use administrator::{ADMIN_TOKEN, AGENT, AGENT_TOKEN, Administrator, SERVICE};
 pub use api::ApiServer;
+pub use openbao::OpenBao;
 pub use proxy::{Fault, Proxy};
 pub use tls::Authority;
 pub use vault::{Lease, VAULT_ROLE, VaultFault, VaultServer};

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "test-kube")]
 mod cluster;
+#[cfg(feature = "test-kube")]
+mod openbao;
 mod vault;
 
 use std::{

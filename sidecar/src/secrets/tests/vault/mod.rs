@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Faster than the product's.
-const PACE: Pace = Pace {
+pub(super) const PACE: Pace = Pace {
     patience: Patience {
         answer_within: Duration::from_secs(1),
         retry_after: Duration::from_millis(40),
@@ -154,7 +154,7 @@ const LOGIN: &str = "POST auth/kubernetes/login";
 const RENEWAL: &str = "POST auth/token/renew-self 200";
 const READING: &str = "GET secret/data/app";
 
-fn configuration(section: &str, references: &[&str]) -> Config {
+pub(super) fn configuration(section: &str, references: &[&str]) -> Config {
     let refs: Vec<_> = references
         .iter()
         .enumerate()
