@@ -3,7 +3,7 @@
 #   make build         target/release/kernelseal, one self-contained file (target/arm64/kernelseal with ARCH=arm64)
 #   make reproducible  builds it once more, elsewhere, and compares
 #   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
-#   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, five minutes of soak
+#   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, the image's, five minutes of soak
 #   make test-quick    only those that need no guest
 #   make test-kube     Secrets from a real Kubernetes API server, which KUBEBUILDER_ASSETS names, and from OpenBao; the Helm chart
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
@@ -120,8 +120,9 @@ deps-fuzz:
 
 # (Packages first: there is one dpkg.)
 test: kubelet-there deps-tests
+	@.ci/install image
 	$(MAKE) --no-print-directory -j2 --output-sync=recurse tests-build guests-fetch
-	$(TWO_AT_A_TIME) test-here $(filter-out guest-docker,$(GUESTS)) soak-test guest-docker
+	$(TWO_AT_A_TIME) test-here guest-image $(filter-out guest-docker,$(GUESTS)) soak-test guest-docker
 
 tests-build: only-here deps-tests
 	$(if $(TOGETHER),,$(AGENT_BUILD))
@@ -227,7 +228,7 @@ guests-build: only-here deps-tests
 TWO_AT_A_TIME = $(MAKE) --no-print-directory --keep-going -j2 --output-sync=recurse -o tests-build -o guest-build -o pods-build
 
 guests-fetch:
-	tests/integration/guest/fetch $(K) programs pods
+	tests/integration/guest/fetch $(K) programs pods builder
 
 test-matrix: kubelet-there guests-build
 	tests/integration/guest/fetch $(KERNELS) programs pods
