@@ -59,6 +59,8 @@ pub struct Offsets {
     pub task_tgid: u32,
     /// `task_struct.pid`
     pub task_pid: u32,
+    /// `task_struct.thread_info.status`, on arm64 `.flags`: whether its call is one of 32 bits.
+    pub task_narrow: u32,
     /// `task_struct.thread_pid`
     pub task_thread_pid: u32,
     /// `task_struct.pid_links[PIDTYPE_PID]`

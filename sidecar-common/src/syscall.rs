@@ -8,8 +8,14 @@ use crate::{event::Header, monitor::Owner, policy::ScopeId};
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
 pub const RING_BYTES: usize = 2 * 1024 * 1024;
+/// What is added to the number of a call of 32 bits: they are numbered anew.
+pub const NARROW: u32 = 512;
 /// Numbers of system calls are below.
-pub const MAX_CALLS: usize = 512;
+pub const MAX_CALLS: usize = NARROW as usize;
+/// What is added, besides, to the number of a part of `socketcall(2)`, which is no call's.
+pub const SOCKETCALL: u32 = 488;
+/// Parts of `socketcall(2)`, from 1 (include/uapi/linux/net.h).
+pub const SOCKETCALL_PARTS: u32 = 20;
 /// Arguments of a system call.
 pub const ARGUMENTS: usize = 6;
 /// Texts of one call: those of `renameat2` and `mount`.
@@ -41,9 +47,6 @@ pub struct Settings {
     pub rate: u32,
     /// The agent's own number there. What it does is not told: to tell of that would be more to tell of.
     pub agent: u32,
-    /// Where a task has the word that tells whether its call is one of 32 bits, in bytes from its beginning:
-    /// `thread_info.status` (`x86_64`), `thread_info.flags` (arm64).
-    pub narrow_at: u32,
 }
 
 /// Only calls that fail.
@@ -77,6 +80,10 @@ pub const CALL_EXEC: u32 = 1 << 2;
 pub const CALL_LENGTH_BY_POINTER: u32 = 1 << 3;
 /// `address` is that of a `struct msghdr`, which has the address.
 pub const CALL_MESSAGE: u32 = 1 << 4;
+/// What its arguments point to is of 32 bits.
+pub const CALL_NARROW: u32 = 1 << 5;
+/// It is one of several, which its first argument tells; its own arguments are where the second points to.
+pub const CALL_PARTS: u32 = 1 << 6;
 
 /// A control group that was judged.
 pub const GROUP_WANTED: u32 = 1;
@@ -112,7 +119,7 @@ pub struct Syscall {
     pub result: i64,
     /// How long it took.
     pub duration_ns: u64,
-    /// Its number.
+    /// Its number; of one of 32 bits see [`NARROW`].
     pub number: u32,
     /// Its process's user, in the initial user namespace.
     pub uid: u32,

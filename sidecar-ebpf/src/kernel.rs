@@ -119,6 +119,20 @@ pub fn untyped(mut address: u64) -> u64 {
     address
 }
 
+/// The bit of a task's word that is set while a call of 32 bits runs: `TS_COMPAT` (arch/x86/include/asm/thread_info.h).
+#[cfg(bpf_target_arch = "x86_64")]
+pub const NARROW_CALL: u32 = 1 << 1;
+/// The bit of a task's word that is set for a program of 32 bits: `TIF_32BIT` (arch/arm64/include/asm/thread_info.h).
+#[cfg(bpf_target_arch = "aarch64")]
+pub const NARROW_CALL: u32 = 1 << 22;
+
+/// Whether the call that a running task is in is one of 32 bits: it has its number from another table.
+#[inline(always)]
+#[must_use]
+pub fn calls_narrow(task: Ptr) -> bool {
+    read::<u32>(task, off!(task_narrow)) & NARROW_CALL != 0
+}
+
 /// A field of a structure at any address; zero when it cannot be read.
 #[inline(always)]
 pub fn read<T: Copy + bytemuck::Zeroable>(base: Ptr, offset: usize) -> T {

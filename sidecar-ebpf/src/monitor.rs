@@ -133,6 +133,13 @@ impl Task {
         field!(self.0, task_start as u64)
     }
 
+    /// Whether its call is one of 32 bits: it has its number from another table, and its arguments in other registers.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_narrow(self) -> bool {
+        field!(self.0, task_narrow as u32) & kernel::NARROW_CALL != 0
+    }
+
     /// The user that it runs as.
     #[inline(always)]
     #[must_use]

@@ -35,25 +35,57 @@ pub(crate) fn syscall_slot() -> u32 {
     SYSCALL_SLOT.get(0).copied().unwrap_or(0)
 }
 
-/// The number of the system call that runs: 32 bits, as the kernel takes it. (On x86_64 the register's upper half
-/// is whatever the caller left there; on arm64 the kernel keeps no more.)
-#[inline(always)]
-fn current_syscall() -> u32 {
-    let stack = kernel::follow(kernel::current(), off!(task_stack));
-    read(stack, syscall_slot() as usize)
+/// The numbers of calls of 32 bits.
+#[cfg(bpf_target_arch = "x86_64")]
+mod narrow {
+    //! arch/x86/entry/syscalls/syscall_32.tbl: also what any program may call by `int 0x80`.
+    pub(super) const PERF_EVENT_OPEN: usize = 336;
+    pub(super) const PROCESS_VM_READV: usize = 347;
+    pub(super) const PROCESS_VM_WRITEV: usize = 348;
+    pub(super) const PROCESS_MADVISE: usize = 440;
+}
+#[cfg(bpf_target_arch = "aarch64")]
+mod narrow {
+    //! arch/arm64/tools/syscall_32.tbl
+    pub(super) const PERF_EVENT_OPEN: usize = 364;
+    pub(super) const PROCESS_VM_READV: usize = 376;
+    pub(super) const PROCESS_VM_WRITEV: usize = 377;
+    pub(super) const PROCESS_MADVISE: usize = 440;
 }
 
-/// Whether it is one that acts on another's memory with a check for reading only: `perf_event_open` samples
+/// Whether one of these calls runs, whose numbers are given, and those that they have for 32 bits.
+#[inline(always)]
+fn runs(wide: [usize; 2], narrow: [usize; 2]) -> bool {
+    let task = kernel::current();
+    let stack = kernel::follow(task, off!(task_stack));
+    // 32 bits, as the kernel takes it. (On x86_64 the register's upper half is whatever the caller left there; on arm64 the
+    // kernel keeps no more.)
+    let number = read::<u32>(stack, syscall_slot() as usize) as usize;
+    let [one, other] = if kernel::calls_narrow(task) {
+        narrow
+    } else {
+        wide
+    };
+    number == one || number == other
+}
+
+/// Whether the call that runs acts on another's memory with a check for reading only: `perf_event_open` samples
 /// registers and user stack.
 #[inline(always)]
-fn reaches_by_reading(syscall: u32) -> bool {
-    syscall == off!(sys_perf_event_open) as u32 || syscall == off!(sys_process_madvise) as u32
+fn reaches_by_reading() -> bool {
+    runs(
+        [off!(sys_perf_event_open), off!(sys_process_madvise)],
+        [narrow::PERF_EVENT_OPEN, narrow::PROCESS_MADVISE],
+    )
 }
 
-/// Whether it is one that reads or writes another's memory.
+/// Whether the call that runs reads or writes another's memory.
 #[inline(always)]
-fn copies_memory(syscall: u32) -> bool {
-    syscall == off!(sys_process_vm_readv) as u32 || syscall == off!(sys_process_vm_writev) as u32
+fn copies_memory() -> bool {
+    runs(
+        [off!(sys_process_vm_readv), off!(sys_process_vm_writev)],
+        [narrow::PROCESS_VM_READV, narrow::PROCESS_VM_WRITEV],
+    )
 }
 
 /// The check behind every access of one process to another.
@@ -74,13 +106,13 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let (what, guarded_by, own) = if mode & MODE_ATTACH == 0 {
         // Reading leaves `ps`, `readlink exe`, `nsenter` and exporters at work; what shows
         // something in procfs is guarded when it is opened.
-        if !reaches_by_reading(current_syscall()) {
+        if !reaches_by_reading() {
             return 0;
         }
         (WHAT_MEM, SCOPE_BLOCK_MEM, Own::Never)
     } else if mode & MODE_FSCREDS != 0 {
         (WHAT_MEM, SCOPE_BLOCK_MEM, Own::ByPolicy)
-    } else if copies_memory(current_syscall()) {
+    } else if copies_memory() {
         (WHAT_PROCESS_VM, SCOPE_BLOCK_MEM, Own::ByPolicy)
     } else {
         (WHAT_PTRACE, SCOPE_BLOCK_PTRACE, Own::Never)

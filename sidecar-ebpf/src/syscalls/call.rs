@@ -17,15 +17,15 @@ use aya_ebpf::{
 use sidecar_common::{
     event::Header,
     syscall::{
-        ADDRESS_BYTES, ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, Call,
-        KIND_SYSCALL, LOST_RETURNS, MAX_EXECS, MAX_THREADS, ONLY_FAILED, Settings, Syscall,
-        TEXT_BYTES, TEXTS,
+        ADDRESS_BYTES, ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE,
+        CALL_NARROW, CALL_PARTS, Call, KIND_SYSCALL, LOST_RETURNS, MAX_EXECS, MAX_THREADS, NARROW,
+        ONLY_FAILED, SOCKETCALL, SOCKETCALL_PARTS, Settings, Syscall, TEXT_BYTES, TEXTS,
     },
 };
 
 use crate::{
     filter,
-    kernel::{self, Ptr, follow, off, read},
+    kernel::{Ptr, follow, off, read},
     monitor::{self, Task},
     records::OUT,
 };
@@ -73,54 +73,64 @@ static EXECS: LruHashMap<u64, Executed, MAX_EXECS> = LruHashMap::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Executed, 1> = PerCpuArray::new();
 
-/// The part of `struct pt_regs` in which a call's number and arguments are, as words.
+/// The number and the arguments of a call with these registers (`struct pt_regs`, arch/x86/include/asm/ptrace.h).
 #[cfg(bpf_target_arch = "x86_64")]
-mod registers {
-    /// Bytes before it: from `r10` (arch/x86/include/asm/ptrace.h).
-    pub(super) const AT: usize = 56;
-    /// `orig_ax`
-    pub(super) const NUMBER: usize = 8;
-    /// `di`, `si`, `dx`, `r10`, `r8`, `r9`
-    pub(super) const ARGUMENTS: [usize; super::ARGUMENTS] = [7, 6, 5, 0, 2, 1];
-    /// `TS_COMPAT` of `thread_info.status` (arch/x86/include/asm/thread_info.h)
-    pub(super) const NARROW: u32 = 1 << 1;
+#[inline(always)]
+fn registers(at: Ptr, is_narrow: bool) -> (u32, [u64; ARGUMENTS]) {
+    if is_narrow {
+        /// Bytes before `bp`; what follows counts from there, in words.
+        const AT: usize = 32;
+        /// `orig_ax`
+        const NUMBER: usize = 11;
+        /// `bx`, `cx`, `dx`, `si`, `di`, `bp`
+        const ORDER: [usize; ARGUMENTS] = [1, 7, 8, 9, 10, 0];
+        let words: [u64; NUMBER + 1] = read(at, AT);
+        let low = |word: usize| words[word] & u64::from(u32::MAX);
+        (NARROW.wrapping_add(words[NUMBER] as u32), ORDER.map(low))
+    } else {
+        /// From `r10`.
+        const AT: usize = 56;
+        const NUMBER: usize = 8;
+        /// `di`, `si`, `dx`, `r10`, `r8`, `r9`
+        const ORDER: [usize; ARGUMENTS] = [7, 6, 5, 0, 2, 1];
+        let words: [u64; NUMBER + 1] = read(at, AT);
+        (words[NUMBER] as u32, ORDER.map(|word| words[word]))
+    }
 }
+
+/// The same on arm64 (arch/arm64/include/asm/ptrace.h), where calls of 32 bits are not told of.
 #[cfg(bpf_target_arch = "aarch64")]
-mod registers {
-    /// From `x0` (arch/arm64/include/asm/ptrace.h).
-    pub(super) const AT: usize = 0;
-    /// `x8`
-    pub(super) const NUMBER: usize = 8;
-    /// `x0` to `x5`
-    pub(super) const ARGUMENTS: [usize; super::ARGUMENTS] = [0, 1, 2, 3, 4, 5];
-    /// `TIF_32BIT` of `thread_info.flags` (arch/arm64/include/asm/thread_info.h)
-    pub(super) const NARROW: u32 = 1 << 22;
-}
-/// Words of it.
-const REGISTERS: usize = registers::NUMBER + 1;
-
-/// Whether the running task's call is one of 32 bits: it has its number from another table, and its arguments in other
-/// registers.
 #[inline(always)]
-fn is_narrow(settings: &Settings) -> bool {
-    read::<u32>(kernel::current(), settings.narrow_at as usize) & registers::NARROW != 0
+fn registers(at: Ptr, _is_narrow: bool) -> (u32, [u64; ARGUMENTS]) {
+    /// `x8`, in words; `x0` to `x5` are the first.
+    const NUMBER: usize = 8;
+    let words: [u64; NUMBER + 1] = read(at, 0);
+    let [a, b, c, d, e, f, ..] = words;
+    (words[NUMBER] as u32, [a, b, c, d, e, f])
 }
 
-/// A call begins, with these registers; `number` where the caller knows it.
+/// Some call begins, of this number.
 #[inline(always)]
-pub(crate) fn begin(at: Ptr, number: Option<u32>) {
+pub(crate) fn begin_any(at: Ptr, number: u32) {
+    // (there are none of higher numbers, but whoever asks for one comes this way, and could ask for one that is ours)
+    if number < NARROW
+        && (filter::watched(number).is_some() || filter::watched(NARROW + number).is_some())
+    {
+        begin(at);
+    }
+}
+
+/// A call begins, with these registers.
+#[inline(always)]
+pub(crate) fn begin(at: Ptr) {
     let Some(settings) = filter::settings() else {
         return;
     };
-    if number.is_some_and(|number| filter::watched(number).is_none()) {
-        return;
-    }
-    // (x86_64 has other functions for them, which nobody probes)
-    let may_be_narrow = cfg!(bpf_target_arch = "aarch64") || number.is_some();
-    if may_be_narrow && is_narrow(settings) {
-        return;
-    }
     let task = Task::running();
+    let is_narrow = task.is_narrow();
+    if is_narrow && cfg!(bpf_target_arch = "aarch64") {
+        return;
+    }
     if !filter::admits_user(settings, task) {
         return;
     }
@@ -130,28 +140,41 @@ pub(crate) fn begin(at: Ptr, number: Option<u32>) {
         .get_ptr_mut(task.address())
         .filter(|thread| unsafe { (**thread).started_ns } == started_ns);
     // (only now: what is read before that has to be kept over it)
-    let words: [u64; REGISTERS] = read(at, registers::AT);
-    let number = number.unwrap_or(words[registers::NUMBER] as u32);
-    let Some(call) = filter::watched(number) else {
+    let (mut number, mut arguments) = registers(at, is_narrow);
+    let Some(mut call) = filter::watched(number) else {
         return;
     };
-    let since_ns = monitor::now();
-    let arguments = registers::ARGUMENTS.map(|word| words[word]);
-    let ends = call.flags & CALL_ENDS != 0;
-    if let Some(thread) = known
-        && !ends
-    {
-        // SAFETY: as above.
-        unsafe {
-            if (*thread).number != NONE {
-                // it is in a call, and begins another: the end of the first went by
-                OUT.count_loss(LOST_RETURNS);
-            }
-            (*thread).number = number;
-            (*thread).since_ns = since_ns;
-            (*thread).arguments = arguments;
+    if call.flags & CALL_PARTS != 0 {
+        let part = arguments[0] as u32;
+        if !(1..=SOCKETCALL_PARTS).contains(&part) {
+            return;
         }
-        return;
+        number = NARROW + SOCKETCALL + part;
+        let Some(watched) = filter::watched(number) else {
+            return;
+        };
+        call = watched;
+        let words: [u32; ARGUMENTS] = word(arguments[1]);
+        arguments = words.map(u64::from);
+    }
+    let since_ns = monitor::now();
+    let ends = call.flags & CALL_ENDS != 0;
+    if !ends {
+        // SAFETY: does nothing. Without it both conditions become one, of which the verifier does not know what it says.
+        unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
+        if let Some(thread) = known {
+            // SAFETY: as above.
+            unsafe {
+                if (*thread).number != NONE {
+                    // it is in a call, and begins another: the end of the first went by
+                    OUT.count_loss(LOST_RETURNS);
+                }
+                (*thread).number = number;
+                (*thread).since_ns = since_ns;
+                (*thread).arguments = arguments;
+            }
+            return;
+        }
     }
     let process = task.process();
     let seen_as = process.number(settings.scope, settings.level);
@@ -170,14 +193,14 @@ pub(crate) fn begin(at: Ptr, number: Option<u32>) {
     if !ends {
         let _ = THREADS.insert(task.address(), &thread, 0);
     } else if settings.flags & ONLY_FAILED == 0 {
-        tell(settings, call, &thread, 0, None);
+        tell(settings, call, &thread, task, 0, None);
     }
 }
 
 /// The running task's call returns.
 #[inline(always)]
 pub(crate) fn end(result: i64) {
-    let task = kernel::current() as u64;
+    let task = Task::running();
     let Some(thread) = inside(task) else {
         return;
     };
@@ -185,15 +208,19 @@ pub(crate) fn end(result: i64) {
     let number = unsafe { (*thread).number };
     if let (Some(settings), Some(call)) = (filter::settings(), filter::watched(number)) {
         let is_exec = call.flags & CALL_EXEC != 0;
-        let executed = if is_exec { EXECS.get_ptr(task) } else { None };
+        let executed = if is_exec {
+            EXECS.get_ptr(task.address())
+        } else {
+            None
+        };
         if settings.flags & ONLY_FAILED == 0 || (-MAX_ERRNO..0).contains(&result) {
             // SAFETY: as above.
-            let told = tell(settings, call, unsafe { &*thread }, result, executed);
+            let told = tell(settings, call, unsafe { &*thread }, task, result, executed);
             // SAFETY: as above.
             unsafe { (*thread).told = told };
         }
         if is_exec {
-            let _ = EXECS.remove(task);
+            let _ = EXECS.remove(task.address());
         }
     }
     // SAFETY: as above.
@@ -202,17 +229,17 @@ pub(crate) fn end(result: i64) {
 
 /// A task that is in a watched call.
 #[inline(always)]
-fn inside(task: u64) -> Option<*mut Thread> {
+fn inside(task: Task) -> Option<*mut Thread> {
     // SAFETY: a live map value, which only its own task touches.
     THREADS
-        .get_ptr_mut(task)
+        .get_ptr_mut(task.address())
         .filter(|thread| unsafe { (**thread).number } != NONE)
 }
 
 /// The running task's exec succeeds: what its arguments were in is gone, and the kernel has the path.
 #[inline(always)]
 pub(crate) fn executed(bprm: Ptr) {
-    let task = kernel::current() as u64;
+    let task = Task::running();
     if inside(task).is_none() {
         return;
     }
@@ -225,7 +252,7 @@ pub(crate) fn executed(bprm: Ptr) {
         let to = (&raw mut (*scratch).path).cast();
         let length = bpf_probe_read_kernel_str(to, TEXT_BYTES as u32, path.cast());
         (*scratch).length = if length < 0 { 0 } else { length as u64 };
-        let _ = EXECS.insert(task, &*scratch, 0);
+        let _ = EXECS.insert(task.address(), &*scratch, 0);
     }
 }
 
@@ -275,10 +302,10 @@ fn tell(
     settings: &Settings,
     call: &Call,
     thread: &Thread,
+    task: Task,
     result: i64,
     executed: Option<*const Executed>,
 ) -> u64 {
-    let task = Task::running();
     let owner = task
         .process()
         .owner(thread.process, thread.process_started_ns);
@@ -333,12 +360,17 @@ fn tell(
 /// Reads the address that a call is about; how many bytes it has.
 #[inline(always)]
 fn address(call: &Call, thread: &Thread, to: *mut [u8; ADDRESS_BYTES]) -> u16 {
-    /// `msg_namelen` in `struct msghdr`, which begins with `msg_name` (`recvmsg(2)`).
+    /// `msg_namelen` in `struct msghdr`, which begins with `msg_name` (`recvmsg(2)`), and in that of 32 bits.
     const NAME_LENGTH: u64 = 8;
+    const NARROW_NAME_LENGTH: u64 = 4;
     let Some(mut from) = argument(thread, call.address) else {
         return 0;
     };
-    let length: u32 = if call.flags & CALL_MESSAGE != 0 {
+    let length: u32 = if call.flags & CALL_MESSAGE != 0 && call.flags & CALL_NARROW != 0 {
+        let message = from;
+        from = u64::from(word::<u32>(message));
+        word(message.wrapping_add(NARROW_NAME_LENGTH))
+    } else if call.flags & CALL_MESSAGE != 0 {
         let message = from;
         from = word(message);
         word(message.wrapping_add(NAME_LENGTH))

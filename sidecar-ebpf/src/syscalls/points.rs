@@ -9,7 +9,7 @@ use crate::{call, kernel::Ptr};
 pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     let registers: Ptr = ctx.arg(0);
     let number: u64 = ctx.arg(1);
-    call::begin(registers, Some(number as u32));
+    call::begin_any(registers, number as u32);
     0
 }
 

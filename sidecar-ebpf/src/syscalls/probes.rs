@@ -1,5 +1,6 @@
 //! Probes of the functions that do the watched calls. Each is given the registers of the program that calls
-//! (`asmlinkage long __x64_sys_*(const struct pt_regs *)`, since 4.17; `__arm64_sys_*` likewise).
+//! (`asmlinkage long __x64_sys_*(const struct pt_regs *)`, since 4.17; `__arm64_sys_*`, `__ia32_sys_*` and
+//! `__ia32_compat_sys_*` likewise).
 
 use aya_ebpf::{
     macros::{kprobe, kretprobe},
@@ -12,7 +13,7 @@ use crate::{call, kernel::Ptr};
 #[kprobe]
 pub fn enter(ctx: ProbeContext) -> u32 {
     if let Some(registers) = ctx.arg::<Ptr>(0) {
-        call::begin(registers, None);
+        call::begin(registers);
     }
     0
 }

@@ -15,21 +15,12 @@ use super::{
 /// The hidden command by which this program looks them up, apart from the agent.
 pub(crate) const COMMAND: &str = "offsets";
 
-/// Where a thread tells that its call is one of 32 bits.
-const NARROW_WORD: &str = if cfg!(target_arch = "aarch64") {
-    "thread_info.flags"
-} else {
-    "thread_info.status"
-};
-
 /// All that the programs read.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub(super) struct Fields {
     pub(super) shared: Offsets,
     pub(super) network: NetworkOffsets,
-    /// `sidecar_common::syscall::Settings::narrow_at`
-    pub(super) narrow_at: u32,
 }
 
 /// Asks a process of our own, for a monitor: what the kernel's type information takes of memory is gone with it.
@@ -58,7 +49,6 @@ pub(crate) fn print() -> anyhow::Result<()> {
     let fields = Fields {
         shared: offsets::resolve(&types)?,
         network: of_network(&types)?,
-        narrow_at: types.offset("task_struct.thread_info")? + types.offset(NARROW_WORD)?,
     };
     Ok(std::io::stdout().write_all(bytemuck::bytes_of(&fields))?)
 }

@@ -20,6 +20,13 @@ const SYSCALL_IN_REGISTERS: &str = if cfg!(target_arch = "aarch64") {
     "pt_regs.orig_ax"
 };
 
+/// Where a thread tells that its call is one of 32 bits.
+const NARROW_WORD: &str = if cfg!(target_arch = "aarch64") {
+    "thread_info.flags"
+} else {
+    "thread_info.status"
+};
+
 /// The helper that gives the running task with its type.
 const TYPED_CURRENT: &str = "BPF_FUNC_get_current_task_btf";
 
@@ -36,6 +43,7 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
     Ok(Offsets {
         task_tgid: at("task_struct.tgid")?,
         task_pid: at("task_struct.pid")?,
+        task_narrow: at("task_struct.thread_info")? + at(NARROW_WORD)?,
         task_thread_pid: at("task_struct.thread_pid")?,
         task_pid_links: at("task_struct.pid_links")?,
         task_signal: at("task_struct.signal")?,

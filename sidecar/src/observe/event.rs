@@ -314,6 +314,9 @@ pub(crate) enum Detail<'a> {
         syscall: &'a str,
         /// What it is about.
         category: &'a str,
+        /// `i386` of a call of 32 bits: of a program of that width, or by `int 0x80`; else absent.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        abi: Option<&'static str>,
         /// Its arguments.
         args: &'a Arguments,
         /// What it returned; absent of one that does not.

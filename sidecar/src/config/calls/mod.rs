@@ -2,6 +2,7 @@
 //! arguments mean.
 
 mod bits;
+mod narrow;
 mod table;
 
 use std::str::FromStr as _;
@@ -101,6 +102,8 @@ pub(crate) enum End {
     Ends,
     /// If it returns well, it is to another program.
     Execs,
+    /// It is as one of several calls.
+    Parts,
 }
 
 /// A system call.
@@ -126,6 +129,26 @@ impl Call {
         let number = Sysno::from_str(self.name).ok()?.id();
         u32::try_from(number).ok()
     }
+}
+
+/// The calls that the kernel side is to know, by its numbers: these, as programs of either width make them.
+pub(crate) fn numbered(calls: &[&'static Call]) -> impl Iterator<Item = (u32, &'static Call)> {
+    let wide = calls
+        .iter()
+        .filter_map(|call| Some((call.number()?, *call)));
+    let narrow = narrow::all().filter(|(_, one)| calls.iter().any(|call| call.name == one.name));
+    wide.chain(narrow).chain(narrow::parted(calls))
+}
+
+/// The functions that do these calls for programs of 32 bits and for no others: each by its names, of which the kernel has one,
+/// or has both and calls the first.
+pub(crate) fn narrow_functions(calls: &[&'static Call]) -> impl Iterator<Item = [String; 2]> {
+    narrow::functions(calls)
+}
+
+/// Whether a number is that of a call of 32 bits.
+pub(crate) fn is_narrow(number: u32) -> bool {
+    number >= sidecar_common::syscall::NARROW
 }
 
 /// Names of those that can be watched on some machine.

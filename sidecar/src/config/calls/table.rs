@@ -47,6 +47,10 @@ const TIMER: A = A("timer_id", Number);
 const RLIM: A = A("rlim", Pointer);
 const RESOURCE: A = A("resource", Bits(&RESOURCES));
 const FLAGS: A = A("flags", Size);
+pub(super) const WHENCE_ARGUMENT: A = A("whence", Bits(&WHENCE));
+pub(super) const WAIT_OPTIONS: A = A("options", Bits(&WAIT_FLAGS));
+pub(super) const PROTECTION_ARGUMENT: A = A("prot", Bits(&PROTECTION));
+pub(super) const MAP_FLAGS_ARGUMENT: A = A("flags", Bits(&MAP_FLAGS));
 
 pub(super) static TABLE: &[Call] = &[
     call("open", File, &[FILENAME, OPEN, MODE]),
@@ -133,11 +137,7 @@ pub(super) static TABLE: &[Call] = &[
         File,
         &[FD, A("buf", Pointer), COUNT, A("pos", Offset)],
     ),
-    call(
-        "lseek",
-        File,
-        &[FD, A("offset", Offset), A("whence", Bits(&WHENCE))],
-    ),
+    call("lseek", File, &[FD, A("offset", Offset), WHENCE_ARGUMENT]),
     by("newstat", call("stat", File, &[FILENAME, STATBUF])),
     by("newfstat", call("fstat", File, &[FD, STATBUF])),
     by("newlstat", call("lstat", File, &[FILENAME, STATBUF])),
@@ -279,7 +279,7 @@ pub(super) static TABLE: &[Call] = &[
         &[
             A("upid", Number),
             A("stat_addr", Pointer),
-            A("options", Bits(&WAIT_FLAGS)),
+            WAIT_OPTIONS,
             A("ru", Pointer),
         ],
     ),
@@ -290,7 +290,7 @@ pub(super) static TABLE: &[Call] = &[
             A("which", Number),
             A("upid", Number),
             A("infop", Pointer),
-            A("options", Bits(&WAIT_FLAGS)),
+            WAIT_OPTIONS,
             A("ru", Pointer),
         ],
     ),
@@ -325,8 +325,8 @@ pub(super) static TABLE: &[Call] = &[
         &[
             A("addr", Pointer),
             A("len", Size),
-            A("prot", Bits(&PROTECTION)),
-            A("flags", Bits(&MAP_FLAGS)),
+            PROTECTION_ARGUMENT,
+            MAP_FLAGS_ARGUMENT,
             FD,
             A("off", Size),
         ],
@@ -335,11 +335,7 @@ pub(super) static TABLE: &[Call] = &[
     call(
         "mprotect",
         Memory,
-        &[
-            A("start", Pointer),
-            A("len", Size),
-            A("prot", Bits(&PROTECTION)),
-        ],
+        &[A("start", Pointer), A("len", Size), PROTECTION_ARGUMENT],
     ),
     call(
         "madvise",

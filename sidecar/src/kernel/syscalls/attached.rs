@@ -1,7 +1,10 @@
 //! Where the programs are attached: to the functions of what is watched, and where that cannot be, to the tracepoints
 //! that every call passes.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use aya::{
     Ebpf,
@@ -13,7 +16,7 @@ use aya::{
 
 use super::{Error, MONITOR, refused};
 use crate::{
-    config::calls::{Call, End},
+    config::calls::{self, Call, End},
     kernel::load::program,
 };
 
@@ -43,9 +46,9 @@ pub(crate) enum How {
 pub(super) struct Attached {
     ebpf: Ebpf,
     is_loaded: bool,
-    probed: BTreeMap<&'static str, [KProbeLinkId; 2]>,
-    /// With why they are not probed.
-    traced: BTreeMap<&'static str, String>,
+    calls: Vec<&'static str>,
+    /// By the functions' names.
+    probed: BTreeMap<String, [KProbeLinkId; 2]>,
     points: Option<[RawTracePointLinkId; 2]>,
     exec: Option<RawTracePointLinkId>,
 }
@@ -55,8 +58,8 @@ impl Attached {
         Self {
             ebpf,
             is_loaded: false,
+            calls: Vec::new(),
             probed: BTreeMap::new(),
-            traced: BTreeMap::new(),
             points: None,
             exec: None,
         }
@@ -72,55 +75,88 @@ impl Attached {
             self.is_loaded = true;
         }
         self.follow_execs(calls.iter().any(|call| call.end == End::Execs))?;
-        for call in calls {
-            if self.probed.contains_key(call.name) {
-                continue;
+        // One way for all calls: both would tell of one twice.
+        let probed = match self.probe_all(calls) {
+            Ok(probed) => {
+                self.leave_points()?;
+                probed
             }
-            match self.probe(call) {
-                Ok(links) => {
-                    self.traced.remove(call.name);
-                    self.probed.insert(call.name, links);
-                }
-                Err(why) => {
-                    self.traced.insert(call.name, why.to_string());
-                }
+            Err((function, why)) => {
+                self.follow_points(&function, &why)?;
+                BTreeSet::new()
             }
-        }
-        let is_wanted = |name: &str| calls.iter().any(|call| call.name == name);
-        self.traced.retain(|name, _| is_wanted(name));
-        self.follow_by_points()?;
-        let stale: Vec<&str> = self
+        };
+        let stale: Vec<String> = self
             .probed
             .keys()
-            .copied()
-            .filter(|name| !is_wanted(name))
+            .filter(|function| !probed.contains(*function))
+            .cloned()
             .collect();
-        for name in stale {
-            if let Some(links) = self.probed.remove(name) {
+        for function in stale {
+            if let Some(links) = self.probed.remove(&function) {
                 self.release(links)?;
             }
         }
+        self.calls = calls.iter().map(|call| call.name).collect();
         Ok(())
     }
 
     /// How each is watched.
     pub(super) fn how(&self) -> impl Iterator<Item = (&'static str, How)> {
-        let probed = self.probed.keys().map(|name| (*name, How::Probes));
-        probed.chain(self.traced.keys().map(|name| (*name, How::Tracepoints)))
+        let how = if self.points.is_none() {
+            How::Probes
+        } else {
+            How::Tracepoints
+        };
+        self.calls.iter().map(move |name| (*name, how))
+    }
+
+    /// Probes all functions of these calls; gives their names, or that of one that cannot be probed.
+    fn probe_all(
+        &mut self,
+        calls: &[&'static Call],
+    ) -> Result<BTreeSet<String>, (String, ProgramError)> {
+        let mut probed = BTreeSet::new();
+        for call in calls {
+            let function = format!("{PREFIX}{}", call.function);
+            if let Err(e) = self.probe(&function) {
+                return Err((function, e));
+            }
+            probed.insert(function);
+        }
+        for names in calls::narrow_functions(calls) {
+            for function in names {
+                match self.probe(&function) {
+                    Ok(()) => {
+                        probed.insert(function);
+                        break;
+                    }
+                    // (a kernel may have no calls of 32 bits)
+                    Err(e) if is_missing(&e) => {}
+                    Err(e) => return Err((function, e)),
+                }
+            }
+        }
+        Ok(probed)
     }
 
     /// The end first: one that nobody saw begin is passed over.
-    fn probe(&mut self, call: &Call) -> Result<[KProbeLinkId; 2], ProgramError> {
-        let function = format!("{PREFIX}{}", call.function);
+    fn probe(&mut self, function: &str) -> Result<(), ProgramError> {
+        if self.probed.contains_key(function) {
+            return Ok(());
+        }
         let [enter, leave] = PROBES;
         let mut attach = |name: &str| -> Result<KProbeLinkId, ProgramError> {
             let program = program::<KProbe>(&mut self.ebpf, name)
                 .map_err(|e| ProgramError::IOError(io::Error::other(e)))?;
-            program.attach(function.as_str(), 0)
+            program.attach(function, 0)
         };
         let end = attach(leave)?;
         match attach(enter) {
-            Ok(begin) => Ok([begin, end]),
+            Ok(begin) => {
+                self.probed.insert(function.to_owned(), [begin, end]);
+                Ok(())
+            }
             Err(e) => {
                 let program = program::<KProbe>(&mut self.ebpf, leave);
                 let _ = program.map(|program| program.detach(end));
@@ -149,25 +185,25 @@ impl Attached {
         Ok(())
     }
 
-    fn follow_by_points(&mut self) -> Result<(), Error> {
-        match (self.points.take(), self.traced.is_empty()) {
-            (None, true) => {}
-            (Some(points), false) => self.points = Some(points),
-            (Some(points), true) => {
-                for (name, link) in POINTS.into_iter().zip(points) {
-                    self.unpoint(name, link)?;
-                }
-            }
-            (None, false) => {
-                let [enter, exit] = POINTS;
-                let end = self.point(exit)?;
-                self.points = Some([self.point(enter)?, end]);
-                for (name, why) in &self.traced {
-                    tracing::warn!(
-                        "{name} is watched by the tracepoints that every system call passes, which slows all of them down: its function cannot be probed: {why}"
-                    );
-                }
-            }
+    fn follow_points(&mut self, function: &str, why: &ProgramError) -> Result<(), Error> {
+        if self.points.is_some() {
+            return Ok(());
+        }
+        let [enter, exit] = POINTS;
+        let end = self.point(exit)?;
+        self.points = Some([self.point(enter)?, end]);
+        tracing::warn!(
+            "calls are watched by the tracepoints that every system call passes, which slows all of them down: {function} cannot be probed: {why}"
+        );
+        Ok(())
+    }
+
+    fn leave_points(&mut self) -> Result<(), Error> {
+        for (name, link) in POINTS
+            .into_iter()
+            .zip(self.points.take().into_iter().flatten())
+        {
+            self.unpoint(name, link)?;
         }
         Ok(())
     }
@@ -187,4 +223,9 @@ impl Attached {
             .and_then(|()| program.attach(name))
             .map_err(|e| refused(MONITOR, name, &e))
     }
+}
+
+/// Whether the kernel has no such function.
+fn is_missing(e: &ProgramError) -> bool {
+    matches!(e, ProgramError::SyscallError(e) if e.io_error.kind() == io::ErrorKind::NotFound)
 }

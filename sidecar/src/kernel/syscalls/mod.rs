@@ -56,7 +56,7 @@ impl Syscalls {
         let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(failed("RECORDS"))?;
         let level = own_level(&mut ebpf, MONITOR)?;
         let mut syscalls = Self {
-            applied: Applied::take(&mut ebpf, level, fields.narrow_at)?,
+            applied: Applied::take(&mut ebpf, level)?,
             groups: hash(&mut ebpf, "GROUPS")?,
             rates: hash(&mut ebpf, "RATES")?,
             lost: array(&mut ebpf, "LOST")?,

@@ -9,13 +9,13 @@ use aya::{
 use sidecar_common::{
     policy::ScopeId,
     syscall::{
-        CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_WATCHED, MAX_CALLS,
-        MAX_UIDS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
+        CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_NARROW, CALL_PARTS,
+        CALL_WATCHED, MAX_UIDS, NARROW, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
     },
 };
 
 use super::{Error, array, failed, hash};
-use crate::config::calls::{Call, End, Meaning};
+use crate::config::calls::{self, Call, End, Meaning};
 
 /// What is asked of the kernel side.
 #[derive(Clone, Default)]
@@ -40,17 +40,15 @@ pub(super) struct Applied {
     calls: Array<MapData, sidecar_common::syscall::Call>,
     uids: HashMap<MapData, u32, u8>,
     level: u32,
-    narrow_at: u32,
 }
 
 impl Applied {
-    pub(super) fn take(ebpf: &mut Ebpf, level: u32, narrow_at: u32) -> Result<Self, Error> {
+    pub(super) fn take(ebpf: &mut Ebpf, level: u32) -> Result<Self, Error> {
         Ok(Self {
             settings: array(ebpf, "SETTINGS")?,
             calls: array(ebpf, "CALLS")?,
             uids: hash(ebpf, "UIDS")?,
             level,
-            narrow_at,
         })
     }
 
@@ -60,11 +58,8 @@ impl Applied {
         for uid in &wish.uids {
             self.uids.insert(*uid, 1, 0).map_err(failed("UIDS"))?;
         }
-        for call in &wish.calls {
-            let Some(number) = call.number() else {
-                continue;
-            };
-            let set = self.calls.set(number, watched(call), 0);
+        for (number, call) in calls::numbered(&wish.calls) {
+            let set = self.calls.set(number, watched(number, call), 0);
             set.map_err(failed("CALLS"))?;
         }
         self.set(wish)
@@ -99,7 +94,6 @@ impl Applied {
                 .sum(),
             rate: wish.rate,
             agent: std::process::id(),
-            narrow_at: self.narrow_at,
         };
         let set = self.settings.set(0, settings, 0);
         set.map_err(failed("SETTINGS"))
@@ -107,8 +101,10 @@ impl Applied {
 
     /// What is not wanted is not told of.
     pub(super) fn forget_all_but(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
-        let wanted: BTreeSet<u32> = wish.calls.iter().filter_map(|call| call.number()).collect();
-        let numbers = 0..u32::try_from(MAX_CALLS).unwrap_or(0);
+        let wanted: BTreeSet<u32> = calls::numbered(&wish.calls)
+            .map(|(number, _)| number)
+            .collect();
+        let numbers = 0..self.calls.len();
         for number in numbers.filter(|number| !wanted.contains(number)) {
             let set = self
                 .calls
@@ -131,14 +127,16 @@ impl Applied {
     }
 }
 
-/// How a call is watched.
-fn watched(call: &Call) -> sidecar_common::syscall::Call {
+/// How the call of a number is watched.
+fn watched(number: u32, call: &Call) -> sidecar_common::syscall::Call {
     let mut watched = sidecar_common::syscall::Call {
         flags: CALL_WATCHED
+            | if number < NARROW { 0 } else { CALL_NARROW }
             | match call.end {
                 End::Returns => 0,
                 End::Ends => CALL_ENDS,
                 End::Execs => CALL_EXEC,
+                End::Parts => CALL_PARTS,
             },
         ..Default::default()
     };
@@ -167,11 +165,10 @@ fn watched(call: &Call) -> sidecar_common::syscall::Call {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::calls;
 
     #[test]
     fn places_are_those_of_the_arguments() {
-        let of = |name: &str| watched(calls::find(name).unwrap());
+        let of = |name: &str| watched(0, calls::find(name).unwrap());
         assert_eq!(of("renameat2").texts, [2, 4]);
         let accept = of("accept4");
         assert_eq!((accept.address, accept.address_length), (2, 3));
@@ -179,12 +176,7 @@ mod tests {
         assert_eq!(of("sendmsg").flags, CALL_WATCHED | CALL_MESSAGE);
         assert_eq!(of("exit_group").flags, CALL_WATCHED | CALL_ENDS);
         assert_eq!(of("execveat").texts, [2, 0]);
-    }
-
-    #[test]
-    fn every_number_has_a_place() {
-        for call in calls::all() {
-            assert!(usize::try_from(call.number().unwrap()).unwrap() < MAX_CALLS);
-        }
+        let narrow = watched(NARROW, calls::find("close").unwrap());
+        assert_eq!(narrow.flags, CALL_WATCHED | CALL_NARROW);
     }
 }

@@ -21,8 +21,8 @@ use crate::{
 /// One who asks.
 #[derive(Clone, Default)]
 pub(crate) struct Asker {
-    /// By their numbers.
-    calls: BTreeMap<u32, &'static Call>,
+    /// By their names.
+    calls: BTreeMap<&'static str, &'static Call>,
     whose: Whose,
     /// Only of these users; empty for all.
     uids: BTreeSet<u32>,
@@ -42,7 +42,7 @@ impl Asker {
     /// The configuration, if it asks.
     pub(crate) fn of_config(config: &config::Syscalls) -> Option<Self> {
         config.enabled.then(|| Self {
-            calls: numbered(config.calls()),
+            calls: named(config.calls()),
             whose: Whose {
                 pods: None,
                 containers: config.containers.clone(),
@@ -72,7 +72,7 @@ impl Asker {
         }
         let pods = object.namespace.clone();
         let asker = Self {
-            calls: numbered(wanted),
+            calls: named(wanted),
             whose: Whose {
                 pods: pods.map(|namespace| (namespace, object.pods.clone())),
                 containers: object.containers.clone(),
@@ -90,17 +90,14 @@ impl Asker {
 
     /// Whether it wants a call, wherever that was made.
     fn wants(&self, call: &Made) -> bool {
-        self.calls.contains_key(&call.number)
+        self.calls.contains_key(call.name)
             && (self.uids.is_empty() || self.uids.contains(&call.uid))
             && (call.has_failed || !self.only_failed)
     }
 }
 
-fn numbered(calls: impl IntoIterator<Item = &'static Call>) -> BTreeMap<u32, &'static Call> {
-    let numbered = calls.into_iter();
-    numbered
-        .filter_map(|call| Some((call.number()?, call)))
-        .collect()
+fn named(calls: impl IntoIterator<Item = &'static Call>) -> BTreeMap<&'static str, &'static Call> {
+    calls.into_iter().map(|call| (call.name, call)).collect()
 }
 
 impl Whose {
@@ -165,15 +162,15 @@ fn one_of(answers: &mut dyn Iterator<Item = Option<bool>>) -> Option<bool> {
 /// A call that was made, as far as it matters to who asks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Made {
-    pub(super) number: u32,
+    pub(super) name: &'static str,
     pub(super) uid: u32,
     pub(super) has_failed: bool,
 }
 
 impl Made {
-    pub(super) fn of(record: &Syscall, has_failed: bool) -> Self {
+    pub(super) fn of(call: &'static Call, record: &Syscall, has_failed: bool) -> Self {
         Self {
-            number: record.number,
+            name: call.name,
             uid: record.uid,
             has_failed,
         }
@@ -184,18 +181,18 @@ impl Made {
 #[derive(Clone, Default)]
 pub(super) struct Askers {
     all: Vec<Asker>,
-    /// Who asks for a call of that number, as places in `all`.
-    by_call: HashMap<u32, Vec<usize>>,
+    /// Who asks for a call of that name, as places in `all`.
+    by_call: HashMap<&'static str, Vec<usize>>,
 }
 
 impl FromIterator<Asker> for Askers {
     fn from_iter<T: IntoIterator<Item = Asker>>(askers: T) -> Self {
         let asking = askers.into_iter().filter(|asker| !asker.calls.is_empty());
         let all: Vec<Asker> = asking.collect();
-        let mut by_call: HashMap<u32, Vec<usize>> = HashMap::new();
+        let mut by_call: HashMap<&'static str, Vec<usize>> = HashMap::new();
         for (at, asker) in all.iter().enumerate() {
-            for number in asker.calls.keys() {
-                by_call.entry(*number).or_default().push(at);
+            for name in asker.calls.keys() {
+                by_call.entry(*name).or_default().push(at);
             }
         }
         Self { all, by_call }
@@ -213,7 +210,7 @@ impl Askers {
     pub(super) fn wish(&self, scope: ScopeId, rate: u32) -> SyscallsWish {
         let all = &self.all;
         let calls = all.iter().flat_map(|asker| asker.calls.clone());
-        let calls: BTreeMap<u32, &'static Call> = calls.collect();
+        let calls: BTreeMap<&'static str, &'static Call> = calls.collect();
         let uids = all.iter().flat_map(|asker| asker.uids.clone());
         let uids: BTreeSet<u32> = uids.collect();
         let all_name_users = all.iter().all(|asker| !asker.uids.is_empty());
@@ -240,7 +237,7 @@ impl Askers {
 
     /// Whether somebody wants that call. Of a place that cannot be told yet, who asks for certain places does not.
     pub(super) fn want(&self, call: &Made, place: Option<&Place>, pods: Option<&Pods>) -> bool {
-        let asking = self.by_call.get(&call.number);
+        let asking = self.by_call.get(call.name);
         asking.into_iter().flatten().any(|at| {
             let asker = &self.all[*at];
             asker.wants(call) && asker.whose.means(place, pods) == Some(true)

@@ -78,9 +78,7 @@ impl SyscallMonitor {
             pods: None,
             kernel,
             ring,
-            calls: config::calls::all()
-                .filter_map(|call| Some((call.number()?, call)))
-                .collect(),
+            calls: config::calls::numbered(&config::calls::all().collect::<Vec<_>>()).collect(),
             dropped: HashMap::new(),
         };
         monitor.say_how();

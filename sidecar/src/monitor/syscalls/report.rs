@@ -5,7 +5,7 @@ use sidecar_common::syscall::Syscall;
 
 use super::{SyscallMonitor, arguments, asker::Made};
 use crate::{
-    config::calls::End,
+    config::calls::{End, is_narrow},
     monitor::desk::{Actor, Desk, name_of},
     observe::{Detail, Kind},
     process::Place,
@@ -13,6 +13,9 @@ use crate::{
 
 /// The greatest error number (include/linux/err.h).
 const MAX_ERRNO: i64 = 4095;
+
+/// What calls of 32 bits are told by, as the field has it.
+const NARROW: &str = "i386";
 
 impl SyscallMonitor {
     /// One record of it.
@@ -26,7 +29,7 @@ impl SyscallMonitor {
         self.judge(record.owner.cgroup, place.as_deref(), desk);
         let ret = (call.end != End::Ends).then_some(record.result);
         let error = ret.and_then(error);
-        let made = Made::of(record, error.is_some());
+        let made = Made::of(call, record, error.is_some());
         let pods = desk.whereabouts.pods();
         if !self.askers.want(&made, place.as_deref(), pods) {
             return;
@@ -39,6 +42,7 @@ impl SyscallMonitor {
         let detail = Detail::Syscall {
             syscall: call.name,
             category: call.category.name(),
+            abi: is_narrow(record.number).then_some(NARROW),
             args: &args,
             ret,
             error: error.as_deref(),

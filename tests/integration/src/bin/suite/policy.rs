@@ -12,6 +12,7 @@ use kernelseal_integration::probe::{self, asked_for_token, ensure_both, ensure_n
 use kernelseal_integration::process::{self, Running, run};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
+use nix::libc;
 use nix::sys::ptrace;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::sys::wait::waitpid;
@@ -35,6 +36,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("policy::environ", || switch("blockEnviron", open_environ))
         .test("policy::mem", || switch("blockMem", open_memory))
         .test("policy::process_vm", || switch("blockMem", read_memory))
+        .test("policy::process_vm_of_32_bits", process_vm_of_32_bits)
         .test("policy::ptrace", || switch("blockPtrace", attach))
         .test("policy::maps", || {
             MAPS.into_iter()
@@ -138,6 +140,28 @@ fn switch(key: &str, reach: impl Fn(u32) -> io::Result<()>) -> Result<()> {
     reach(target.pid()).with_context(|| format!("{key} is false"))?;
     let events = agent.events(Duration::from_millis(100))?;
     ensure!(!events.iter().any(|event| event["type"] == "BLOCKED"));
+    Ok(())
+}
+
+/// By `int 0x80`, where it has another number: it is no less `blockMem`'s. (On `arm64` there is no such program here.)
+fn process_vm_of_32_bits() -> Result<()> {
+    if cfg!(not(target_arch = "x86_64")) {
+        return Ok(());
+    }
+    for is_guarded in [true, false] {
+        let config = Config::token_for("probe-static").policy("blockMem", is_guarded);
+        let mut agent = Agent::run(&config)?;
+        let target = sealed(&mut agent)?;
+        let pid = target.pid().to_string();
+        let mut attack = Command::new(probe::path("attack")?);
+        let told: Value =
+            serde_json::from_str(&run(attack.args(["32-process_vm_readv", &pid, "none"]))?)?;
+        let errno = if is_guarded { libc::EPERM } else { 0 };
+        ensure!(told["errno"] == errno, "guarded: {is_guarded}: {told}");
+        if is_guarded {
+            agent.wait_for(|event| event["access"] == "process_vm", SOON)?;
+        }
+    }
     Ok(())
 }
 

@@ -46,12 +46,14 @@ impl Vector {
 
     fn named(name: &str) -> Result<Self> {
         let (guarded, access) = match name {
-            "attach" | "seize" | "attach-threads" | "pidfd_getfd" => (Guarded::Always, "ptrace"),
-            "process_vm_readv" => (Guarded::Always, "process_vm"),
+            "attach" | "seize" | "attach-threads" | "pidfd_getfd" | "32-attach" => {
+                (Guarded::Always, "ptrace")
+            }
+            "process_vm_readv" | "32-process_vm_readv" => (Guarded::Always, "process_vm"),
             // Later kernels ask nobody about one with CAP_PERFMON; it gives hints and reads nothing.
             "process_madvise" if kernel_version()? > (6, 12) => (Guarded::Never, ""),
             "process_madvise" => (Guarded::Always, "mem"),
-            "perf_event_open" => (Guarded::Always, "perf_event"),
+            "perf_event_open" | "32-perf_event_open" => (Guarded::Always, "perf_event"),
             "file-links" => (Guarded::Never, ""),
             _ if name.starts_with("file") => (Guarded::Always, "secret file"),
             _ => of_procfs(name)?,
