@@ -41,7 +41,7 @@ GUEST_OPTIONS ?= --timeout 3600
 export KERNELSEAL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kernelseal
 export CARGO_TARGET_DIR ?= target
 # What tests run that Debian does not package (tests/servers/fetch).
-export KERNELSEAL_OPENBAO ?= $(KERNELSEAL_CACHE)/openbao/bao
+export KERNELSEAL_OPENBAO ?= $(abspath $(KERNELSEAL_CACHE))/openbao/bao
 export KERNELSEAL_HELM ?= tests/servers/helm
 # What is built for, as Debian names it: this machine's architecture unless told.
 HOST_ARCH := $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)

@@ -161,6 +161,8 @@ pub struct Offsets {
     pub pidns_inum: u32,
     /// `pt_regs.orig_ax`, on arm64 `syscallno`, counted back from the structure's end.
     pub regs_syscall_from_end: u32,
+    /// The same, counted from the structure's beginning.
+    pub regs_syscall: u32,
     /// Not an offset, nor are the following: the number of `bpf(2)` on this architecture.
     pub sys_bpf: u32,
     /// The number of `perf_event_open(2)`.

@@ -8,14 +8,17 @@ use crate::{event::Header, monitor::Owner, policy::ScopeId};
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
 pub const RING_BYTES: usize = 2 * 1024 * 1024;
+/// Numbers of system calls are below, as programs of either width make them. (The kernel's tables end at about 470.)
+pub const MAX_NUMBER: u32 = 512;
 /// What is added to the number of a call of 32 bits: they are numbered anew.
-pub const NARROW: u32 = 512;
-/// Numbers of system calls are below.
-pub const MAX_CALLS: usize = NARROW as usize;
-/// What is added, besides, to the number of a part of `socketcall(2)`, which is no call's.
-pub const SOCKETCALL: u32 = 488;
-/// Parts of `socketcall(2)`, from 1 (include/uapi/linux/net.h).
+pub const NARROW: u32 = MAX_NUMBER;
+/// What is added to that of a part of `socketcall(2)`, which begin with 1 (include/uapi/linux/net.h): behind all that a
+/// program can ask for.
+pub const SOCKETCALL: u32 = 2 * MAX_NUMBER;
+/// Parts of `socketcall(2)`.
 pub const SOCKETCALL_PARTS: u32 = 20;
+/// Numbers of watched calls are below.
+pub const MAX_CALLS: usize = (SOCKETCALL + SOCKETCALL_PARTS + 1) as usize;
 /// Arguments of a system call.
 pub const ARGUMENTS: usize = 6;
 /// Texts of one call: those of `renameat2` and `mount`.
@@ -68,6 +71,8 @@ pub struct Call {
     pub address: u8,
     /// The place of that address's length, or of a pointer to it.
     pub address_length: u8,
+    /// How many arguments it has.
+    pub arguments: u32,
 }
 
 /// Somebody wants to hear of it.
@@ -82,8 +87,10 @@ pub const CALL_LENGTH_BY_POINTER: u32 = 1 << 3;
 pub const CALL_MESSAGE: u32 = 1 << 4;
 /// What its arguments point to is of 32 bits.
 pub const CALL_NARROW: u32 = 1 << 5;
-/// It is one of several, which its first argument tells; its own arguments are where the second points to.
+/// It is one of several, which its first argument tells.
 pub const CALL_PARTS: u32 = 1 << 6;
+/// It is one of those: its arguments, of 32 bits, are where the second of the whole points to.
+pub const CALL_PART: u32 = 1 << 7;
 
 /// A control group that was judged.
 pub const GROUP_WANTED: u32 = 1;

@@ -126,13 +126,6 @@ pub const NARROW_CALL: u32 = 1 << 1;
 #[cfg(bpf_target_arch = "aarch64")]
 pub const NARROW_CALL: u32 = 1 << 22;
 
-/// Whether the call that a running task is in is one of 32 bits: it has its number from another table.
-#[inline(always)]
-#[must_use]
-pub fn calls_narrow(task: Ptr) -> bool {
-    read::<u32>(task, off!(task_narrow)) & NARROW_CALL != 0
-}
-
 /// A field of a structure at any address; zero when it cannot be read.
 #[inline(always)]
 pub fn read<T: Copy + bytemuck::Zeroable>(base: Ptr, offset: usize) -> T {

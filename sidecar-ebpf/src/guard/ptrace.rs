@@ -11,6 +11,7 @@ use sidecar_common::{
     layout::COMM_LEN,
     policy::{SCOPE_BLOCK_MEM, SCOPE_BLOCK_PTRACE, SEALED_AGENT, Sealed},
 };
+use sidecar_ebpf::monitor::Task;
 
 use super::{Own, Reach, agents, decide};
 use crate::{
@@ -39,53 +40,80 @@ pub(crate) fn syscall_slot() -> u32 {
 #[cfg(bpf_target_arch = "x86_64")]
 mod narrow {
     //! arch/x86/entry/syscalls/syscall_32.tbl: also what any program may call by `int 0x80`.
-    pub(super) const PERF_EVENT_OPEN: usize = 336;
-    pub(super) const PROCESS_VM_READV: usize = 347;
-    pub(super) const PROCESS_VM_WRITEV: usize = 348;
-    pub(super) const PROCESS_MADVISE: usize = 440;
+    pub(super) const PERF_EVENT_OPEN: u32 = 336;
+    pub(super) const PROCESS_VM_READV: u32 = 347;
+    pub(super) const PROCESS_VM_WRITEV: u32 = 348;
+    pub(super) const PROCESS_MADVISE: u32 = 440;
 }
 #[cfg(bpf_target_arch = "aarch64")]
 mod narrow {
     //! arch/arm64/tools/syscall_32.tbl
-    pub(super) const PERF_EVENT_OPEN: usize = 364;
-    pub(super) const PROCESS_VM_READV: usize = 376;
-    pub(super) const PROCESS_VM_WRITEV: usize = 377;
-    pub(super) const PROCESS_MADVISE: usize = 440;
+    pub(super) const PERF_EVENT_OPEN: u32 = 364;
+    pub(super) const PROCESS_VM_READV: u32 = 376;
+    pub(super) const PROCESS_VM_WRITEV: u32 = 377;
+    pub(super) const PROCESS_MADVISE: u32 = 440;
 }
 
-/// Whether one of these calls runs, whose numbers are given, and those that they have for 32 bits.
-#[inline(always)]
-fn runs(wide: [usize; 2], narrow: [usize; 2]) -> bool {
-    let task = kernel::current();
-    let stack = kernel::follow(task, off!(task_stack));
-    // 32 bits, as the kernel takes it. (On x86_64 the register's upper half is whatever the caller left there; on arm64 the
-    // kernel keeps no more.)
-    let number = read::<u32>(stack, syscall_slot() as usize) as usize;
-    let [one, other] = if kernel::calls_narrow(task) {
-        narrow
-    } else {
-        wide
-    };
-    number == one || number == other
+/// A number's bit of calls with pointers of 32 bits by a program of 64 (`__X32_SYSCALL_BIT`), where the kernel has them, and
+/// the numbers that some have only there (arch/x86/entry/syscalls/syscall_64.tbl).
+#[cfg(bpf_target_arch = "x86_64")]
+mod x32 {
+    pub(super) const BIT: u32 = 1 << 30;
+    pub(super) const PROCESS_VM_READV: u32 = 539;
+    pub(super) const PROCESS_VM_WRITEV: u32 = 540;
+}
+#[cfg(bpf_target_arch = "aarch64")]
+mod x32 {
+    //! There are none: these are nobody's.
+    pub(super) const BIT: u32 = 0;
+    pub(super) const PROCESS_VM_READV: u32 = u32::MAX;
+    pub(super) const PROCESS_VM_WRITEV: u32 = u32::MAX;
 }
 
-/// Whether the call that runs acts on another's memory with a check for reading only: `perf_event_open` samples
-/// registers and user stack.
-#[inline(always)]
-fn reaches_by_reading() -> bool {
-    runs(
-        [off!(sys_perf_event_open), off!(sys_process_madvise)],
-        [narrow::PERF_EVENT_OPEN, narrow::PROCESS_MADVISE],
-    )
+/// The call that runs.
+#[derive(Clone, Copy)]
+struct Running {
+    number: u32,
+    is_narrow: bool,
 }
 
-/// Whether the call that runs reads or writes another's memory.
-#[inline(always)]
-fn copies_memory() -> bool {
-    runs(
-        [off!(sys_process_vm_readv), off!(sys_process_vm_writev)],
-        [narrow::PROCESS_VM_READV, narrow::PROCESS_VM_WRITEV],
-    )
+impl Running {
+    #[inline(always)]
+    fn now() -> Self {
+        let stack = kernel::follow(kernel::current(), off!(task_stack));
+        // 32 bits, as the kernel takes it. (On x86_64 the register's upper half is whatever the caller left there; on arm64
+        // the kernel keeps no more.)
+        let number: u32 = read(stack, syscall_slot() as usize);
+        Self {
+            number: number & !x32::BIT,
+            is_narrow: Task::running().is_narrow(),
+        }
+    }
+
+    /// Whether it acts on another's memory with a check for reading only: `perf_event_open` samples registers and user stack.
+    #[inline(always)]
+    fn reaches_by_reading(self) -> bool {
+        let Self { number, is_narrow } = self;
+        if is_narrow {
+            number == narrow::PERF_EVENT_OPEN || number == narrow::PROCESS_MADVISE
+        } else {
+            number == off!(sys_perf_event_open) as u32 || number == off!(sys_process_madvise) as u32
+        }
+    }
+
+    /// Whether it reads or writes another's memory.
+    #[inline(always)]
+    fn copies_memory(self) -> bool {
+        let Self { number, is_narrow } = self;
+        if is_narrow {
+            number == narrow::PROCESS_VM_READV || number == narrow::PROCESS_VM_WRITEV
+        } else {
+            number == off!(sys_process_vm_readv) as u32
+                || number == off!(sys_process_vm_writev) as u32
+                || number == x32::PROCESS_VM_READV
+                || number == x32::PROCESS_VM_WRITEV
+        }
+    }
 }
 
 /// The check behind every access of one process to another.
@@ -106,13 +134,13 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let (what, guarded_by, own) = if mode & MODE_ATTACH == 0 {
         // Reading leaves `ps`, `readlink exe`, `nsenter` and exporters at work; what shows
         // something in procfs is guarded when it is opened.
-        if !reaches_by_reading() {
+        if !Running::now().reaches_by_reading() {
             return 0;
         }
         (WHAT_MEM, SCOPE_BLOCK_MEM, Own::Never)
     } else if mode & MODE_FSCREDS != 0 {
         (WHAT_MEM, SCOPE_BLOCK_MEM, Own::ByPolicy)
-    } else if copies_memory() {
+    } else if Running::now().copies_memory() {
         (WHAT_PROCESS_VM, SCOPE_BLOCK_MEM, Own::ByPolicy)
     } else {
         (WHAT_PTRACE, SCOPE_BLOCK_PTRACE, Own::Never)

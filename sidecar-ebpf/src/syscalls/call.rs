@@ -18,8 +18,9 @@ use sidecar_common::{
     event::Header,
     syscall::{
         ADDRESS_BYTES, ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE,
-        CALL_NARROW, CALL_PARTS, Call, KIND_SYSCALL, LOST_RETURNS, MAX_EXECS, MAX_THREADS, NARROW,
-        ONLY_FAILED, SOCKETCALL, SOCKETCALL_PARTS, Settings, Syscall, TEXT_BYTES, TEXTS,
+        CALL_NARROW, CALL_PART, CALL_PARTS, Call, KIND_SYSCALL, LOST_RETURNS, MAX_EXECS,
+        MAX_NUMBER, MAX_THREADS, NARROW, ONLY_FAILED, SOCKETCALL, SOCKETCALL_PARTS, Settings,
+        Syscall, TEXT_BYTES, TEXTS,
     },
 };
 
@@ -86,7 +87,7 @@ fn registers(at: Ptr, is_narrow: bool) -> (u32, [u64; ARGUMENTS]) {
         const ORDER: [usize; ARGUMENTS] = [1, 7, 8, 9, 10, 0];
         let words: [u64; NUMBER + 1] = read(at, AT);
         let low = |word: usize| words[word] & u64::from(u32::MAX);
-        (NARROW.wrapping_add(words[NUMBER] as u32), ORDER.map(low))
+        ((words[NUMBER] as u32).wrapping_add(NARROW), ORDER.map(low))
     } else {
         /// From `r10`.
         const AT: usize = 56;
@@ -94,26 +95,32 @@ fn registers(at: Ptr, is_narrow: bool) -> (u32, [u64; ARGUMENTS]) {
         /// `di`, `si`, `dx`, `r10`, `r8`, `r9`
         const ORDER: [usize; ARGUMENTS] = [7, 6, 5, 0, 2, 1];
         let words: [u64; NUMBER + 1] = read(at, AT);
-        (words[NUMBER] as u32, ORDER.map(|word| words[word]))
+        let number = words[NUMBER] as u32 & !X32;
+        (number, ORDER.map(|word| words[word]))
     }
 }
 
-/// The same on arm64 (arch/arm64/include/asm/ptrace.h), where calls of 32 bits are not told of.
+/// The bit of a number by which a program of 64 bits says that its pointers have 32 (`__X32_SYSCALL_BIT`): to the same
+/// functions, but for numbers from 512 on.
+#[cfg(bpf_target_arch = "x86_64")]
+const X32: u32 = 1 << 30;
+#[cfg(bpf_target_arch = "aarch64")]
+const X32: u32 = 0;
+
+/// The same on arm64 (arch/arm64/include/asm/ptrace.h), where calls of 32 bits are not told of. The number is not that of
+/// `x8`, but what a tracer may have put in its place.
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
 fn registers(at: Ptr, _is_narrow: bool) -> (u32, [u64; ARGUMENTS]) {
-    /// `x8`, in words; `x0` to `x5` are the first.
-    const NUMBER: usize = 8;
-    let words: [u64; NUMBER + 1] = read(at, 0);
-    let [a, b, c, d, e, f, ..] = words;
-    (words[NUMBER] as u32, [a, b, c, d, e, f])
+    (read(at, off!(regs_syscall)), read(at, 0))
 }
 
 /// Some call begins, of this number.
 #[inline(always)]
 pub(crate) fn begin_any(at: Ptr, number: u32) {
-    // (there are none of higher numbers, but whoever asks for one comes this way, and could ask for one that is ours)
-    if number < NARROW
+    let number = number & !X32;
+    // (there are none of higher numbers, but whoever asks for one comes this way, and is not to name what is numbered behind them)
+    if number < MAX_NUMBER
         && (filter::watched(number).is_some() || filter::watched(NARROW + number).is_some())
     {
         begin(at);
@@ -145,22 +152,22 @@ pub(crate) fn begin(at: Ptr) {
         return;
     };
     if call.flags & CALL_PARTS != 0 {
-        let part = arguments[0] as u32;
-        if !(1..=SOCKETCALL_PARTS).contains(&part) {
+        let [part, its_arguments, ..] = arguments;
+        if part == 0 || part > u64::from(SOCKETCALL_PARTS) {
             return;
         }
-        number = NARROW + SOCKETCALL + part;
+        number = SOCKETCALL + part as u32;
         let Some(watched) = filter::watched(number) else {
             return;
         };
         call = watched;
-        let words: [u32; ARGUMENTS] = word(arguments[1]);
-        arguments = words.map(u64::from);
+        arguments[0] = its_arguments;
     }
     let since_ns = monitor::now();
     let ends = call.flags & CALL_ENDS != 0;
     if !ends {
-        // SAFETY: does nothing. Without it both conditions become one, of which the verifier does not know what it says.
+        // SAFETY: does nothing. Without it both conditions become one number, and the verifier (seen on 6.1) does not know that
+        // the pointer is none where it is not zero.
         unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
         if let Some(thread) = known {
             // SAFETY: as above.
@@ -207,6 +214,10 @@ pub(crate) fn end(result: i64) {
     // SAFETY: a live map value, which only its own task touches.
     let number = unsafe { (*thread).number };
     if let (Some(settings), Some(call)) = (filter::settings(), filter::watched(number)) {
+        if call.flags & CALL_PART != 0 {
+            // SAFETY: as above.
+            unsafe { take_arguments(&raw mut (*thread).arguments, call.arguments) };
+        }
         let is_exec = call.flags & CALL_EXEC != 0;
         let executed = if is_exec {
             EXECS.get_ptr(task.address())
@@ -225,6 +236,30 @@ pub(crate) fn end(result: i64) {
     }
     // SAFETY: as above.
     unsafe { (*thread).number = NONE };
+}
+
+/// Of a part of `socketcall(2)`, the arguments that the kernel has read by now from where the first says: so many, for what
+/// is behind them may not be there.
+///
+/// # Safety
+///
+/// They can be written.
+#[inline(always)]
+unsafe fn take_arguments(arguments: *mut [u64; ARGUMENTS], count: u32) {
+    let mut words = [0_u32; ARGUMENTS];
+    let mut length = u64::from(count) * size_of::<u32>() as u64;
+    // SAFETY: works on one register. (31: more than the most, of which the verifier sees that there is room for it.)
+    unsafe { asm!("{0} &= {1}", inout(reg) length, const 31) };
+    if length > size_of_val(&words) as u64 {
+        return;
+    }
+    // SAFETY: the helper checks the address it reads from; no more than there is room for is asked. And see above.
+    unsafe {
+        let from = (*arguments)[0] as *const _;
+        if bpf_probe_read_user(words.as_mut_ptr().cast(), length as u32, from) == 0 {
+            *arguments = words.map(u64::from);
+        }
+    }
 }
 
 /// A task that is in a watched call.

@@ -19,9 +19,9 @@ const SECOND: u64 = 1_000_000_000;
 
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
-/// By their numbers; behind them those of 32 bits.
+/// By their numbers.
 #[btf_map]
-static CALLS: Array<Call, { 2 * MAX_CALLS }> = Array::new();
+static CALLS: Array<Call, MAX_CALLS> = Array::new();
 #[btf_map]
 static UIDS: HashMap<u32, u8, MAX_UIDS> = HashMap::new();
 /// `GROUP_*`, by control group.

@@ -94,6 +94,7 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         upid_ns: at("upid.ns")?,
         pidns_inum: at("pid_namespace.ns.inum")?,
         regs_syscall_from_end: types.size("pt_regs")? - at(SYSCALL_IN_REGISTERS)?,
+        regs_syscall: at(SYSCALL_IN_REGISTERS)?,
         sys_bpf: number(libc::SYS_bpf)?,
         sys_perf_event_open: number(libc::SYS_perf_event_open)?,
         sys_process_madvise: number(libc::SYS_process_madvise)?,

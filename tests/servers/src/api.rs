@@ -57,14 +57,7 @@ impl ApiServer {
     /// Starts one, on loopback, that its clients may find at other addresses, too.
     pub fn start_known_as(others: &[Ipv4Addr]) -> Result<Self> {
         let assets = assets()?;
-        let mut failure = None;
-        for _ in 0..ATTEMPTS {
-            match Self::try_start(&assets, others) {
-                Ok(server) => return Ok(server),
-                Err(e) => failure = Some(e),
-            }
-        }
-        Err(failure.context("no attempt")?)
+        attempt(|| Self::try_start(&assets, others))
     }
 
     fn try_start(assets: &Path, others: &[Ipv4Addr]) -> Result<Self> {
@@ -183,6 +176,18 @@ fn assets() -> Result<PathBuf> {
         );
     }
     Ok(folder)
+}
+
+/// Starts a server, once more if its port was taken meanwhile, or whatever it was.
+pub(crate) fn attempt<T>(mut start: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut failure = None;
+    for _ in 0..ATTEMPTS {
+        match start() {
+            Ok(server) => return Ok(server),
+            Err(e) => failure = Some(e),
+        }
+    }
+    Err(failure.context("no attempt")?)
 }
 
 /// One that nobody has right now.

@@ -16,11 +16,14 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::{
-    ADMIN_TOKEN, ApiServer, Authority, administrator::client, api::free_port, leash::Leash,
+    ADMIN_TOKEN, ApiServer, Authority,
+    administrator::client,
+    api::{attempt, free_port},
+    leash::Leash,
 };
 
 /// How long it may take to answer. A machine at its limit takes a few seconds.
-const READY_WITHIN: Duration = Duration::from_mins(1);
+const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(50);
 
@@ -33,13 +36,17 @@ pub struct OpenBao {
     root: String,
     unseal: String,
     _process: Leash,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl OpenBao {
     /// Starts one, on loopback.
     pub fn start() -> Result<Self> {
         let program = program()?;
+        attempt(|| Self::try_start(&program))
+    }
+
+    fn try_start(program: &Path) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let authority = Authority::new()?;
         let identity = authority.identity()?;
@@ -55,7 +62,7 @@ impl OpenBao {
         let file = dir.path().join("config.json");
         fs::write(&file, config.to_string())?;
         let arguments = ["server".to_owned(), format!("-config={}", file.display())];
-        let process = Leash::start(&program, &arguments, dir.path())?;
+        let process = Leash::start(program, &arguments, dir.path())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -72,7 +79,7 @@ impl OpenBao {
             root: String::new(),
             unseal: String::new(),
             _process: process,
-            _dir: dir,
+            dir,
         };
         server.initialize()?;
         Ok(server)
@@ -84,8 +91,11 @@ impl OpenBao {
         let keys = loop {
             match self.call(Method::PUT, "sys/init", &one_key) {
                 Ok(keys) => break keys,
-                Err(e) if begun.elapsed() > READY_WITHIN => return Err(e),
-                Err(_) => sleep(STEP),
+                Err(_) if begun.elapsed() < READY_WITHIN => sleep(STEP),
+                Err(e) => {
+                    let log = fs::read_to_string(self.dir.path().join("bao.log"))?;
+                    return Err(e.context(format!("its log:\n{log}")));
+                }
             }
         };
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -182,7 +192,7 @@ fn program() -> Result<PathBuf> {
     };
     let program = PathBuf::from(program);
     ensure!(
-        Path::is_file(&program),
+        program.is_file(),
         "KERNELSEAL_OPENBAO: there is no {}",
         program.display()
     );

@@ -11,7 +11,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use syscalls::Sysno;
 
-pub(crate) use self::bits::Bits;
+pub(crate) use self::{
+    bits::Bits,
+    narrow::{functions as narrow_functions, is_part},
+};
 
 /// What a system call is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -64,6 +67,8 @@ impl Category {
 pub(crate) enum Meaning {
     /// A number with a sign, of 32 bits.
     Number,
+    /// One of 16 bits: whatever else is in the register, the kernel does not look at.
+    Short,
     /// One of 64 bits.
     Offset,
     /// A number of bytes, or another without a sign.
@@ -140,12 +145,6 @@ pub(crate) fn numbered(calls: &[&'static Call]) -> impl Iterator<Item = (u32, &'
     wide.chain(narrow).chain(narrow::parted(calls))
 }
 
-/// The functions that do these calls for programs of 32 bits and for no others: each by its names, of which the kernel has one,
-/// or has both and calls the first.
-pub(crate) fn narrow_functions(calls: &[&'static Call]) -> impl Iterator<Item = [String; 2]> {
-    narrow::functions(calls)
-}
-
 /// Whether a number is that of a call of 32 bits.
 pub(crate) fn is_narrow(number: u32) -> bool {
     number >= sidecar_common::syscall::NARROW
@@ -193,6 +192,12 @@ mod tests {
                 assert_eq!(called.count(), 1, "{name}");
             }
         }
+    }
+
+    #[test]
+    fn numbers_are_below_those_of_32_bits() {
+        let numbers = all().filter_map(Call::number);
+        assert!(numbers.max() < Some(sidecar_common::syscall::MAX_NUMBER));
     }
 
     #[test]

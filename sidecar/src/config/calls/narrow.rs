@@ -1,14 +1,14 @@
 //! Calls of 32 bits on `x86_64`: of programs of that width, and of any by `int 0x80`. They have numbers of their own, some of
 //! them functions and arguments of their own, and are told as the calls of 64 bits that they are.
 
-use std::{str::FromStr as _, sync::LazyLock};
+use std::{collections::BTreeSet, str::FromStr as _, sync::LazyLock};
 
-use sidecar_common::syscall::{NARROW, SOCKETCALL, SOCKETCALL_PARTS};
+use sidecar_common::syscall::{NARROW, SOCKETCALL};
 use syscalls::x86::Sysno;
 
 use super::{
     Argument as A, Call, Category, End,
-    Meaning::{Descriptor, Number, Pointer, Signal, Size, Text},
+    Meaning::{Descriptor, Number, Pointer, Short, Signal, Size, Text},
     table::{self, TABLE},
 };
 
@@ -47,7 +47,10 @@ const POSITION: &[A] = &[FD, BUFFER, COUNT, A("poslo", Size), A("poshi", Size)];
 
 /// As `arch/x86/entry/syscalls/syscall_32.tbl` has them.
 static OTHERS: &[Other] = &[
-    other("chown", "chown", "chown16"),
+    with(
+        &[A("filename", Text), A("user", Short), A("group", Short)],
+        &other("chown", "chown", "chown16"),
+    ),
     other("chown32", "chown", "chown"),
     with(&[A("name", Text)], &other("umount", "umount2", "oldumount")),
     with(POSITION, &other("pread64", "pread64", "ia32_pread64")),
@@ -73,6 +76,7 @@ static OTHERS: &[Other] = &[
     other("oldlstat", "lstat", "lstat"),
     other("lstat64", "lstat", "ia32_lstat64"),
     other("fstatat64", "newfstatat", "ia32_fstatat64"),
+    other("fcntl", "fcntl", "fcntl64"),
     other("fcntl64", "fcntl", "fcntl64"),
     other("clone", "clone", "ia32_clone"),
     with(
@@ -107,9 +111,9 @@ static OTHERS: &[Other] = &[
     other("timer_settime64", "timer_settime", "timer_settime"),
     other("timer_gettime", "timer_gettime", "timer_gettime32"),
     other("timer_gettime64", "timer_gettime", "timer_gettime"),
-    other("setuid", "setuid", "setuid16"),
+    with(&[A("uid", Short)], &other("setuid", "setuid", "setuid16")),
     other("setuid32", "setuid", "setuid"),
-    other("setgid", "setgid", "setgid16"),
+    with(&[A("gid", Short)], &other("setgid", "setgid", "setgid16")),
     other("setgid32", "setgid", "setgid"),
     other("getuid", "getuid", "getuid16"),
     other("getuid32", "getuid", "getuid"),
@@ -176,7 +180,7 @@ static ALL: LazyLock<Vec<(u32, Call)>> = LazyLock::new(|| {
         let call = table_call(short.map_or(name, |short| short.1))?;
         let arguments = short.map_or(call.arguments, |short| &call.arguments[..short.2]);
         let call = Call { arguments, ..*call };
-        Some((NARROW + SOCKETCALL + part, call))
+        Some((SOCKETCALL + part, call))
     });
     same.chain(others).chain(parts).collect()
 });
@@ -191,38 +195,42 @@ fn number(name: &str) -> Option<u32> {
     Some(NARROW + u32::try_from(number).ok()?)
 }
 
-fn is_part(number: u32) -> bool {
-    (1..=SOCKETCALL_PARTS).contains(&number.wrapping_sub(NARROW + SOCKETCALL))
-}
-
 /// All of them, by the kernel side's numbers, and as which they are told.
 pub(super) fn all() -> impl Iterator<Item = (u32, &'static Call)> {
     ALL.iter().map(|(number, call)| (*number, call))
 }
 
+/// Whether a number is that of a part of `socketcall(2)`.
+pub(crate) fn is_part(number: u32) -> bool {
+    number >= SOCKETCALL
+}
+
 /// The call with parts, if one of these calls is a part of it.
 pub(super) fn parted(calls: &[&'static Call]) -> Option<(u32, &'static Call)> {
     let is_wanted = |name: &str| calls.iter().any(|call| call.name == name);
-    let has_part = all().any(|(number, call)| is_part(number) && is_wanted(call.name));
-    has_part.then(|| Some((number(SOCKETCALLS.name)?, &SOCKETCALLS)))?
+    if !all().any(|(number, call)| is_part(number) && is_wanted(call.name)) {
+        return None;
+    }
+    Some((number(SOCKETCALLS.name)?, &SOCKETCALLS))
 }
 
-/// The functions that these calls of 32 bits are done by and that are none of 64 bits', each by its names; of which the
-/// kernel has one, or has both and calls the first.
-pub(super) fn functions(calls: &[&'static Call]) -> impl Iterator<Item = [String; 2]> {
-    let of = |call: &Call| {
+/// The functions that do these calls for programs of 32 bits and for no others: each by its names, of which the kernel has one,
+/// or has both and calls the first.
+pub(crate) fn functions(calls: &[&'static Call]) -> BTreeSet<[String; 2]> {
+    let names = |call: &Call| {
         ["__ia32_compat_sys_", "__ia32_sys_"].map(|prefix| format!("{prefix}{}", call.function))
     };
     // Without arguments there are no two ways to take them from registers: one function has both names.
     let is_shared = |call: &Call| {
         call.arguments.is_empty() && calls.iter().any(|wide| wide.function == call.function)
     };
-    let own = all().filter(move |(number, call)| {
+    let own = all().filter(|(number, call)| {
         let is_wanted = calls.iter().any(|wide| wide.name == call.name);
         is_wanted && !is_part(*number) && !is_shared(call)
     });
-    let parted = parted(calls);
-    own.chain(parted).map(move |(_, call)| of(call))
+    own.chain(parted(calls))
+        .map(|(_, call)| names(call))
+        .collect()
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -251,30 +259,44 @@ mod tests {
     #[test]
     fn numbers_are_their_own() {
         let mut numbers = HashSet::new();
-        let last = NARROW * 2;
         for (number, call) in all() {
             assert!(numbers.insert(number), "{}", call.name);
-            assert!((NARROW..last).contains(&number), "{}", call.name);
+            assert!(
+                is_part(number) || (NARROW..SOCKETCALL).contains(&number),
+                "{}",
+                call.name
+            );
         }
-        // the kernel's own do not come near those of the parts
-        let own = all().filter(|(number, _)| !is_part(*number));
-        assert!(own.map(|(number, _)| number).max() < Some(NARROW + SOCKETCALL));
     }
 
     #[test]
-    fn a_function_is_probed_once() {
-        let calls: Vec<_> = TABLE.iter().collect();
-        let mut names = HashSet::new();
-        for function in functions(&calls) {
-            assert!(names.insert(function.clone()), "{function:?}");
+    fn functions_are_those_that_the_others_do_not_share() {
+        let of = |name: &str| functions(&[table_call(name).unwrap()]);
+        let names = |function: &str| {
+            ["__ia32_compat_sys_", "__ia32_sys_"].map(|prefix| format!("{prefix}{function}"))
+        };
+        // 16 bits; that of 32 is that of 64
+        assert_eq!(of("getuid"), BTreeSet::from([names("getuid16")]));
+        assert!(of("getpid").is_empty());
+        assert_eq!(of("connect"), ["connect", "socketcall"].map(names).into());
+        assert_eq!(of("fcntl"), BTreeSet::from([names("fcntl64")]));
+    }
+
+    #[test]
+    fn a_parts_arguments_are_as_many_as_the_kernel_reads() {
+        // net/socket.c: nargs
+        for (part, count) in [
+            (1, 3),
+            (4, 2),
+            (9, 4),
+            (10, 4),
+            (11, 6),
+            (12, 6),
+            (16, 3),
+            (18, 4),
+        ] {
+            let call = all().find(|(number, _)| *number == SOCKETCALL + part);
+            assert_eq!(call.unwrap().1.arguments.len(), count, "{part}");
         }
-        assert!(names.contains(
-            &["__ia32_compat_sys_socketcall", "__ia32_sys_socketcall"].map(str::to_owned)
-        ));
-        let of = |name: &str| functions(&[table_call(name).unwrap()]).collect::<Vec<_>>();
-        // getuid16, and that of 64 bits
-        assert_eq!(of("getuid").len(), 1);
-        assert_eq!(of("getpid").len(), 0);
-        assert_eq!(of("connect").len(), 2);
     }
 }

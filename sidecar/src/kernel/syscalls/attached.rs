@@ -49,6 +49,8 @@ pub(super) struct Attached {
     calls: Vec<&'static str>,
     /// By the functions' names.
     probed: BTreeMap<String, [KProbeLinkId; 2]>,
+    /// The last function that could not be probed.
+    refused: String,
     points: Option<[RawTracePointLinkId; 2]>,
     exec: Option<RawTracePointLinkId>,
 }
@@ -60,6 +62,7 @@ impl Attached {
             is_loaded: false,
             calls: Vec::new(),
             probed: BTreeMap::new(),
+            refused: String::new(),
             points: None,
             exec: None,
         }
@@ -75,7 +78,7 @@ impl Attached {
             self.is_loaded = true;
         }
         self.follow_execs(calls.iter().any(|call| call.end == End::Execs))?;
-        // One way for all calls: both would tell of one twice.
+        // One way for all calls: both would tell of one twice. (As they do of an exit while the one follows the other.)
         let probed = match self.probe_all(calls) {
             Ok(probed) => {
                 self.leave_points()?;
@@ -116,28 +119,40 @@ impl Attached {
         &mut self,
         calls: &[&'static Call],
     ) -> Result<BTreeSet<String>, (String, ProgramError)> {
+        let wide = |call: &&Call| vec![format!("{PREFIX}{}", call.function)];
+        let mut functions: Vec<Vec<String>> = calls.iter().map(wide).collect();
+        functions.extend(calls::narrow_functions(calls).into_iter().map(Vec::from));
+        // The one that could not be probed before comes first, or all others would be in vain once more.
+        functions.sort_by_key(|names| !names.contains(&self.refused));
         let mut probed = BTreeSet::new();
-        for call in calls {
-            let function = format!("{PREFIX}{}", call.function);
-            if let Err(e) = self.probe(&function) {
-                return Err((function, e));
-            }
-            probed.insert(function);
-        }
-        for names in calls::narrow_functions(calls) {
-            for function in names {
-                match self.probe(&function) {
-                    Ok(()) => {
-                        probed.insert(function);
-                        break;
-                    }
-                    // (a kernel may have no calls of 32 bits)
-                    Err(e) if is_missing(&e) => {}
-                    Err(e) => return Err((function, e)),
+        for names in functions {
+            match self.probe_one(&names) {
+                Ok(function) => {
+                    probed.extend(function);
+                }
+                Err((function, why)) => {
+                    self.refused.clone_from(&function);
+                    return Err((function, why));
                 }
             }
         }
         Ok(probed)
+    }
+
+    /// Probes the first of these functions that there is; none, if it is one for 32 bits in a kernel that has no such calls.
+    fn probe_one(&mut self, names: &[String]) -> Result<Option<String>, (String, ProgramError)> {
+        let mut missing = None;
+        for function in names {
+            match self.probe(function) {
+                Ok(()) => return Ok(Some(function.clone())),
+                Err(e) if is_missing(&e) => missing = Some((function.clone(), e)),
+                Err(e) => return Err((function.clone(), e)),
+            }
+        }
+        match missing {
+            Some(missing) if !is_narrow(&missing.0) || has_narrow_calls() => Err(missing),
+            _ => Ok(None),
+        }
     }
 
     /// The end first: one that nobody saw begin is passed over.
@@ -228,4 +243,19 @@ impl Attached {
 /// Whether the kernel has no such function.
 fn is_missing(e: &ProgramError) -> bool {
     matches!(e, ProgramError::SyscallError(e) if e.io_error.kind() == io::ErrorKind::NotFound)
+}
+
+/// How the names begin of functions for programs of 32 bits.
+const NARROW_PREFIX: &str = "__ia32_";
+
+fn is_narrow(function: &str) -> bool {
+    function.starts_with(NARROW_PREFIX)
+}
+
+/// Whether the running kernel does calls of 32 bits: then each has a function. What cannot be read says nothing against it.
+fn has_narrow_calls() -> bool {
+    std::fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| {
+        let mut names = symbols.lines().filter_map(|line| line.split(' ').nth(2));
+        names.any(|name| name.starts_with(NARROW_PREFIX))
+    })
 }

@@ -9,8 +9,8 @@ use aya::{
 use sidecar_common::{
     policy::ScopeId,
     syscall::{
-        CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_NARROW, CALL_PARTS,
-        CALL_WATCHED, MAX_UIDS, NARROW, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
+        CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_NARROW, CALL_PART,
+        CALL_PARTS, CALL_WATCHED, MAX_UIDS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
     },
 };
 
@@ -131,13 +131,19 @@ impl Applied {
 fn watched(number: u32, call: &Call) -> sidecar_common::syscall::Call {
     let mut watched = sidecar_common::syscall::Call {
         flags: CALL_WATCHED
-            | if number < NARROW { 0 } else { CALL_NARROW }
+            | if calls::is_narrow(number) {
+                CALL_NARROW
+            } else {
+                0
+            }
+            | if calls::is_part(number) { CALL_PART } else { 0 }
             | match call.end {
                 End::Returns => 0,
                 End::Ends => CALL_ENDS,
                 End::Execs => CALL_EXEC,
                 End::Parts => CALL_PARTS,
             },
+        arguments: u32::try_from(call.arguments.len()).unwrap_or(0),
         ..Default::default()
     };
     let mut texts = 0;
@@ -164,6 +170,8 @@ fn watched(number: u32, call: &Call) -> sidecar_common::syscall::Call {
 
 #[cfg(test)]
 mod tests {
+    use sidecar_common::syscall::{NARROW, SOCKETCALL};
+
     use super::*;
 
     #[test]
@@ -178,5 +186,10 @@ mod tests {
         assert_eq!(of("execveat").texts, [2, 0]);
         let narrow = watched(NARROW, calls::find("close").unwrap());
         assert_eq!(narrow.flags, CALL_WATCHED | CALL_NARROW);
+        let part = watched(SOCKETCALL + 1, calls::find("socket").unwrap());
+        assert_eq!(
+            (part.flags, part.arguments),
+            (CALL_WATCHED | CALL_NARROW | CALL_PART, 3)
+        );
     }
 }

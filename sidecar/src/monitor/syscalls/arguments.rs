@@ -31,6 +31,7 @@ pub(super) fn of(call: &Call, record: &Syscall) -> Arguments {
             Meaning::Number | Meaning::Descriptor | Meaning::Folder => {
                 Argument::Number(low(value).into())
             }
+            Meaning::Short => Argument::Number(short(value).into()),
             Meaning::Size => Argument::Size(value),
             Meaning::Pointer => pointer(value),
             Meaning::Mode => Argument::Text(format!("{:04o}", value & 0o7777)),
@@ -55,6 +56,15 @@ fn makes_file(call: &Call, record: &Syscall) -> bool {
 #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
 fn low(value: u64) -> i32 {
     (value as u32).cast_signed()
+}
+
+/// An id of 16 bits; -1, which leaves one as it is, has all of them set.
+#[expect(clippy::cast_possible_truncation, reason = "the lower part is meant")]
+fn short(value: u64) -> i32 {
+    match value as u16 {
+        u16::MAX => -1,
+        id => id.into(),
+    }
 }
 
 fn pointer(value: u64) -> Argument {
@@ -189,6 +199,11 @@ mod tests {
         assert_eq!(told(&[16, 0, 0, 0]), "family 16");
         assert!(address(&[2, 0, 0], 3).is_none());
         assert!(address(&[], 0).is_none());
+    }
+
+    #[test]
+    fn an_id_of_16_bits_is_what_the_kernel_takes_it_for() {
+        assert_eq!([0x1_0000, 0xffff, 0xfffe, 5].map(short), [0, -1, 0xfffe, 5]);
     }
 
     #[test]
