@@ -131,8 +131,12 @@ impl Call {
 
     /// Its number on this machine, if this machine has it.
     pub(crate) fn number(&self) -> Option<u32> {
-        let number = Sysno::from_str(self.name).ok()?.id();
-        u32::try_from(number).ok()
+        // What arm64's kernel calls newfstatat (include/uapi/asm-generic/unistd.h), the library has by its older name.
+        let name = match self.name {
+            "newfstatat" if cfg!(target_arch = "aarch64") => "fstatat",
+            name => name,
+        };
+        u32::try_from(Sysno::from_str(name).ok()?.id()).ok()
     }
 }
 
