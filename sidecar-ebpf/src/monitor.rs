@@ -60,7 +60,7 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
         if pid == 0 {
             return None;
         }
-        let owner = process.owner(pid, process.started_ns());
+        let owner = process.owner_in(group_of_current(), pid, process.started_ns());
         self.tell_place(owner.cgroup);
         Some(owner)
     }
@@ -190,15 +190,14 @@ impl Process {
         }
     }
 
-    /// All that is told of it, of which its number and start are known.
+    /// All that is told of it, of which its control group, number and start are known.
     #[inline(always)]
     #[must_use]
-    pub fn owner(self, pid: u32, started_ns: u64) -> Owner {
+    pub fn owner_in(self, cgroup: u64, pid: u32, started_ns: u64) -> Owner {
         Owner {
             pid,
             reserved: 0,
-            // SAFETY: the helper has no preconditions.
-            cgroup: unsafe { bpf_get_current_cgroup_id() },
+            cgroup,
             started_ns,
             comm: self.comm(),
         }
@@ -213,6 +212,14 @@ impl Process {
             field!(self.0.wrapping_add(WORD), task_comm as u64),
         ]
     }
+}
+
+/// The running task's control group.
+#[inline(always)]
+#[must_use]
+pub fn group_of_current() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_cgroup_id() }
 }
 
 /// A pointer as a number: a helper's look, at places that the verifier need not know.

@@ -151,20 +151,24 @@ pub(crate) fn begin(at: Ptr) {
     let Some(mut call) = filter::watched(number) else {
         return;
     };
-    if call.flags & CALL_PARTS != 0 {
-        let [part, its_arguments, ..] = arguments;
-        if part == 0 || part > u64::from(SOCKETCALL_PARTS) {
-            return;
+    // (one look for what is rare)
+    let mut ends = false;
+    if call.flags & (CALL_PARTS | CALL_ENDS) != 0 {
+        ends = call.flags & CALL_ENDS != 0;
+        if !ends {
+            let [part, its_arguments, ..] = arguments;
+            if part == 0 || part > u64::from(SOCKETCALL_PARTS) {
+                return;
+            }
+            number = SOCKETCALL + part as u32;
+            let Some(watched) = filter::watched(number) else {
+                return;
+            };
+            call = watched;
+            arguments[0] = its_arguments;
         }
-        number = SOCKETCALL + part as u32;
-        let Some(watched) = filter::watched(number) else {
-            return;
-        };
-        call = watched;
-        arguments[0] = its_arguments;
     }
     let since_ns = monitor::now();
-    let ends = call.flags & CALL_ENDS != 0;
     if !ends {
         // SAFETY: does nothing. Without it both conditions become one number, and the verifier (seen on 6.1) does not know that
         // the pointer is none where it is not zero.
@@ -214,16 +218,17 @@ pub(crate) fn end(result: i64) {
     // SAFETY: a live map value, which only its own task touches.
     let number = unsafe { (*thread).number };
     if let (Some(settings), Some(call)) = (filter::settings(), filter::watched(number)) {
-        if call.flags & CALL_PART != 0 {
-            // SAFETY: as above.
-            unsafe { take_arguments(&raw mut (*thread).arguments, call.arguments) };
+        let rare = call.flags & (CALL_PART | CALL_EXEC);
+        let is_exec = rare & CALL_EXEC != 0;
+        let mut executed = None;
+        if rare != 0 {
+            if is_exec {
+                executed = EXECS.get_ptr(task.address());
+            } else {
+                // SAFETY: as above.
+                unsafe { take_arguments(&raw mut (*thread).arguments, call.arguments) };
+            }
         }
-        let is_exec = call.flags & CALL_EXEC != 0;
-        let executed = if is_exec {
-            EXECS.get_ptr(task.address())
-        } else {
-            None
-        };
         if settings.flags & ONLY_FAILED == 0 || (-MAX_ERRNO..0).contains(&result) {
             // SAFETY: as above.
             let told = tell(settings, call, unsafe { &*thread }, task, result, executed);
@@ -341,14 +346,11 @@ fn tell(
     result: i64,
     executed: Option<*const Executed>,
 ) -> u64 {
-    let owner = task
-        .process()
-        .owner(thread.process, thread.process_started_ns);
-    if thread.told != owner.cgroup {
-        OUT.tell_place(owner.cgroup);
+    let told = monitor::group_of_current();
+    if thread.told != told {
+        OUT.tell_place(told);
     }
-    let told = owner.cgroup;
-    if !filter::admits_group(settings, owner.cgroup) || !filter::has_room(settings, owner.cgroup) {
+    if !filter::admits_group(settings, told) || !filter::has_room(settings, told) {
         return told;
     }
     let Some(mut entry) = OUT.reserve::<Syscall>() else {
@@ -364,7 +366,10 @@ fn tell(
             tgid: 0,
             time_ns: now,
         };
-        (*record).owner = owner;
+        // (now: it would have to be kept over what is above)
+        (*record).owner = task
+            .process()
+            .owner_in(told, thread.process, thread.process_started_ns);
         (*record).arguments = thread.arguments;
         (*record).result = result;
         (*record).duration_ns = now.wrapping_sub(thread.since_ns);
