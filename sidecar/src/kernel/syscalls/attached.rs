@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fs, io,
 };
 
 use aya::{
@@ -32,6 +32,9 @@ const PREFIX: &str = if cfg!(target_arch = "aarch64") {
 } else {
     "__x64_sys_"
 };
+
+/// How the names begin of functions for programs of 32 bits.
+const NARROW_PREFIX: &str = "__ia32_";
 
 /// How a call is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,9 +130,7 @@ impl Attached {
         let mut probed = BTreeSet::new();
         for names in functions {
             match self.probe_one(&names) {
-                Ok(function) => {
-                    probed.extend(function);
-                }
+                Ok(function) => probed.extend(function),
                 Err((function, why)) => {
                     self.refused.clone_from(&function);
                     return Err((function, why));
@@ -245,16 +246,13 @@ fn is_missing(e: &ProgramError) -> bool {
     matches!(e, ProgramError::SyscallError(e) if e.io_error.kind() == io::ErrorKind::NotFound)
 }
 
-/// How the names begin of functions for programs of 32 bits.
-const NARROW_PREFIX: &str = "__ia32_";
-
 fn is_narrow(function: &str) -> bool {
     function.starts_with(NARROW_PREFIX)
 }
 
 /// Whether the running kernel does calls of 32 bits: then each has a function. What cannot be read says nothing against it.
 fn has_narrow_calls() -> bool {
-    std::fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| {
+    fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| {
         let mut names = symbols.lines().filter_map(|line| line.split(' ').nth(2));
         names.any(|name| name.starts_with(NARROW_PREFIX))
     })
