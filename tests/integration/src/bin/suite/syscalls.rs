@@ -26,10 +26,6 @@ const ON: &str = "the syscalls monitor is on";
 const NARROW: &str = "i386";
 /// The program that makes them.
 const CALLS_32: &str = "calls-32";
-/// What can be watched elsewhere, and is no call there: there are newer ones for each.
-const NOT_ON_ARM64: [&str; 10] = [
-    "chown", "creat", "dup2", "fork", "lstat", "open", "rename", "stat", "unlink", "vfork",
-];
 const CATEGORIES: [&str; 9] = [
     "file",
     "network",
@@ -186,16 +182,7 @@ fn compare(agent: &mut Agent, pod: &Place, program: &str) -> Result<()> {
         .collect();
     let known = names()?;
     let known: BTreeSet<&str> = known.iter().map(String::as_str).collect();
-    let lacking: BTreeSet<&str> = if cfg!(target_arch = "aarch64") {
-        NOT_ON_ARM64.into()
-    } else {
-        BTreeSet::new()
-    };
-    ensure!(
-        known.difference(&made).eq(&lacking) && made.is_subset(&known),
-        "{:?}",
-        made.symmetric_difference(&known)
-    );
+    ensure!(made == known, "{:?}", made.symmetric_difference(&known));
     for event in events.iter().filter(|event| event["type"] == "SYSCALL") {
         let has_times = event["duration_ns"].is_u64() && event["timestamp"].is_string();
         ensure!(has_times && event["category"].is_string(), "{event}");
