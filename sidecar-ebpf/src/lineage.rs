@@ -256,13 +256,13 @@ pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
     if load!(task, task_pid as u32) != tgid || !sealed::may_be_sealed(tgid) {
         return 0;
     }
+    let start_ns: u64 = load!(task, task_start);
+    let is_to_end = sealed::end_at_last(tgid, start_ns);
     // (its number may be another process's by now)
-    let Some(sealed) =
-        sealed::entry(tgid).filter(|sealed| sealed.start_ns == load!(task, task_start))
-    else {
+    let Some(sealed) = sealed::entry(tgid).filter(|sealed| sealed.start_ns == start_ns) else {
         return 0;
     };
-    if sealed::end_at_last(tgid, sealed.start_ns) && sealed.flags & SEALED_VOID == 0 {
+    if is_to_end && sealed.flags & SEALED_VOID == 0 {
         end(task, tgid, &sealed);
     }
     sealed::forget(tgid);

@@ -52,7 +52,10 @@ fn waiting(program: &Path, other: Option<&Path>) -> Result<Terminal> {
     };
     let asks = ["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"];
     let terminal = Terminal::open(turncoat.env_clear().args(asks))?;
-    thread::sleep(Duration::from_millis(500));
+    let held = pinned::hash::<u32, Held>("HELD")?;
+    until("it waits for the agent", SOON, || {
+        held.get(&terminal.pid(), 0).is_ok()
+    })?;
     ensure!(terminal.screen().is_empty(), "{}", terminal.screen());
     Ok(terminal)
 }
@@ -96,7 +99,10 @@ fn in_a_handler(agent: &Agent, other: Option<&Path>) -> Result<Terminal> {
     agent.signal(Signal::SIGSTOP)?;
     let terminal = waiting(&probe::path("probe-static")?, other)?;
     signal(&terminal, Signal::SIGUSR1)?;
-    thread::sleep(Duration::from_millis(500));
+    // (who waits for the agent is not asleep)
+    until("it is in its handler", SOON, || {
+        state(terminal.pid()) == Some('S')
+    })?;
     agent.signal(Signal::SIGCONT)?;
     Ok(terminal)
 }
