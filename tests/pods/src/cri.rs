@@ -18,9 +18,9 @@ use crate::wire::{
     PodSandboxStatusResponse, RunPodSandboxRequest, SandboxId, StopContainerRequest,
 };
 
-/// Nothing takes as long, in emulation either.
-const PATIENCE: Duration = Duration::from_secs(90);
-const EXEC_SECONDS: i64 = 60;
+/// Nothing takes as long, in emulation on a busy machine either.
+const PATIENCE: Duration = Duration::from_mins(5);
+const EXEC_SECONDS: i64 = 240;
 
 /// A connection to containerd.
 #[derive(Debug)]

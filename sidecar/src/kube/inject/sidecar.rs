@@ -79,6 +79,7 @@ pub(super) fn container(options: &Options) -> Piece {
     failureThreshold: 60
   livenessProbe:
     httpGet: {{path: /healthz, port: {port}}}
+    timeoutSeconds: 10  # a busy node is no reason to end it
   resources:
     requests: {{cpu: 10m, memory: 32Mi}}
     limits: {{memory: 96Mi}}  # the first agent on a node takes 37 MB while it loads the kernel side
