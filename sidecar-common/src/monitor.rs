@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{event::Header, layout::COMM_LEN};
+use crate::{event::Header, layout::COMM_LEN, policy::ScopeId};
 
 /// A process, as its agent can name it.
 #[repr(C)]
@@ -18,6 +18,18 @@ pub struct Owner {
     pub started_ns: u64,
     /// The `comm` of its first thread, NUL-padded.
     pub comm: Comm,
+}
+
+/// Whose processes a monitor watches: those of its agent's PID namespace, and of those nested below.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Within {
+    /// The namespace.
+    pub scope: ScopeId,
+    /// Its level among PID namespaces; the first one's is 0.
+    pub level: u32,
+    /// The device number of the file system that namespaces are told by.
+    pub device: u64,
 }
 
 /// In words, for bytes would be copied by a loop, which costs the verifier much.
@@ -51,3 +63,5 @@ pub struct Place {
 pub const LOST_RECORDS: u32 = 0;
 /// Control groups that are remembered as told.
 pub const PLACES_TOLD: usize = 4096;
+/// Those of them that are found without a search.
+pub const PLACES_AT_HAND: usize = 256;

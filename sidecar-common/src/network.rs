@@ -5,12 +5,18 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{event::Header, monitor::Owner, policy::ScopeId};
+use crate::{
+    event::Header,
+    monitor::{Owner, Within},
+};
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
 pub const RING_BYTES: usize = 1024 * 1024;
-/// TCP connections that are followed at one time.
-pub const MAX_CONNECTIONS: usize = 32_768;
+/// TCP connections that are followed at one time whose sockets' addresses fall together.
+pub const CONNECTIONS_TOGETHER: usize = 16;
+/// Bits of a number that tells which these are. (With half of all places taken, one in a thousand connections finds none; with a
+/// quarter, one in millions.)
+pub const CONNECTION_BITS: u32 = 12;
 /// UDP flows that are followed at one time.
 pub const MAX_UDP_FLOWS: usize = 16_384;
 /// Networks that a filter may name.
@@ -72,10 +78,8 @@ pub struct NetworkOffsets {
     pub skb_transport: u32,
 }
 
-/// Bytes from a socket's beginning within which its first fields lie, from [`NetworkOffsets::sock_family`] to
-/// [`NetworkOffsets::sock_net`].
-pub const COMMON_BYTES: usize = 96;
-
+/// As [`crate::layout::OFFSET_IN_LOAD`], for [`NetworkOffsets`].
+pub const NETWORK_OFFSET_IN_LOAD: i16 = 0x7800;
 /// As [`crate::layout::OFFSET_IN_IMMEDIATE`], for [`NetworkOffsets`].
 pub const NETWORK_OFFSET_IN_IMMEDIATE: i32 = 0x4b54_0000;
 
@@ -83,10 +87,8 @@ pub const NETWORK_OFFSET_IN_IMMEDIATE: i32 = 0x4b54_0000;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Settings {
-    /// The agent's PID namespace: processes of it and of those nested below are watched.
-    pub scope: ScopeId,
-    /// Its level among PID namespaces; the first one's is 0.
-    pub level: u32,
+    /// Whose processes are watched.
+    pub within: Within,
     /// `WATCH_*` and `ONLY_*` bits.
     pub flags: u32,
     /// Another number for every change.

@@ -4,7 +4,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{event::Header, monitor::Owner, policy::ScopeId};
+use crate::{
+    event::Header,
+    monitor::{Owner, Within},
+};
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
 pub const RING_BYTES: usize = 2 * 1024 * 1024;
@@ -40,16 +43,16 @@ pub const MAX_UIDS: usize = 256;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Settings {
-    /// The agent's PID namespace: processes of it and of those nested below are watched.
-    pub scope: ScopeId,
-    /// Its level among PID namespaces; the first one's is 0.
-    pub level: u32,
+    /// Whose processes are watched.
+    pub within: Within,
     /// `ONLY_*` bits.
     pub flags: u32,
     /// Records a second that a control group may have; 0 for any number.
     pub rate: u32,
     /// The agent's own number there. What it does is not told: to tell of that would be more to tell of.
     pub agent: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Only calls that fail.

@@ -10,10 +10,7 @@ use aya_ebpf::helpers::{
     bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
     generated::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf},
 };
-use sidecar_common::{
-    layout::{MAX_PID_LEVELS, OFFSET_IN_LOAD},
-    policy::ScopeId,
-};
+use sidecar_common::{layout::MAX_PID_LEVELS, policy::ScopeId};
 
 /// A kernel structure, at some address.
 pub type Ptr = *const u8;
@@ -50,35 +47,36 @@ pub fn offset<const MARK: i32>() -> usize {
 #[macro_export]
 macro_rules! load {
     ($base:expr, $field:ident) => {
-        <_ as $crate::kernel::Load>::load::<
-            { core::mem::offset_of!(sidecar_common::layout::Offsets, $field) as i16 },
-        >($base)
+        $crate::load!($base, $field as _)
     };
     ($base:expr, $field:ident as $kind:ty) => {
         <$kind as $crate::kernel::Load>::load::<
-            { core::mem::offset_of!(sidecar_common::layout::Offsets, $field) as i16 },
+            {
+                sidecar_common::layout::OFFSET_IN_LOAD
+                    + core::mem::offset_of!(sidecar_common::layout::Offsets, $field) as i16
+            },
         >($base)
     };
 }
 
 /// What [`load!`] can load.
 pub trait Load: Copy {
-    /// Loads it from a field of [`sidecar_common::layout::Offsets`], named by its own offset there.
-    fn load<const FIELD: i16>(base: Ptr) -> Self;
+    /// Loads it from where the loader puts in a field's offset for this mark.
+    fn load<const MARK: i16>(base: Ptr) -> Self;
 }
 
 macro_rules! impl_load {
     ($($kind:ty, $register:ident, $instruction:literal;)+) => {$(
         impl Load for $kind {
             #[inline(always)]
-            fn load<const FIELD: i16>(base: Ptr) -> Self {
+            fn load<const MARK: i16>(base: Ptr) -> Self {
                 let value;
                 // SAFETY: the verifier accepts this only for a typed kernel pointer and an offset
                 // at which the running kernel's BTF has a field of this size; faults read as zero
                 // (BPF_PROBE_MEM). `lateout`: a load over its own base saves the machine code that restores the base.
                 unsafe {
                     asm!($instruction, lateout($register) value, in(reg) base,
-                        const OFFSET_IN_LOAD + FIELD,
+                        const MARK,
                         options(readonly, nostack, preserves_flags));
                 }
                 value
@@ -88,6 +86,7 @@ macro_rules! impl_load {
 }
 impl_load! {
     u8, wreg, "{0} = *(u8 *)({1} + {2})";
+    u16, wreg, "{0} = *(u16 *)({1} + {2})";
     u32, wreg, "{0} = *(u32 *)({1} + {2})";
     u64, reg, "{0} = *(u64 *)({1} + {2})";
     usize, reg, "{0} = *(u64 *)({1} + {2})";
@@ -95,8 +94,8 @@ impl_load! {
 
 impl Load for Ptr {
     #[inline(always)]
-    fn load<const FIELD: i16>(base: Ptr) -> Self {
-        usize::load::<FIELD>(base) as Ptr
+    fn load<const MARK: i16>(base: Ptr) -> Self {
+        usize::load::<MARK>(base) as Ptr
     }
 }
 

@@ -1,15 +1,19 @@
 //! What the monitors' kernel sides do alike: whose something is, as the monitor's agent can name it, where that lives,
 //! and records out.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
+    bindings::bpf_pidns_info,
     btf_maps::{Array, LruHashMap, RingBuf},
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_ns},
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_ns_current_pid_tgid, bpf_ktime_get_ns,
+    },
     maps::ring_buf::RingBufEntry,
 };
 use sidecar_common::{
     event::Header,
-    monitor::{Comm, KIND_PLACE, LOST_RECORDS, Owner, PLACES_TOLD, Place},
-    policy::ScopeId,
+    monitor::{Comm, KIND_PLACE, LOST_RECORDS, Owner, PLACES_AT_HAND, PLACES_TOLD, Place, Within},
 };
 
 use crate::{
@@ -26,6 +30,8 @@ pub struct Maps<const BYTES: usize, const COUNTERS: usize> {
     pub lost: &'static Array<u64, COUNTERS>,
     /// Control groups that were told; one that is pushed out is told again.
     pub places_told: &'static LruHashMap<u64, u32, PLACES_TOLD>,
+    /// Of these, the last by a part of its number: a look here takes a tenth of one there.
+    pub places_at_hand: &'static Array<u64, PLACES_AT_HAND>,
 }
 
 impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
@@ -49,17 +55,16 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
         }
     }
 
-    /// The running process, if an agent in that PID namespace, which is at that level, sees it; where it lives has been
-    /// told then. (By its number alone an agent finds no container whose program is gone already.) To be asked only
-    /// where the process itself is at work.
+    /// The running process, if the agent sees it; where it lives has been told then. (By its number alone an agent finds no
+    /// container whose program is gone already.) To be asked only where the process itself is at work.
     #[inline(always)]
     #[must_use]
-    pub fn owner(&self, scope: ScopeId, level: u32) -> Option<Owner> {
-        let process = Task::running().process();
-        let pid = process.number(scope, level);
+    pub fn owner(&self, within: &Within) -> Option<Owner> {
+        let pid = number_of_current(within);
         if pid == 0 {
             return None;
         }
+        let process = Task::running().process();
         let owner = process.owner_in(group_of_current(), pid, process.started_ns());
         self.tell_place(owner.cgroup);
         Some(owner)
@@ -68,7 +73,19 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
     /// Tells where the running task's control group is, once.
     #[inline(always)]
     pub fn tell_place(&self, cgroup: u64) {
+        let Some(at_hand) = self
+            .places_at_hand
+            .get_ptr_mut(cgroup as u32 % PLACES_AT_HAND as u32)
+        else {
+            return;
+        };
+        // SAFETY: a live map value, of one word.
+        if unsafe { at_hand.read_volatile() } == cgroup {
+            return;
+        }
         if self.places_told.get_ptr(cgroup).is_some() {
+            // SAFETY: as above.
+            unsafe { at_hand.write_volatile(cgroup) };
             return;
         }
         let Some(mut entry) = self.reserve::<Place>() else {
@@ -172,18 +189,17 @@ impl Process {
         Task(self.0).started_ns()
     }
 
-    /// Its number as such an agent sees it; 0 when it does not. Without a walk: a process that the agent sees has its
-    /// number there at the agent's own level.
+    /// Its number as the agent sees it; 0 when it does not. Without a walk: a process that the agent sees has its number
+    /// there at the agent's own level.
     #[inline(always)]
-    #[must_use]
-    pub fn number(self, scope: ScopeId, level: u32) -> u32 {
+    fn number(self, within: &Within) -> u32 {
         let pid = field!(self.0, task_thread_pid as usize) as Ptr;
-        if field!(pid, pid_level as u32) < level {
+        if field!(pid, pid_level as u32) < within.level {
             return 0;
         }
         // (a typed pointer has no places that are told at run time)
-        let number = kernel::number_at(untyped(pid), level);
-        if number.namespace == scope {
+        let number = kernel::number_at(untyped(pid), within.level);
+        if number.namespace == within.scope {
             number.nr
         } else {
             0
@@ -212,6 +228,32 @@ impl Process {
             field!(self.0.wrapping_add(WORD), task_comm as u64),
         ]
     }
+}
+
+/// The running process's number as the agent sees it; 0 when it does not.
+#[inline(always)]
+#[must_use]
+pub fn number_of_current(within: &Within) -> u32 {
+    if within.level == 0 {
+        // everybody has a number in the first namespace, which is the kernel's own
+        return kernel::current_tgid();
+    }
+    let mut numbers = MaybeUninit::<bpf_pidns_info>::uninit();
+    // SAFETY: the helper writes so many bytes, whatever it finds.
+    let failed = unsafe {
+        bpf_get_ns_current_pid_tgid(
+            within.device,
+            within.scope.into(),
+            numbers.as_mut_ptr(),
+            size_of::<bpf_pidns_info>() as u32,
+        )
+    };
+    if failed == 0 {
+        // SAFETY: it has been written.
+        return unsafe { numbers.assume_init() }.tgid;
+    }
+    // (that is for processes of the agent's own namespace alone)
+    Task::running().process().number(within)
 }
 
 /// The running task's control group.

@@ -1,20 +1,18 @@
 //! From where to where: both ends of a socket.
 
-use core::mem::MaybeUninit;
-
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use bytemuck::Pod;
-use sidecar_common::network::{Address, COMMON_BYTES, Ends};
+use sidecar_common::network::{Address, Ends};
 
 use crate::{
     at,
     kernel::{Ptr, follow, read},
+    look,
+    looks::Look,
 };
 
 /// `AF_INET` (include/linux/socket.h)
-pub(crate) const INET: u16 = 2;
+const INET: u16 = 2;
 /// `AF_INET6`
-pub(crate) const INET6: u16 = 10;
+const INET6: u16 = 10;
 
 /// An IPv4 address, in its order in memory, as IPv6 maps it.
 #[inline(always)]
@@ -24,56 +22,38 @@ pub(crate) fn mapped(address: u32) -> Address {
     [0, PREFIX | (u64::from(address) << u32::BITS)]
 }
 
-/// What all kinds of sockets have in common (`struct sock_common`), as far as it tells of both ends: one copy costs little
-/// more than one field.
-type Common = MaybeUninit<[u64; COMMON_BYTES / 8]>;
-
-/// From where to where, if it is a socket of the internet.
+/// From where to where, if it is a socket of the internet. Its own port is told apart.
 #[inline(always)]
-pub(crate) fn ends(sock: Ptr, local_port: u16) -> Option<Ends> {
-    let mut common = Common::uninit();
-    // SAFETY: the helper checks the address that it reads from, and writes so many bytes, or zeros.
-    let failed = unsafe {
-        bpf_probe_read_kernel(common.as_mut_ptr().cast(), COMMON_BYTES as u32, sock.cast())
-    };
-    if failed != 0 {
-        return None;
-    }
-    let (local, remote) = match field::<u16>(&common, at!(sock_family)) {
+pub(crate) fn ends<L: Look>(sock: Ptr) -> Option<Ends> {
+    const WORD: usize = size_of::<u64>();
+    let (local, remote) = match look!(L, sock, sock_family as u16) {
         INET => (
-            mapped(field(&common, at!(sock_local4))),
-            mapped(field(&common, at!(sock_remote4))),
+            mapped(look!(L, sock, sock_local4 as u32)),
+            mapped(look!(L, sock, sock_remote4 as u32)),
         ),
         INET6 => (
-            field(&common, at!(sock_local6)),
-            field(&common, at!(sock_remote6)),
+            [
+                look!(L, sock, sock_local6 as u64),
+                look!(L, sock.wrapping_add(WORD), sock_local6 as u64),
+            ],
+            [
+                look!(L, sock, sock_remote6 as u64),
+                look!(L, sock.wrapping_add(WORD), sock_remote6 as u64),
+            ],
         ),
         _ => return None,
     };
-    let net: u64 = field(&common, at!(sock_net));
+    let net = look!(L, sock, sock_net as usize) as Ptr;
     Some(Ends {
         local,
         remote,
-        local_port,
-        remote_port: u16::from_be(field(&common, at!(sock_remote_port))),
-        netns: read(net as usize as Ptr, at!(net_inum)),
+        local_port: 0,
+        remote_port: u16::from_be(look!(L, sock, sock_remote_port as u16)),
+        netns: look!(L, net, net_inum as u32),
     })
 }
 
-/// A field of it.
-#[inline(always)]
-fn field<T: Pod>(common: &Common, offset: usize) -> T {
-    // SAFETY: it has been written; the loader has made sure that the field is within, and the verifier does, too.
-    unsafe { common.as_ptr().byte_add(offset).cast::<T>().read() }
-}
-
-/// The local port, also of a socket that has given it back.
-#[inline(always)]
-pub(crate) fn local_port(sock: Ptr) -> u16 {
-    u16::from_be(read(sock, at!(inet_local_port)))
-}
-
-/// The inode number of a socket's network namespace.
+/// The inode number of any socket's network namespace.
 #[inline(always)]
 pub(crate) fn netns(sock: Ptr) -> u32 {
     read(follow(sock, at!(sock_net)), at!(net_inum))

@@ -15,9 +15,11 @@
     reason = "helpers return 64 bits of which the documented part is meant"
 )]
 
+mod connections;
 mod datagram;
 mod ends;
 mod filter;
+mod looks;
 mod records;
 mod tcp;
 mod udp;
@@ -39,3 +41,21 @@ macro_rules! at {
     };
 }
 pub(crate) use at;
+
+/// Such a field itself, looked at in either way.
+macro_rules! look {
+    ($look:ty, $base:expr, $field:ident as $kind:ty) => {
+        <$look as $crate::looks::Look>::at::<
+            $kind,
+            {
+                sidecar_common::network::NETWORK_OFFSET_IN_LOAD
+                    + core::mem::offset_of!(sidecar_common::network::NetworkOffsets, $field) as i16
+            },
+            {
+                sidecar_common::network::NETWORK_OFFSET_IN_IMMEDIATE
+                    + core::mem::offset_of!(sidecar_common::network::NetworkOffsets, $field) as i32
+            },
+        >($base)
+    };
+}
+pub(crate) use look;

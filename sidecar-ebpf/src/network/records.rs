@@ -5,8 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sidecar_common::{
-    monitor,
-    network::{Connection, Flow, LOST_COUNTERS, RING_BYTES},
+    monitor::{self, Owner},
+    network::{Ends, Flow, LOST_COUNTERS, RING_BYTES},
 };
 use sidecar_ebpf::monitor::{Maps, header};
 
@@ -16,17 +16,57 @@ static RECORDS: RingBuf<(), RING_BYTES> = RingBuf::new();
 static LOST: Array<u64, LOST_COUNTERS> = Array::new();
 #[btf_map]
 static PLACES_TOLD: LruHashMap<u64, u32, { monitor::PLACES_TOLD }> = LruHashMap::new();
+#[btf_map]
+static PLACES_AT_HAND: Array<u64, { monitor::PLACES_AT_HAND }> = Array::new();
 
 /// All of them.
 pub(crate) const OUT: Maps<RING_BYTES, LOST_COUNTERS> = Maps {
     records: &RECORDS,
     lost: &LOST,
     places_told: &PLACES_TOLD,
+    places_at_hand: &PLACES_AT_HAND,
 };
+
+/// A connection's beginning: who began or accepted it, from where to where, since when.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Begun {
+    pub(crate) owner: Owner,
+    pub(crate) ends: Ends,
+    pub(crate) since_ns: u64,
+    /// `IPPROTO_TCP`, `IPPROTO_UDP`
+    pub(crate) protocol: u32,
+    /// `CONNECTION_*` bits.
+    pub(crate) flags: u32,
+}
+
+impl Begun {
+    /// Word by word: what is copied or cleared at once is done so by a loop over bytes, which costs much, here and in the verifier.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, from: &Self) {
+        self.owner = from.owner;
+        for word in 0..2 {
+            self.ends.local[word] = from.ends.local[word];
+            self.ends.remote[word] = from.ends.remote[word];
+        }
+        self.ends.remote_port = from.ends.remote_port;
+        self.ends.netns = from.ends.netns;
+        self.since_ns = from.since_ns;
+        self.protocol = from.protocol;
+        self.flags = from.flags;
+    }
+}
 
 /// Tells of a connection.
 #[inline(always)]
-pub(crate) fn tell(kind: u32, time_ns: u64, socket: u64, connection: &Connection, last: Last) {
+pub(crate) fn tell(
+    kind: u32,
+    time_ns: u64,
+    socket: u64,
+    connection: &Begun,
+    local_port: u16,
+    last: Last,
+) {
     let Some(mut entry) = OUT.reserve::<Flow>() else {
         return;
     };
@@ -41,7 +81,7 @@ pub(crate) fn tell(kind: u32, time_ns: u64, socket: u64, connection: &Connection
             (*told).ends.local[word] = connection.ends.local[word];
             (*told).ends.remote[word] = connection.ends.remote[word];
         }
-        (*told).ends.local_port = connection.ends.local_port;
+        (*told).ends.local_port = local_port;
         (*told).ends.remote_port = connection.ends.remote_port;
         (*told).ends.netns = connection.ends.netns;
         (*told).since_ns = connection.since_ns;

@@ -19,8 +19,8 @@ use crate::{
     datagram::Datagram,
     filter,
     kernel::{self, Ptr, follow, read},
-    monitor::{self, Task},
-    records::{self, Last, OUT},
+    monitor,
+    records::{self, Begun, Last, OUT},
 };
 
 /// What inserting an entry that is there gives (`-EEXIST`).
@@ -146,7 +146,7 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
         (WATCH_INBOUND, ends.local_port, CONNECTION_INBOUND)
     };
     let owner = if settings.flags & wanted != 0 && filter::admits(settings, &ends, port) {
-        OUT.owner(settings.scope, settings.level)
+        OUT.owner(&settings.within)
     } else {
         None
     };
@@ -157,6 +157,13 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
     };
     let now = monitor::now();
     let (sent, received) = if is_sent { (length, 0) } else { (0, length) };
+    let begun = Begun {
+        owner,
+        ends,
+        since_ns: now,
+        protocol: UDP,
+        flags,
+    };
     let connection = Connection {
         owner,
         ends,
@@ -180,19 +187,14 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
         received,
         ..Last::default()
     };
-    records::tell(kind, now, key.socket, &connection, last);
+    records::tell(kind, now, key.socket, &begun, ends.local_port, last);
 }
 
 /// What a name server answered to a watched process, where it lies in one piece.
 #[inline(always)]
 fn tell_answer(settings: &Settings, skb: Ptr, datagram: Datagram, netns: u32) {
     let is_in_pieces = read::<u32>(skb, at!(skb_data_len)) != 0;
-    if is_in_pieces
-        || Task::running()
-            .process()
-            .number(settings.scope, settings.level)
-            == 0
-    {
+    if is_in_pieces || monitor::number_of_current(&settings.within) == 0 {
         return;
     }
     let Some(mut entry) = OUT.reserve::<Answer>() else {

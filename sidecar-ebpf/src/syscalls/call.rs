@@ -187,14 +187,13 @@ pub(crate) fn begin(at: Ptr) {
             return;
         }
     }
-    let process = task.process();
-    let seen_as = process.number(settings.scope, settings.level);
+    let seen_as = monitor::number_of_current(&settings.within);
     if seen_as == 0 || seen_as == settings.agent {
         return;
     }
     let thread = Thread {
         started_ns,
-        process_started_ns: process.started_ns(),
+        process_started_ns: task.process().started_ns(),
         process: seen_as,
         number,
         since_ns,

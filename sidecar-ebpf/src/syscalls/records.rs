@@ -16,10 +16,13 @@ static RECORDS: RingBuf<(), RING_BYTES> = RingBuf::new();
 static LOST: Array<u64, LOST_COUNTERS> = Array::new();
 #[btf_map]
 static PLACES_TOLD: LruHashMap<u64, u32, { monitor::PLACES_TOLD }> = LruHashMap::new();
+#[btf_map]
+static PLACES_AT_HAND: Array<u64, { monitor::PLACES_AT_HAND }> = Array::new();
 
 /// All of them.
 pub(crate) const OUT: Maps<RING_BYTES, LOST_COUNTERS> = Maps {
     records: &RECORDS,
     lost: &LOST,
     places_told: &PLACES_TOLD,
+    places_at_hand: &PLACES_AT_HAND,
 };

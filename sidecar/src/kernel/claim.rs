@@ -357,11 +357,14 @@ fn lives(pid: u32) -> bool {
 
 /// The PID namespace this process lives in.
 pub(crate) fn own_scope() -> Result<ScopeId, Error> {
-    let inode = fs::metadata("/proc/self/ns/pid")
-        .map_err(Error::Namespace)?
-        .ino();
     // Namespace inode numbers are 32 bits in the kernel (`ns_common.inum`).
-    ScopeId::try_from(inode).map_err(|e| Error::Namespace(std::io::Error::other(e)))
+    ScopeId::try_from(own_namespace()?.ino())
+        .map_err(|e| Error::Namespace(std::io::Error::other(e)))
+}
+
+/// The file that this namespace is told by.
+pub(super) fn own_namespace() -> Result<fs::Metadata, Error> {
+    fs::metadata("/proc/self/ns/pid").map_err(Error::Namespace)
 }
 
 fn ring_bytes() -> u32 {

@@ -2,25 +2,28 @@
 
 use std::{io::Write as _, process::Command};
 
-use sidecar_common::{
-    layout::Offsets,
-    network::{COMMON_BYTES, NetworkOffsets},
-};
+use sidecar_common::{layout::Offsets, network::NetworkOffsets};
 
 use super::{
     Error,
+    network::{ACCEPTED, STATES},
     offsets::{self, Types},
+    points,
 };
 
 /// The hidden command by which this program looks them up, apart from the agent.
 pub(crate) const COMMAND: &str = "offsets";
 
-/// All that the programs read.
+/// All that the programs read, and what the kernel's types have of where they are attached.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 pub(super) struct Fields {
     pub(super) shared: Offsets,
     pub(super) network: NetworkOffsets,
+    /// The number of the type of [`STATES`].
+    pub(super) states: u32,
+    /// The number of [`ACCEPTED`].
+    pub(super) accepted: u32,
 }
 
 /// Asks a process of our own, for a monitor: what the kernel's type information takes of memory is gone with it.
@@ -49,6 +52,8 @@ pub(crate) fn print() -> anyhow::Result<()> {
     let fields = Fields {
         shared: offsets::resolve(&types)?,
         network: of_network(&types)?,
+        states: points::number_of_tracepoint(&types, STATES)?,
+        accepted: types.number(ACCEPTED)?,
     };
     Ok(std::io::stdout().write_all(bytemuck::bytes_of(&fields))?)
 }
@@ -56,7 +61,7 @@ pub(crate) fn print() -> anyhow::Result<()> {
 fn of_network(types: &Types) -> Result<NetworkOffsets, Error> {
     let at = |path: &str| types.offset(path);
     let common = |field: &str| types.offset(&format!("sock.__sk_common.{field}"));
-    let network = NetworkOffsets {
+    Ok(NetworkOffsets {
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,
         sock_remote_port: common("skc_dport")?,
@@ -80,24 +85,5 @@ fn of_network(types: &Types) -> Result<NetworkOffsets, Error> {
         skb_data_len: at("sk_buff.data_len")?,
         skb_network: at("sk_buff.network_header")?,
         skb_transport: at("sk_buff.transport_header")?,
-    };
-    let ends = [
-        network.sock_family + 2,
-        network.sock_remote_port + 2,
-        network.sock_local4 + 4,
-        network.sock_remote4 + 4,
-        network.sock_local6 + 16,
-        network.sock_remote6 + 16,
-        network.sock_net + 8,
-    ];
-    // (as since 3.13; the programs copy so much and no more)
-    if ends.into_iter().any(|end| end as usize > COMMON_BYTES) {
-        return Err(Error::Btf {
-            what: "sock.__sk_common".into(),
-            cause: format!(
-                "fields that are expected in its first {COMMON_BYTES} bytes end at {ends:?}"
-            ),
-        });
-    }
-    Ok(network)
+    })
 }

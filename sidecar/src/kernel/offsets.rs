@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sidecar_common::layout::Offsets;
 
-use super::Error;
+use super::{Error, network};
 
 /// Where a system call's registers have its number.
 const SYSCALL_IN_REGISTERS: &str = if cfg!(target_arch = "aarch64") {
@@ -30,7 +30,7 @@ const NARROW_WORD: &str = if cfg!(target_arch = "aarch64") {
 /// The helper that gives the running task with its type.
 const TYPED_CURRENT: &str = "BPF_FUNC_get_current_task_btf";
 
-/// How the kernel names a hook's function (`include/linux/bpf_lsm.h`): of functions, nobody asks for others.
+/// How the kernel names a hook's function (`include/linux/bpf_lsm.h`).
 pub(super) const HOOK: &str = "bpf_lsm_";
 
 /// The running kernel's description of its own types.
@@ -144,7 +144,9 @@ impl Types {
                 _ => continue,
             };
             let name = name.unwrap_or_default();
-            if !matches!(found, Type::Func(_)) || name.starts_with(HOOK) {
+            // (of functions, nobody asks for others)
+            let is_asked_for = name.starts_with(HOOK) || name == network::ACCEPTED;
+            if !matches!(found, Type::Func(_)) || is_asked_for {
                 named.entry(name).or_default().push(number);
             }
         }
@@ -154,6 +156,15 @@ impl Types {
     /// The numbers of those of a name, in the kernel's order.
     pub(super) fn numbers(&self, name: &str) -> &[u32] {
         self.named.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The number of the one of a name.
+    pub(super) fn number(&self, name: &str) -> Result<u32, Error> {
+        let first = self.numbers(name).first().copied();
+        first.ok_or_else(|| Error::Btf {
+            what: name.into(),
+            cause: "this kernel's BTF has no such type".into(),
+        })
     }
 
     /// Those of a name, in the kernel's order.

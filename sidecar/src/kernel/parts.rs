@@ -1,13 +1,17 @@
 //! What the monitors' kernel sides have in common: taking a loaded object apart.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use aya::{
     Ebpf,
     maps::{Array, Map, MapData},
     programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
+use sidecar_common::monitor::Within;
 
 use super::{
     Error,
+    claim::{own_namespace, own_scope},
     load::{chain, program},
     maps::failed,
 };
@@ -24,15 +28,19 @@ pub(super) fn refused(monitor: &'static str, what: &str, error: &dyn std::error:
     }
 }
 
-/// Our level among PID namespaces, which only the kernel can tell.
-pub(super) fn own_level(ebpf: &mut Ebpf, monitor: &'static str) -> Result<u32, Error> {
+/// Whose processes our monitors watch. Our level among PID namespaces, only the kernel can tell.
+pub(super) fn within(ebpf: &mut Ebpf, monitor: &'static str) -> Result<Within, Error> {
     let failed = |e: ProgramError| refused(monitor, OWN_LEVEL, &e);
     let program = program::<RawTracePoint>(ebpf, OWN_LEVEL)?;
     program.load().map_err(failed)?;
     let answer = program
         .test_run(RawTracePointRunOptions::new())
         .map_err(failed)?;
-    Ok(answer.return_value)
+    Ok(Within {
+        scope: own_scope()?,
+        level: answer.return_value,
+        device: own_namespace()?.dev(),
+    })
 }
 
 /// A map, out of the object.

@@ -38,20 +38,50 @@ pub(super) fn table(types: &Types, hooks: &[&str], tracepoints: &[&str]) -> Resu
             })
         })
         .collect();
-    of(&named).map_err(|e| Error::Btf {
-        what: VMLINUX_BTF.into(),
-        cause: e.to_string(),
-    })
+    of(&named)
 }
 
 /// One of them.
-struct Point {
+pub(super) struct Point {
     number: u32,
     kind: u32,
     name: String,
 }
 
-fn of(points: &[Point]) -> Result<Btf, BtfError> {
+impl Point {
+    /// A tracepoint, by [`number_of_tracepoint`].
+    pub(super) fn tracepoint(name: &str, number: u32) -> Self {
+        Self {
+            number,
+            kind: TYPEDEF,
+            name: format!("{TRACEPOINT}{name}"),
+        }
+    }
+
+    /// A function.
+    pub(super) fn function(name: &str, number: u32) -> Self {
+        Self {
+            number,
+            kind: FUNCTION,
+            name: name.into(),
+        }
+    }
+}
+
+/// The kernel's number of a tracepoint's type.
+pub(super) fn number_of_tracepoint(types: &Types, name: &str) -> Result<u32, Error> {
+    types.number(&format!("{TRACEPOINT}{name}"))
+}
+
+/// A table with these.
+pub(super) fn of(points: &[Point]) -> Result<Btf, Error> {
+    written(points).map_err(|e| Error::Btf {
+        what: VMLINUX_BTF.into(),
+        cause: e.to_string(),
+    })
+}
+
+fn written(points: &[Point]) -> Result<Btf, BtfError> {
     // (number 0 is `void`, and not written)
     let count = points.iter().map(|point| point.number).max().unwrap_or(0);
     let mut types = vec![[0, FORWARD << 24, 0]; count as usize];

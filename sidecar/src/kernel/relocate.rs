@@ -5,7 +5,7 @@
 use object::{Object as _, ObjectSection as _, SectionKind};
 use sidecar_common::{
     layout::{OFFSET_IN_IMMEDIATE, OFFSET_IN_LOAD, Offsets},
-    network::{NETWORK_OFFSET_IN_IMMEDIATE, NetworkOffsets},
+    network::{NETWORK_OFFSET_IN_IMMEDIATE, NETWORK_OFFSET_IN_LOAD, NetworkOffsets},
 };
 
 use super::Error;
@@ -56,10 +56,16 @@ fn relocate_text(
         let at = usize::try_from(mark).ok()?;
         fields.get(at / size_of::<u32>()).copied()
     };
-    let field = |mark: i64| field_of(shared, mark);
-    let immediate_field = |immediate: i64| {
-        let own_field = || field_of(own, immediate - i64::from(NETWORK_OFFSET_IN_IMMEDIATE));
-        field(immediate - i64::from(OFFSET_IN_IMMEDIATE)).or_else(own_field)
+    let field = |number: i64, shared_from: i64, own_from: i64| {
+        field_of(shared, number - shared_from).or_else(|| field_of(own, number - own_from))
+    };
+    let loaded = |offset: i16| {
+        let (shared, own) = (OFFSET_IN_LOAD, NETWORK_OFFSET_IN_LOAD);
+        field(offset.into(), shared.into(), own.into())
+    };
+    let immediate_field = |immediate: i32| {
+        let (shared, own) = (OFFSET_IN_IMMEDIATE, NETWORK_OFFSET_IN_IMMEDIATE);
+        field(immediate.into(), shared.into(), own.into())
     };
     let mut instructions = text.chunks_exact_mut(INSTRUCTION);
     while let Some([code, _, o0, o1, i0, i1, i2, i3]) = instructions.next() {
@@ -68,14 +74,14 @@ fn relocate_text(
         if *code == LOAD_IMMEDIATE {
             instructions.next();
         } else if LOADS.contains(code)
-            && let Some(value) = field(i64::from(offset) - i64::from(OFFSET_IN_LOAD))
+            && let Some(value) = loaded(offset)
         {
             let value = i16::try_from(value).map_err(|_| {
                 format!("a field at offset {value} is out of an instruction's reach")
             })?;
             [*o0, *o1] = value.to_le_bytes();
         } else if MOVES.contains(code)
-            && let Some(value) = immediate_field(i64::from(immediate))
+            && let Some(value) = immediate_field(immediate)
         {
             [*i0, *i1, *i2, *i3] = value.to_le_bytes();
         }
@@ -123,16 +129,19 @@ mod tests {
         let magic = i16::try_from(offset_of!(Offsets, sb_magic)).unwrap();
         let dev = i32::try_from(offset_of!(Offsets, sb_dev)).unwrap();
         let inum = i32::try_from(offset_of!(NetworkOffsets, net_inum)).unwrap();
+        let short_inum = i16::try_from(inum).unwrap();
         assert_eq!(
             relocated(&[
                 instruction(0x79, OFFSET_IN_LOAD + magic, 7),
                 instruction(0xb7, 5, OFFSET_IN_IMMEDIATE + dev),
                 instruction(0xb7, 5, NETWORK_OFFSET_IN_IMMEDIATE + inum),
+                instruction(0x61, NETWORK_OFFSET_IN_LOAD + short_inum, 7),
             ]),
             [
                 instruction(0x79, 96, 7),
                 instruction(0xb7, 5, 16),
-                instruction(0xb7, 5, 136)
+                instruction(0xb7, 5, 136),
+                instruction(0x61, 136, 7),
             ]
         );
     }

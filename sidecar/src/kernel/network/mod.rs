@@ -11,7 +11,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, RingBuf},
-    programs::{KProbe, RawTracePoint},
+    programs::{BtfTracePoint, FEntry, KProbe},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::network::{Connection, LOST_COUNTERS, UdpKey};
@@ -22,19 +22,24 @@ pub(crate) use self::settings::NetworkWish;
 use super::{
     Error, fields,
     load::program,
-    maps::failed,
-    parts::{array, own_level, refused, take},
+    maps,
+    parts::{array, refused, take, within},
+    points::{self, Point},
     relocate::relocate,
 };
 
 /// The kernel side, as `build.rs` left it.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/network.bpf.o"));
 
-/// The tracepoints we attach to; a program has its tracepoint's name.
-const TRACEPOINTS: [&str; 1] = ["inet_sock_set_state"];
-/// The kernel functions at whose beginning we attach; a program has its function's name.
-const FUNCTIONS: [&str; 6] = [
-    "security_sock_graft",
+/// The tracepoint of sockets' states, and its program.
+pub(super) const STATES: &str = "inet_sock_set_state";
+/// The function that accepted sockets come by, and the program at its beginning that has its arguments with their types: of
+/// these a function has 38 at most (`BPF_MAX_TRAMP_LINKS`), and a node may have more agents.
+pub(super) const ACCEPTED: &str = "security_sock_graft";
+/// The program that stands in for it then, of which there may be any number.
+const ACCEPTED_PROBE: &str = "security_sock_graft_probe";
+/// The kernel functions at whose beginning we have a probe; a program has its function's name.
+const PROBED: [&str; 5] = [
     "ip_send_skb",
     "ip6_send_skb",
     "skb_consume_udp",
@@ -61,36 +66,44 @@ impl Network {
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let fields = fields::look_up(MONITOR)?;
         let object = relocate(OBJECT, &fields.shared, Some(&fields.network))?;
-        // No kernel types: these programs take their arguments as numbers.
+        // (of the kernel's types, just where two programs are attached)
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .load(&object)
             .map_err(|e| refused(MONITOR, "its maps", &e))?;
         let lost = array(&mut ebpf, "LOST")?;
         let udp_flows =
-            HashMap::try_from(take(&mut ebpf, "UDP_FLOWS")?).map_err(failed("UDP_FLOWS"))?;
-        let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(failed("RECORDS"))?;
-        let level = own_level(&mut ebpf, MONITOR)?;
-        let mut applied = Applied::take(&mut ebpf, level)?;
-        for name in TRACEPOINTS {
-            let program = program::<RawTracePoint>(&mut ebpf, name)?;
-            program.load().map_err(|e| refused(MONITOR, name, &e))?;
-        }
-        for name in FUNCTIONS {
+            HashMap::try_from(take(&mut ebpf, "UDP_FLOWS")?).map_err(maps::failed("UDP_FLOWS"))?;
+        let ring =
+            RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(maps::failed("RECORDS"))?;
+        let within = within(&mut ebpf, MONITOR)?;
+        let mut applied = Applied::take(&mut ebpf, within)?;
+        let points = points::of(&[
+            Point::tracepoint(STATES, fields.states),
+            Point::function(ACCEPTED, fields.accepted),
+        ])?;
+        let failed = |name| move |e| refused(MONITOR, name, &e);
+        let states = program::<BtfTracePoint>(&mut ebpf, STATES)?;
+        states.load(STATES, &points).map_err(failed(STATES))?;
+        let accepted = program::<FEntry>(&mut ebpf, ACCEPTED)?;
+        accepted.load(ACCEPTED, &points).map_err(failed(ACCEPTED))?;
+        for name in PROBED {
             let program = program::<KProbe>(&mut ebpf, name)?;
-            program.load().map_err(|e| refused(MONITOR, name, &e))?;
+            program.load().map_err(failed(name))?;
         }
-        for name in TRACEPOINTS {
-            let program = program::<RawTracePoint>(&mut ebpf, name)?;
-            program
-                .attach(name)
-                .map_err(|e| refused(MONITOR, name, &e))?;
+        let states = program::<BtfTracePoint>(&mut ebpf, STATES)?;
+        states.attach().map_err(failed(STATES))?;
+        let accepted = program::<FEntry>(&mut ebpf, ACCEPTED)?;
+        if let Err(e) = accepted.attach() {
+            tracing::debug!("a probe stands in for {ACCEPTED}: {e}");
+            let probe = program::<KProbe>(&mut ebpf, ACCEPTED_PROBE)?;
+            probe.load().map_err(failed(ACCEPTED_PROBE))?;
+            let attached = probe.attach(ACCEPTED, 0);
+            attached.map_err(failed(ACCEPTED_PROBE))?;
         }
-        for name in FUNCTIONS {
+        for name in PROBED {
             let program = program::<KProbe>(&mut ebpf, name)?;
-            program
-                .attach(name, 0)
-                .map_err(|e| refused(MONITOR, name, &e))?;
+            program.attach(name, 0).map_err(failed(name))?;
         }
         // Last: until then the programs find nothing to do.
         applied.apply(wish)?;
@@ -105,7 +118,7 @@ impl Network {
 
     /// What it is attached to.
     pub(crate) fn attached() -> impl Iterator<Item = &'static str> {
-        TRACEPOINTS.into_iter().chain(FUNCTIONS)
+        [STATES, ACCEPTED].into_iter().chain(PROBED)
     }
 
     /// From here on by another wish. What is followed already is followed on.

@@ -8,11 +8,11 @@ use aya::{
 };
 use ipnet::IpNet;
 use sidecar_common::{
+    monitor::Within,
     network::{ONLY_CIDRS, ONLY_PORTS, PORT_WORDS, Settings},
-    policy::ScopeId,
 };
 
-use super::{Error, array, failed, take};
+use super::{Error, array, maps::failed, take};
 
 /// Bits of a prefix that an IPv4 network has more when it is written as IPv6 maps it.
 const MAPPED_BITS: u32 = 96;
@@ -20,8 +20,6 @@ const MAPPED_BITS: u32 = 96;
 /// What is asked of the kernel side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NetworkWish {
-    /// The PID namespace whose processes are watched.
-    pub(crate) scope: ScopeId,
     /// `WATCH_*` bits.
     pub(crate) watch: u32,
     /// Only connections to these; empty for all.
@@ -35,17 +33,17 @@ pub(super) struct Applied {
     settings: Array<MapData, Settings>,
     ports: Array<MapData, u64>,
     cidrs: LpmTrie<MapData, [u8; 16], u8>,
-    level: u32,
+    within: Within,
     generation: u32,
 }
 
 impl Applied {
-    pub(super) fn take(ebpf: &mut Ebpf, level: u32) -> Result<Self, Error> {
+    pub(super) fn take(ebpf: &mut Ebpf, within: Within) -> Result<Self, Error> {
         Ok(Self {
             settings: array(ebpf, "SETTINGS")?,
             ports: array(ebpf, "PORTS")?,
             cidrs: LpmTrie::try_from(take(ebpf, "CIDRS")?).map_err(failed("CIDRS"))?,
-            level,
+            within,
             generation: 0,
         })
     }
@@ -80,8 +78,7 @@ impl Applied {
             .sum();
         self.generation = self.generation.wrapping_add(1);
         let settings = Settings {
-            scope: wish.scope,
-            level: self.level,
+            within: self.within,
             flags: wish.watch | only,
             generation: self.generation,
         };

@@ -22,7 +22,7 @@ pub(crate) use self::{attached::How, settings::SyscallsWish};
 use super::{
     Error, fields,
     maps::failed,
-    parts::{array, hash, own_level, refused, take},
+    parts::{array, hash, refused, take, within},
     relocate::relocate,
     ring::whole,
 };
@@ -54,9 +54,9 @@ impl Syscalls {
             .load(&object)
             .map_err(|e| refused(MONITOR, "its maps", &e))?;
         let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(failed("RECORDS"))?;
-        let level = own_level(&mut ebpf, MONITOR)?;
+        let within = within(&mut ebpf, MONITOR)?;
         let mut syscalls = Self {
-            applied: Applied::take(&mut ebpf, level)?,
+            applied: Applied::take(&mut ebpf, within)?,
             groups: hash(&mut ebpf, "GROUPS")?,
             rates: hash(&mut ebpf, "RATES")?,
             lost: array(&mut ebpf, "LOST")?,

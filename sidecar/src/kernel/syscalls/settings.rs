@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, HashMap, MapData},
 };
 use sidecar_common::{
-    policy::ScopeId,
+    monitor::Within,
     syscall::{
         CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_NARROW, CALL_PART,
         CALL_PARTS, CALL_WATCHED, MAX_UIDS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
@@ -20,8 +20,6 @@ use crate::config::calls::{self, Call, End, Meaning};
 /// What is asked of the kernel side.
 #[derive(Clone, Default)]
 pub(crate) struct SyscallsWish {
-    /// The PID namespace whose processes are watched.
-    pub(crate) scope: ScopeId,
     /// What is watched.
     pub(crate) calls: Vec<&'static Call>,
     /// Only users of these; empty for all.
@@ -39,16 +37,16 @@ pub(super) struct Applied {
     settings: Array<MapData, Settings>,
     calls: Array<MapData, sidecar_common::syscall::Call>,
     uids: HashMap<MapData, u32, u8>,
-    level: u32,
+    within: Within,
 }
 
 impl Applied {
-    pub(super) fn take(ebpf: &mut Ebpf, level: u32) -> Result<Self, Error> {
+    pub(super) fn take(ebpf: &mut Ebpf, within: Within) -> Result<Self, Error> {
         Ok(Self {
             settings: array(ebpf, "SETTINGS")?,
             calls: array(ebpf, "CALLS")?,
             uids: hash(ebpf, "UIDS")?,
-            level,
+            within,
         })
     }
 
@@ -86,14 +84,14 @@ impl Applied {
             (wish.only_groups, ONLY_GROUPS),
         ];
         let settings = Settings {
-            scope: wish.scope,
-            level: self.level,
+            within: self.within,
             flags: only
                 .into_iter()
                 .filter_map(|(is_asked, bit)| is_asked.then_some(bit))
                 .sum(),
             rate: wish.rate,
             agent: std::process::id(),
+            reserved: 0,
         };
         let set = self.settings.set(0, settings, 0);
         set.map_err(failed("SETTINGS"))

@@ -6,9 +6,8 @@ mod udp;
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use sidecar_common::{
-    network::{KIND_CLOSE, UDP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP, WATCH_UDP},
-    policy::ScopeId,
+use sidecar_common::network::{
+    KIND_CLOSE, UDP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP, WATCH_UDP,
 };
 
 use self::{names::Names, udp::UdpFlows};
@@ -50,9 +49,8 @@ impl Filter {
     }
 
     /// The part that the kernel side heeds.
-    fn wish(&self, scope: ScopeId) -> NetworkWish {
+    fn wish(&self) -> NetworkWish {
         NetworkWish {
-            scope,
             watch: self.watch,
             ports: self.ports.iter().map(|range| range.0.clone()).collect(),
             cidrs: self.cidrs.clone(),
@@ -62,7 +60,6 @@ impl Filter {
 
 /// See the module.
 pub(super) struct NetworkMonitor {
-    scope: ScopeId,
     kernel: Network,
     ring: NetworkRing,
     containers: Vec<String>,
@@ -75,10 +72,8 @@ pub(super) struct NetworkMonitor {
 impl NetworkMonitor {
     /// Loads and attaches.
     pub(super) fn load(filter: Filter) -> Result<Self, kernel::Error> {
-        let scope = kernel::own_scope()?;
-        let (kernel, ring) = Network::load(&filter.wish(scope))?;
+        let (kernel, ring) = Network::load(&filter.wish())?;
         Ok(Self {
-            scope,
             kernel,
             ring,
             containers: filter.containers,
@@ -148,7 +143,7 @@ impl Monitor for NetworkMonitor {
     fn state(&self) {}
 
     fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
-        self.kernel.change(&filter.wish(self.scope))?;
+        self.kernel.change(&filter.wish())?;
         self.containers = filter.containers;
         Ok(())
     }

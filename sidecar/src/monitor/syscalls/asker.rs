@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use kube_core::{Selector, SelectorExt as _};
-use sidecar_common::{
-    policy::ScopeId,
-    syscall::{MAX_UIDS, Syscall},
-};
+use sidecar_common::syscall::{MAX_UIDS, Syscall};
 
 use crate::{
     config::{
@@ -207,7 +204,7 @@ impl Askers {
 
     /// What the kernel side has to let through so that each of them is told what it wants, and as little more as one
     /// filter for all can.
-    pub(super) fn wish(&self, scope: ScopeId, rate: u32) -> SyscallsWish {
+    pub(super) fn wish(&self, rate: u32) -> SyscallsWish {
         let all = &self.all;
         let calls = all.iter().flat_map(|asker| asker.calls.clone());
         let calls: BTreeMap<&'static str, &'static Call> = calls.collect();
@@ -215,7 +212,6 @@ impl Askers {
         let uids: BTreeSet<u32> = uids.collect();
         let all_name_users = all.iter().all(|asker| !asker.uids.is_empty());
         SyscallsWish {
-            scope,
             calls: calls.into_values().collect(),
             uids: if all_name_users && uids.len() <= MAX_UIDS {
                 uids.into_iter().collect()

@@ -9,7 +9,6 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
 };
 
-use sidecar_common::policy::ScopeId;
 use tokio::sync::watch;
 
 pub(crate) use self::asker::Asker;
@@ -45,14 +44,13 @@ impl Filter {
         })
     }
 
-    fn wish(&self, scope: ScopeId) -> SyscallsWish {
-        self.askers.wish(scope, self.rate)
+    fn wish(&self) -> SyscallsWish {
+        self.askers.wish(self.rate)
     }
 }
 
 /// See the module.
 pub(super) struct SyscallMonitor {
-    scope: ScopeId,
     askers: Askers,
     /// Whether the kernel side asks which control groups are wanted.
     judges: bool,
@@ -68,11 +66,9 @@ pub(super) struct SyscallMonitor {
 impl SyscallMonitor {
     /// Loads and attaches.
     pub(super) fn load(filter: Filter) -> Result<Self, kernel::Error> {
-        let scope = kernel::own_scope()?;
-        let wish = filter.wish(scope);
+        let wish = filter.wish();
         let (kernel, ring) = Syscalls::load(&wish)?;
         let monitor = Self {
-            scope,
             askers: filter.askers,
             judges: wish.only_groups,
             pods: None,
@@ -158,7 +154,7 @@ impl Monitor for SyscallMonitor {
     }
 
     fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
-        let wish = filter.wish(self.scope);
+        let wish = filter.wish();
         self.kernel.change(&wish)?;
         if !self.askers.judge_like(&filter.askers) {
             self.kernel.judge_anew();

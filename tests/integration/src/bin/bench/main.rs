@@ -6,7 +6,6 @@
 //! `bench monitors` measures the monitors alone.
 
 mod cases;
-mod idle;
 mod machine;
 mod monitors;
 mod table;
@@ -17,11 +16,11 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context as _, Result};
+use kernelseal_integration::idle::{Hook, Idle};
 use kernelseal_integration::namespace;
 use kernelseal_integration::quiet::Agent;
 
 use crate::cases::{Case, Limit, TENTHS};
-use crate::idle::{Hook, Idle};
 use crate::machine::{Bystander, Crowd, Held};
 use crate::table::Table;
 

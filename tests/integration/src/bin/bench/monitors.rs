@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use kernelseal_integration::idle::{Hook, Idle, RECORDS_A_RUN};
 use kernelseal_integration::quiet::Agent;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, close};
@@ -13,9 +14,8 @@ use sidecar_common::network::Flow;
 use sidecar_common::syscall::Syscall;
 
 use crate::cases::{CALLS_OF_A_CASE, Case, Limit, NO_FILE, TENTHS};
-use crate::idle::{Hook, Idle};
 use crate::machine;
-use crate::table::{self, Table};
+use crate::table::Table;
 
 const NETWORK: &str = "network: {enabled: true}";
 const SYSCALLS: &str = "syscalls: {enabled: true, names: [close]}";
@@ -30,7 +30,7 @@ const NETWORK_HOOKS: [Hook; 7] = [
     Hook::Function("udpv6_destroy_sock"),
 ];
 /// The one of these that a connection passes once.
-const ACCEPTED: Hook = Hook::Function("security_sock_graft");
+const ACCEPTED: Hook = Hook::Entry("security_sock_graft");
 #[cfg(target_arch = "x86_64")]
 const CLOSE: &str = "__x64_sys_close";
 #[cfg(target_arch = "aarch64")]
@@ -86,7 +86,7 @@ fn line(
     let idle = measure_with(Idle::at(hooks))?;
     let before = measure_with(Idle::at(&[once]))?;
     let writing = measure_with(Idle::writing(&[once], u32::try_from(bytes)?))?;
-    let record = writing.saturating_sub(before);
+    let record = writing.saturating_sub(before) / RECORDS_A_RUN;
     let agent = start(monitor)?;
     machine::settle();
     // What the agent does with what it is told comes later, and is told apart.
@@ -105,7 +105,7 @@ fn line(
     println!(
         "{}: a record costs {}, {records} of them are written; the agent's own work, later: {}",
         case.title(),
-        table::added(before, writing),
+        record / TENTHS,
         worked / CALLS_OF_A_CASE,
     );
     Ok(())

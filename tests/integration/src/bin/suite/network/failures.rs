@@ -1,7 +1,7 @@
 //! Attempts to connect that come to nothing.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
@@ -9,15 +9,17 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use kernelseal_integration::process;
 use kernelseal_integration::registry::Registry;
+use rustix::net::sockopt::set_socket_linger;
 use serde_json::json;
 
-use super::{LOOPBACK, about, has, netns, watching};
+use super::{LOOPBACK, about, ends, has, netns, one, watching};
 
 pub(super) fn register(registry: Registry) -> Registry {
     registry
         .test("network::nobody_listens", nobody_listens)
         .test("network::nobody_answers", nobody_answers)
         .test("network::an_attempt_is_given_up", given_up)
+        .test("network::broken_off_before_it_is_accepted", broken_off)
 }
 
 fn nobody_listens() -> Result<()> {
@@ -106,4 +108,31 @@ fn given_up() -> Result<()> {
         &events[0],
         &json!({"type": "CONNECT", "outcome": "aborted"}),
     )
+}
+
+/// It is accepted all the same, and has ended by then.
+pub(super) fn broken_off() -> Result<()> {
+    let mut agent = watching(&json!({}))?;
+    let listener = TcpListener::bind(LOOPBACK)?;
+    let to = listener.local_addr()?;
+    let mut client = TcpStream::connect(to)?;
+    let from = client.local_addr()?;
+    client.write_all(b"question")?;
+    set_socket_linger(&client, Some(Duration::ZERO))?;
+    drop(client);
+    let (server, _) = listener.accept()?;
+    drop(server);
+    let events = about(&mut agent, to.port(), 4)?;
+    for event in &events {
+        has(event, &ends("tcp", from, to)?)?;
+    }
+    one(&events, "ACCEPT", "inbound")?;
+    let told = |direction, sent, received| {
+        has(
+            one(&events, "CLOSE", direction)?,
+            &json!({"bytes_sent": sent, "bytes_received": received}),
+        )
+    };
+    told("outbound", 8, 0)?;
+    told("inbound", 0, 8)
 }

@@ -19,10 +19,15 @@ pub(super) fn register(registry: Registry) -> Registry {
         .test("network::metrics", metrics)
 }
 
-/// Whether a monitor's probes are attached, to whomever they belong.
+/// Whether a monitor's programs are attached, to whomever they belong.
 fn is_attached() -> Result<bool> {
-    let list = fs::read_to_string("/sys/kernel/debug/kprobes/list")?;
-    Ok(list.contains("security_sock_graft"))
+    let has = |list: &str, function: &str| -> Result<bool> {
+        Ok(fs::read_to_string(format!("/sys/kernel/debug/{list}"))?.contains(function))
+    };
+    let is_probed = has("kprobes/list", "udp_destroy_sock")?;
+    let is_entered = has("tracing/enabled_functions", "security_sock_graft")?;
+    ensure!(is_probed == is_entered, "it is attached by halves");
+    Ok(is_probed)
 }
 
 fn on_and_off() -> Result<()> {

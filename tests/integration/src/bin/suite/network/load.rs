@@ -1,17 +1,19 @@
 //! Many connections at once: none is lost, or the loss is told.
 
+use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use kernelseal_integration::agent::Agent;
+use kernelseal_integration::idle::{Hook, Idle};
 use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::watching;
+use super::{failures, from_beginning_to_end, ipv6, watching};
 
 /// Events of a connection to ourselves: CONNECT, ACCEPT, and CLOSE twice.
 const EACH: u64 = 4;
@@ -24,6 +26,28 @@ pub(super) fn register(registry: Registry) -> Registry {
         .slow_test("network::a_full_ring", Duration::from_mins(8), || {
             flood(4_000, true)
         })
+        .slow_test(
+            "network::more_agents_than_a_function_takes",
+            Duration::from_mins(8),
+            more_agents_than_a_function_takes,
+        )
+}
+
+/// Of what is entered with its arguments' types a function takes 38; whoever comes later sees accepted connections, too.
+fn more_agents_than_a_function_takes() -> Result<()> {
+    const FUNCTION: &str = "security_sock_graft";
+    const MORE_THAN_ANY: usize = 100;
+    let enter = |_| Idle::at(&[Hook::Entry(FUNCTION)]).ok();
+    let earlier: Vec<Idle> = (0..MORE_THAN_ANY).map_while(enter).collect();
+    ensure!(earlier.len() < MORE_THAN_ANY, "there is no end");
+    println!("{} are there", earlier.len());
+    let agent = watching(&json!({}))?;
+    let probes = fs::read_to_string("/sys/kernel/debug/kprobes/list")?;
+    ensure!(probes.contains(FUNCTION), "it has found a place");
+    drop(agent);
+    from_beginning_to_end()?;
+    ipv6()?;
+    failures::broken_off()
 }
 
 /// So many connections, while the agent may be stopped: every event is there, or counted as lost.

@@ -1,8 +1,10 @@
 //! Programs that do nothing, at hooks that ours are attached to: what a hook costs by itself, whoever is there. They are
 //! put together here, instruction by instruction, since there is nothing in them to compile.
 
+use std::sync::OnceLock;
+
 use anyhow::{Context, Result};
-use aya::programs::{KProbe, Lsm, RawTracePoint};
+use aya::programs::{BtfTracePoint, FEntry, KProbe, Lsm};
 use aya::{Btf, Ebpf, EbpfLoader};
 use object::write::{Object, Relocation, SectionId, Symbol, SymbolId, SymbolSection};
 use object::{
@@ -15,9 +17,11 @@ use object::{
 pub enum Hook {
     /// A hook of the security module.
     Lsm(&'static str),
-    /// A raw tracepoint.
+    /// A tracepoint, with its arguments' types.
     Tracepoint(&'static str),
-    /// The beginning of a function.
+    /// The beginning of a function, with its arguments' types.
+    Entry(&'static str),
+    /// A probe at the beginning of a function.
     Function(&'static str),
     /// Its return.
     Return(&'static str),
@@ -29,14 +33,14 @@ pub struct Idle {
     _ebpf: Ebpf,
 }
 
-/// The ring of a program that writes a record at each run: nobody reads it.
+/// Records that a program writes at each run, if it writes any: one by itself would be lost in what a run costs more or less.
+pub const RECORDS_A_RUN: u64 = 16;
+/// Their ring: nobody reads it.
 const RING_BYTES: u32 = 16 * 1024 * 1024;
 /// `BPF_MAP_TYPE_RINGBUF` (uapi/linux/bpf.h)
 const RINGBUF: u32 = 27;
 /// `R_BPF_64_64`: the number of a map, in a load of 64 bits.
 const MAP_RELOCATION: u32 = 1;
-/// Where [`write_record`] loads the ring.
-const RING_AT: u64 = 0;
 
 /// An instruction (`struct bpf_insn`): code, registers, offset, number.
 const fn insn(code: u8, target: u8, source: u8, offset: i16, number: i32) -> [u8; 8] {
@@ -56,14 +60,14 @@ const fn insn(code: u8, target: u8, source: u8, offset: i16, number: i32) -> [u8
 /// `r0 = 0; exit`
 const NOTHING: [[u8; 8]; 2] = [insn(0xb7, 0, 0, 0, 0), insn(0x95, 0, 0, 0, 0)];
 
-/// Reserves a record, fills it, and hands it over.
+/// Reserves a record, fills it, and hands it over. It begins with loading the ring.
 fn write_record(bytes: u32) -> Vec<[u8; 8]> {
     const RESERVE: i32 = 131;
     const SUBMIT: i32 = 132;
     let words = i16::try_from(bytes / 8).expect("records are small");
     let number = bytes.cast_signed();
     let mut program = vec![
-        // r1 = ring; r2 = bytes; r3 = 0; call reserve; if r0 == 0 goto its end
+        // r1 = ring; r2 = bytes; r3 = 0; call reserve; if r0 == 0 goto after it
         insn(0x18, 1, 0, 0, 0),
         insn(0, 0, 0, 0, 0),
         insn(0xb7, 2, 0, 0, number),
@@ -79,39 +83,46 @@ fn write_record(bytes: u32) -> Vec<[u8; 8]> {
         insn(0xb7, 2, 0, 0, 0),
         insn(0x85, 0, 0, 0, SUBMIT),
     ]);
-    program.extend(NOTHING);
     program
 }
 
 impl Idle {
     /// Attaches a program to each.
     pub fn at(hooks: &[Hook]) -> Result<Self> {
-        Self::attach(hooks, &NOTHING.concat(), false)
+        Self::attach(hooks, &NOTHING.concat(), &[])
     }
 
-    /// The same of programs that write a record of so many bytes at each run.
+    /// The same of programs that write [`RECORDS_A_RUN`] of so many bytes.
     pub fn writing(hooks: &[Hook], bytes: u32) -> Result<Self> {
-        Self::attach(hooks, &write_record(bytes).concat(), true)
+        let record = write_record(bytes).concat();
+        let loads: Vec<u64> = (0..RECORDS_A_RUN)
+            .map(|before| before * record.len() as u64)
+            .collect();
+        let mut code = record.repeat(loads.len());
+        code.extend(NOTHING.concat());
+        Self::attach(hooks, &code, &loads)
     }
 
-    fn attach(hooks: &[Hook], code: &[u8], has_ring: bool) -> Result<Self> {
+    /// `loads`: where the ring is loaded.
+    fn attach(hooks: &[Hook], code: &[u8], loads: &[u64]) -> Result<Self> {
         let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
         let license = section(&mut object, "license", SectionKind::Data, b"GPL\0");
         symbol(&mut object, "LICENSE", license, SymbolKind::Data, 4);
-        let ring = has_ring.then(|| ring(&mut object));
+        let ring = (!loads.is_empty()).then(|| ring(&mut object));
         for (number, hook) in hooks.iter().enumerate() {
             let kind = match hook {
                 Hook::Lsm(_) => "lsm",
-                Hook::Tracepoint(_) => "raw_tp",
+                Hook::Tracepoint(_) => "tp_btf",
+                Hook::Entry(_) => "fentry",
                 Hook::Function(_) => "kprobe",
                 Hook::Return(_) => "kretprobe",
             };
             let id = section(&mut object, kind, SectionKind::Text, code);
             let size = code.len() as u64;
             symbol(&mut object, &name(number), id, SymbolKind::Text, size);
-            if let Some(symbol) = ring {
+            for (&offset, symbol) in loads.iter().zip(ring.into_iter().cycle()) {
                 let relocation = Relocation {
-                    offset: RING_AT,
+                    offset,
                     symbol,
                     addend: 0,
                     flags: RelocationFlags::Elf {
@@ -169,18 +180,33 @@ fn ring(object: &mut Object<'_>) -> SymbolId {
     symbol(object, "RING", maps, SymbolKind::Data, size)
 }
 
+/// The kernel's types, which take seconds to read.
+fn types() -> Result<&'static Btf> {
+    static TYPES: OnceLock<Btf> = OnceLock::new();
+    if let Some(types) = TYPES.get() {
+        return Ok(types);
+    }
+    let types = Btf::from_sys_fs()?;
+    Ok(TYPES.get_or_init(|| types))
+}
+
 fn attach(ebpf: &mut Ebpf, name: &str, hook: Hook) -> Result<()> {
     let program = ebpf.program_mut(name).context("it is not there")?;
     match hook {
         Hook::Lsm(hook) => {
             let program: &mut Lsm = program.try_into()?;
-            program.load(hook, &Btf::from_sys_fs()?)?;
+            program.load(hook, types()?)?;
             program.attach()?;
         }
         Hook::Tracepoint(tracepoint) => {
-            let program: &mut RawTracePoint = program.try_into()?;
-            program.load()?;
-            program.attach(tracepoint)?;
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(tracepoint, types()?)?;
+            program.attach()?;
+        }
+        Hook::Entry(function) => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(function, types()?)?;
+            program.attach()?;
         }
         Hook::Function(function) | Hook::Return(function) => {
             let program: &mut KProbe = program.try_into()?;

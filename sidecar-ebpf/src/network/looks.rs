@@ -1,0 +1,51 @@
+//! The two ways to look at a field, for what is done with sockets that the verifier knows and with those it does not.
+
+use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
+use bytemuck::Zeroable;
+use sidecar_common::network::TCP;
+
+use crate::{
+    kernel::{self, Load, Ptr},
+    look,
+};
+
+/// One of them.
+pub(crate) trait Look {
+    /// A field of a structure, by the marks of its offset; see [`crate::look`].
+    fn at<T: Load + Zeroable, const LOADED: i16, const READ: i32>(base: Ptr) -> T;
+
+    /// A socket as one of TCP, if it is.
+    fn tcp(sock: Ptr) -> Option<Ptr>;
+}
+
+/// An instruction, where the verifier knows the structure's type.
+pub(crate) enum Typed {}
+
+impl Look for Typed {
+    #[inline(always)]
+    fn at<T: Load + Zeroable, const LOADED: i16, const READ: i32>(base: Ptr) -> T {
+        T::load::<LOADED>(base)
+    }
+
+    #[inline(always)]
+    fn tcp(sock: Ptr) -> Option<Ptr> {
+        // SAFETY: the verifier has seen that it is a socket.
+        let tcp: Ptr = unsafe { bpf_skc_to_tcp_sock(sock.cast_mut().cast()) }.cast();
+        (!tcp.is_null()).then_some(tcp)
+    }
+}
+
+/// A helper's look, which costs as much as twenty of these.
+pub(crate) enum Untyped {}
+
+impl Look for Untyped {
+    #[inline(always)]
+    fn at<T: Load + Zeroable, const LOADED: i16, const READ: i32>(base: Ptr) -> T {
+        kernel::read(base, kernel::offset::<READ>())
+    }
+
+    #[inline(always)]
+    fn tcp(sock: Ptr) -> Option<Ptr> {
+        (u32::from(look!(Self, sock, sock_protocol as u16)) == TCP).then_some(sock)
+    }
+}
