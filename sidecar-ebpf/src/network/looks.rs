@@ -1,7 +1,9 @@
 //! The two ways to look at a field, for what is done with sockets that the verifier knows and with those it does not.
 
-use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
-use bytemuck::Zeroable;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
+use bytemuck::AnyBitPattern;
 use sidecar_common::network::TCP;
 
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
 /// One of them.
 pub(crate) trait Look {
     /// A field of a structure, by the marks of its offset; see [`crate::look`].
-    fn at<T: Load + Zeroable, const LOADED: i16, const READ: i32>(base: Ptr) -> T;
+    fn at<T: Load + AnyBitPattern, const LOADED: i16, const READ: i32>(base: Ptr) -> T;
 
     /// A socket as one of TCP, if it is.
     fn tcp(sock: Ptr) -> Option<Ptr>;
@@ -23,7 +25,7 @@ pub(crate) enum Typed {}
 
 impl Look for Typed {
     #[inline(always)]
-    fn at<T: Load + Zeroable, const LOADED: i16, const READ: i32>(base: Ptr) -> T {
+    fn at<T: Load + AnyBitPattern, const LOADED: i16, const READ: i32>(base: Ptr) -> T {
         T::load::<LOADED>(base)
     }
 
@@ -40,8 +42,18 @@ pub(crate) enum Untyped {}
 
 impl Look for Untyped {
     #[inline(always)]
-    fn at<T: Load + Zeroable, const LOADED: i16, const READ: i32>(base: Ptr) -> T {
-        kernel::read(base, kernel::offset::<READ>())
+    fn at<T: Load + AnyBitPattern, const LOADED: i16, const READ: i32>(base: Ptr) -> T {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper checks the address that it reads from, and writes so many bytes: zeros where it cannot read. (Nobody
+        // asks whether it could: each answer would be another way for the verifier to follow, and 5.10 does not come to an end.)
+        unsafe {
+            bpf_probe_read_kernel(
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+                base.wrapping_add(kernel::offset::<READ>()).cast(),
+            );
+            value.assume_init()
+        }
     }
 
     #[inline(always)]
