@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::container::Container;
 use kernelseal_integration::pod::Place;
@@ -52,7 +52,12 @@ impl Pod {
 
     /// A program of that container that connects and is gone. (The first of a container tells its name while it lives.)
     fn connect(&self, container: &Container, to: SocketAddr) -> Result<()> {
-        let script = format!("nc 127.0.0.1 {} </dev/null", to.port());
+        self.connect_by(container, "", to)
+    }
+
+    /// The same by a program that does something before.
+    fn connect_by(&self, container: &Container, by: &str, to: SocketAddr) -> Result<()> {
+        let script = format!("{by} nc 127.0.0.1 {} </dev/null", to.port());
         let mut command: Command = container.command(&self.place, "sh")?;
         process::run(command.args(["-c", &script])).map(drop)
     }
@@ -80,6 +85,14 @@ fn a_pod_sees_its_own() -> Result<()> {
         has(&event["container"], &container)?;
     }
     about(&mut agent, elsewhere.port(), 0)?;
+    // in a PID namespace within the pod's: by the pod's number, and not its own there, which is 1
+    let to = server()?;
+    pod.connect_by(&pod.app, "unshare -p -f", to)?;
+    for event in about(&mut agent, to.port(), 2)? {
+        has(&event, &json!({"process": "nc"}))?;
+        has(&event["container"], &container)?;
+        ensure!(event["pid"].as_u64() > Some(1), "{event}");
+    }
     // one of its own that goes on, by which the container's name is known
     let mut stays = process::spawn(
         pod.app
