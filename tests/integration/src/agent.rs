@@ -254,9 +254,28 @@ impl Agent {
         lines.join("\n")
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal. If it is to stop, it has when this returns: on a busy machine its threads go on for a moment.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(i32::try_from(self.pid())?), signal).context("cannot signal the agent")
+        const SOON: Duration = Duration::from_secs(20);
+        kill(Pid::from_raw(i32::try_from(self.pid())?), signal)
+            .context("cannot signal the agent")?;
+        if signal == Signal::SIGSTOP {
+            process::until("all of the agent is stopped", SOON, || self.is_stopped())?;
+        }
+        Ok(())
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let mut numbers = threads
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|thread| {
+                let name = thread.file_name();
+                name.to_str()?.parse().ok()
+            });
+        numbers.all(|number| process::state(number) == Some('T'))
     }
 
     /// Ends it without asking.
