@@ -38,7 +38,7 @@ mod pod {
         policy::Held,
         policy::Vault,
         network::Settings,
-        network::Connection,
+        network::UdpFlow,
         network::UdpKey,
         syscall::Settings,
         syscall::Call,

@@ -36,10 +36,10 @@ pub struct NetworkOffsets {
     pub sock_state: u32,
     /// `sock.__sk_common.skc_dport`: the remote port, in network order
     pub sock_remote_port: u32,
-    /// `sock.__sk_common.skc_rcv_saddr`
-    pub sock_local4: u32,
-    /// `sock.__sk_common.skc_daddr`
-    pub sock_remote4: u32,
+    /// `sock.__sk_common.skc_num`: the local port, in the machine's order; 0 for none
+    pub sock_local_port: u32,
+    /// `sock.__sk_common.skc_addrpair`: both IPv4 addresses, in network order, the remote one first
+    pub sock_addresses4: u32,
     /// `sock.__sk_common.skc_v6_rcv_saddr`
     pub sock_local6: u32,
     /// `sock.__sk_common.skc_v6_daddr`
@@ -48,6 +48,8 @@ pub struct NetworkOffsets {
     pub sock_net: u32,
     /// `net.ns.inum`
     pub net_inum: u32,
+    /// `sock.sk_socket`: null for one that is nobody's
+    pub sock_socket: u32,
     /// `sock.sk_protocol`
     pub sock_protocol: u32,
     /// `sock.sk_err`
@@ -128,22 +130,16 @@ pub struct Ends {
     pub netns: u32,
 }
 
-/// A connection that is followed, from its beginning to its end.
+/// How a connection began.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct Connection {
+pub struct Begun {
     /// Who began or accepted it.
     pub owner: Owner,
     /// From where to where.
     pub ends: Ends,
     /// Since when, on the monotonic clock, in nanoseconds.
     pub since_ns: u64,
-    /// When a datagram last passed; of a TCP connection, 0.
-    pub last_ns: u64,
-    /// Bytes sent in datagrams; of a TCP connection, 0, for its socket counts.
-    pub sent: u64,
-    /// The same of those received.
-    pub received: u64,
     /// `IPPROTO_TCP`, `IPPROTO_UDP`
     pub protocol: u32,
     /// `CONNECTION_*` bits.
@@ -176,6 +172,20 @@ pub struct UdpKey {
     pub reserved: u32,
 }
 
+/// A UDP flow that is followed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct UdpFlow {
+    /// Its first datagram.
+    pub begun: Begun,
+    /// When one last passed.
+    pub last_ns: u64,
+    /// Bytes sent.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
+}
+
 /// A connection was begun by a watched process, or could not be: [`Flow`].
 pub const KIND_CONNECT: u32 = 1;
 /// A watched process accepted one: [`Flow`].
@@ -194,9 +204,13 @@ pub struct Flow {
     /// `tgid` is 0.
     pub header: Header,
     /// Whose, from where to where.
-    pub connection: Connection,
+    pub begun: Begun,
     /// The socket's address in the kernel.
     pub socket: u64,
+    /// Bytes sent.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
     /// Of a CONNECT: the error's number, 0 for none; [`ABORTED`].
     pub error: u32,
     /// Segments that were sent again.
@@ -205,14 +219,6 @@ pub struct Flow {
 
 /// Not an error number: its own program gave the attempt up.
 pub const ABORTED: u32 = u32::MAX;
-
-impl Connection {
-    /// The key of a UDP flow over this socket.
-    #[must_use]
-    pub const fn udp_key(&self, socket: u64) -> UdpKey {
-        self.ends.udp_key(socket)
-    }
-}
 
 impl Ends {
     /// The key of a UDP flow between these over this socket.

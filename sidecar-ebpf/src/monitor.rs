@@ -55,19 +55,15 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
         }
     }
 
-    /// The running process, if the agent sees it; where it lives has been told then. (By its number alone an agent finds no
-    /// container whose program is gone already.) To be asked only where the process itself is at work.
+    /// The running process, of which the agent's number for it is known; where it lives has been told then. (By its number
+    /// alone an agent finds no container whose program is gone already.) To be asked only where the process itself is at work.
     #[inline(always)]
     #[must_use]
-    pub fn owner(&self, within: &Within) -> Option<Owner> {
-        let pid = number_of_current(within);
-        if pid == 0 {
-            return None;
-        }
+    pub fn owner(&self, pid: u32) -> Owner {
+        let cgroup = group_of_current();
+        self.tell_place(cgroup);
         let process = Task::running().process();
-        let owner = process.owner_in(group_of_current(), pid, process.started_ns());
-        self.tell_place(owner.cgroup);
-        Some(owner)
+        process.owner_in(cgroup, pid, process.started_ns())
     }
 
     /// Tells where the running task's control group is, once.
@@ -230,7 +226,17 @@ impl Process {
     }
 }
 
-/// The running process's number as the agent sees it; 0 when it does not.
+/// The running process's number as the agent sees it, if it does.
+#[inline(always)]
+#[must_use]
+pub fn watched(within: &Within) -> Option<u32> {
+    match number_of_current(within) {
+        0 => None,
+        pid => Some(pid),
+    }
+}
+
+/// The same; 0 when it does not.
 #[inline(always)]
 #[must_use]
 pub fn number_of_current(within: &Within) -> u32 {

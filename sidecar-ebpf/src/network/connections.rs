@@ -8,12 +8,9 @@
 use core::ptr;
 
 use aya_ebpf::{btf_maps::Array, macros::btf_map};
-use sidecar_common::network::{CONNECTION_BITS, CONNECTIONS_TOGETHER};
+use sidecar_common::network::{Begun, CONNECTION_BITS, CONNECTIONS_TOGETHER};
 
-use crate::{
-    kernel::{self, Ptr},
-    records::Begun,
-};
+use crate::kernel::{self, Ptr};
 
 /// Places that are looked at together.
 #[repr(C)]
@@ -49,12 +46,12 @@ impl Place {
     pub(crate) fn take(sock: Ptr) -> Option<Self> {
         let socket = number(sock);
         let group = group(socket)?;
-        // (that of an earlier socket at this address, whose end was missed)
-        if let Some(place) = Self::in_group(group, socket) {
-            return Some(place);
-        }
         for at in 0..CONNECTIONS_TOGETHER {
             let place = Self { group, at };
+            // (that of an earlier socket at this address, whose end was missed)
+            if place.socket() == socket {
+                return Some(place);
+            }
             if place.claims() == 0 {
                 place.claim(1);
                 if place.claims() == 1 {

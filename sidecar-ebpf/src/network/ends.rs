@@ -9,10 +9,29 @@ use crate::{
     looks::Look,
 };
 
-/// `AF_INET` (include/linux/socket.h)
-const INET: u16 = 2;
-/// `AF_INET6`
-const INET6: u16 = 10;
+/// Of which internet a socket is.
+#[derive(Clone, Copy)]
+pub(crate) enum Family {
+    /// `AF_INET`
+    V4,
+    /// `AF_INET6`
+    V6,
+}
+
+impl Family {
+    /// A socket's; `None` for one of something else.
+    #[inline(always)]
+    pub(crate) fn of<L: Look>(sock: Ptr) -> Option<Self> {
+        /// (include/linux/socket.h)
+        const INET: u16 = 2;
+        const INET6: u16 = 10;
+        match look!(L, sock, sock_family as u16) {
+            INET => Some(Self::V4),
+            INET6 => Some(Self::V6),
+            _ => None,
+        }
+    }
+}
 
 /// An IPv4 address, in its order in memory, as IPv6 maps it.
 #[inline(always)]
@@ -22,16 +41,16 @@ pub(crate) fn mapped(address: u32) -> Address {
     [0, PREFIX | (u64::from(address) << u32::BITS)]
 }
 
-/// From where to where, if it is a socket of the internet. Its own port is told apart.
+/// Where a socket is and whom it talks to.
 #[inline(always)]
-pub(crate) fn ends<L: Look>(sock: Ptr) -> Option<Ends> {
+pub(crate) fn addresses<L: Look>(sock: Ptr, family: Family) -> (Address, Address) {
     const WORD: usize = size_of::<u64>();
-    let (local, remote) = match look!(L, sock, sock_family as u16) {
-        INET => (
-            mapped(look!(L, sock, sock_local4 as u32)),
-            mapped(look!(L, sock, sock_remote4 as u32)),
-        ),
-        INET6 => (
+    match family {
+        Family::V4 => {
+            let both = look!(L, sock, sock_addresses4 as u64);
+            (mapped((both >> u32::BITS) as u32), mapped(both as u32))
+        }
+        Family::V6 => (
             [
                 look!(L, sock, sock_local6 as u64),
                 look!(L, sock.wrapping_add(WORD), sock_local6 as u64),
@@ -41,16 +60,36 @@ pub(crate) fn ends<L: Look>(sock: Ptr) -> Option<Ends> {
                 look!(L, sock.wrapping_add(WORD), sock_remote6 as u64),
             ],
         ),
-        _ => return None,
-    };
+    }
+}
+
+/// The other end's port.
+#[inline(always)]
+pub(crate) fn remote_port<L: Look>(sock: Ptr) -> u16 {
+    u16::from_be(look!(L, sock, sock_remote_port as u16))
+}
+
+/// The port of a TCP socket itself, also of one that has given it back; 0 for one that has none yet.
+#[inline(always)]
+pub(crate) fn local_port<L: Look>(sock: Ptr) -> u16 {
+    match look!(L, sock, sock_local_port as u16) {
+        0 => L::tcp(sock).map_or(0, |tcp| u16::from_be(look!(L, tcp, inet_local_port as u16))),
+        port => port,
+    }
+}
+
+/// Writes from where to where, but for the socket's own port.
+#[inline(always)]
+pub(crate) fn write<L: Look>(ends: &mut Ends, sock: Ptr, family: Family) {
+    let (local, remote) = addresses::<L>(sock, family);
+    // (word by word: see [`crate::records::tell`])
+    for word in 0..2 {
+        ends.local[word] = local[word];
+        ends.remote[word] = remote[word];
+    }
+    ends.remote_port = remote_port::<L>(sock);
     let net = look!(L, sock, sock_net as usize) as Ptr;
-    Some(Ends {
-        local,
-        remote,
-        local_port: 0,
-        remote_port: u16::from_be(look!(L, sock, sock_remote_port as u16)),
-        netns: look!(L, net, net_inum as u32),
-    })
+    ends.netns = look!(L, net, net_inum as u32);
 }
 
 /// The inode number of any socket's network namespace.

@@ -4,7 +4,7 @@ use aya_ebpf::{
     btf_maps::{Array, LpmTrie, lpm_trie::Key},
     macros::btf_map,
 };
-use sidecar_common::network::{Ends, MAX_CIDRS, ONLY_CIDRS, ONLY_PORTS, PORT_WORDS, Settings};
+use sidecar_common::network::{Address, MAX_CIDRS, ONLY_CIDRS, ONLY_PORTS, PORT_WORDS, Settings};
 
 #[btf_map]
 static SETTINGS: Array<Settings, 1> = Array::new();
@@ -21,17 +21,23 @@ pub(crate) fn asked_for(bits: u32) -> Option<Settings> {
     (settings.flags & bits == bits).then_some(settings)
 }
 
-/// Whether a connection is among those that are asked for. `port` is the one that it is made to.
+/// Whether a connection is among those that are asked for, by the port that it is made to and the other end's address. Neither
+/// is looked at unless it matters.
 #[inline(always)]
-pub(crate) fn admits(settings: &Settings, ends: &Ends, port: u16) -> bool {
+pub(crate) fn admits(
+    settings: &Settings,
+    port: impl FnOnce() -> u16,
+    remote: impl FnOnce() -> Address,
+) -> bool {
     if settings.flags & ONLY_PORTS != 0 {
+        let port = port();
         let word = PORTS.get(u32::from(port / 64)).copied().unwrap_or(0);
         if word & (1 << (port % 64)) == 0 {
             return false;
         }
     }
     if settings.flags & ONLY_CIDRS != 0 {
-        let whole = Key::new(u128::BITS, bytemuck::cast(ends.remote));
+        let whole = Key::new(u128::BITS, bytemuck::cast(remote()));
         if CIDRS.get(&whole).is_none() {
             return false;
         }

@@ -12,9 +12,15 @@ use crate::{
 };
 
 /// One of them.
-pub(crate) trait Look {
+pub(crate) trait Look: Sized {
     /// A field of a structure, by the marks of its offset; see [`crate::look`].
     fn at<T: Load + AnyBitPattern, const LOADED: i16, const READ: i32>(base: Ptr) -> T;
+
+    /// Whether a socket is one of TCP.
+    #[inline(always)]
+    fn is_tcp(sock: Ptr) -> bool {
+        u32::from(look!(Self, sock, sock_protocol as u16)) == TCP
+    }
 
     /// A socket as one of TCP, if it is.
     fn tcp(sock: Ptr) -> Option<Ptr>;
@@ -58,6 +64,6 @@ impl Look for Untyped {
 
     #[inline(always)]
     fn tcp(sock: Ptr) -> Option<Ptr> {
-        (u32::from(look!(Self, sock, sock_protocol as u16)) == TCP).then_some(sock)
+        Self::is_tcp(sock).then_some(sock)
     }
 }

@@ -6,17 +6,18 @@ use aya_ebpf::{
 };
 use sidecar_common::network::{
     ABORTED, CONNECTION_COMING, CONNECTION_INBOUND, KIND_ACCEPT, KIND_CLOSE, KIND_CONNECT,
-    LOST_CONNECTIONS, TCP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP,
+    LOST_CONNECTIONS, Settings, TCP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP,
 };
 
 use crate::{
     connections::Place,
-    ends, filter,
+    ends::{self, Family},
+    filter,
     kernel::{self, Ptr},
     look,
     looks::{Look, Typed, Untyped},
     monitor,
-    records::{self, Begun, Last, OUT},
+    records::{self, Last, OUT},
 };
 
 /// The states we act on (include/net/tcp_states.h).
@@ -35,8 +36,9 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     match (old, new) {
         (_, SYN_SENT) => begin(sock),
-        // (SYN_RECV: both ends began at once)
-        (SYN_SENT | SYN_RECV, ESTABLISHED) => establish(sock),
+        (SYN_SENT, ESTABLISHED) => establish(sock),
+        // (where both ends began at once; one that is yet to be accepted is nobody's)
+        (SYN_RECV, ESTABLISHED) if look!(Typed, sock, sock_socket as usize) != 0 => establish(sock),
         (_, CLOSE) => end(sock),
         _ => {}
     }
@@ -60,63 +62,14 @@ pub fn security_sock_graft_probe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The local port, also of a socket that has given it back.
-#[inline(always)]
-fn local_port<L: Look>(tcp: Ptr) -> u16 {
-    u16::from_be(look!(L, tcp, inet_local_port as u16))
-}
-
-/// What a connection has counted.
-#[inline(always)]
-fn counted<L: Look>(tcp: Ptr) -> Last {
-    let resent = look!(L, tcp, tcp_resent as u64);
-    // The other end's FIN counts as a byte.
-    let is_done = look!(L, tcp, sock_flags as u64) & DONE != 0;
-    Last {
-        error: 0,
-        retransmits: look!(L, tcp, tcp_retransmits as u32),
-        sent: look!(L, tcp, tcp_sent as u64).wrapping_sub(resent),
-        received: look!(L, tcp, tcp_received as u64).wrapping_sub(is_done.into()),
-    }
-}
-
 #[inline(always)]
 fn begin(sock: Ptr) {
     let Some(settings) = filter::asked_for(WATCH_TCP | WATCH_OUTBOUND) else {
         return;
     };
-    if Typed::tcp(sock).is_none() {
-        return;
-    }
-    let Some(ends) = ends::ends::<Typed>(sock) else {
-        return;
-    };
-    if !filter::admits(&settings, &ends, ends.remote_port) {
-        return;
-    }
-    let Some(owner) = OUT.owner(&settings.within) else {
-        return;
-    };
-    let connection = Begun {
-        owner,
-        ends,
-        // (of an attempt nobody is told how long it took)
-        since_ns: 0,
-        protocol: TCP,
-        flags: CONNECTION_COMING,
-    };
-    follow(sock, &connection);
-}
-
-/// From here on it is followed, where there is a place for it.
-#[inline(always)]
-fn follow(sock: Ptr, connection: &Begun) -> Option<Place> {
-    let place = Place::take(sock);
-    match place {
-        Some(mut place) => place.connection().set(connection),
-        None => OUT.count_loss(LOST_CONNECTIONS),
-    }
-    place
+    // (of an attempt nobody is told how long it took)
+    let port = || ends::remote_port::<Typed>(sock);
+    follow::<Typed>(sock, &settings, port, CONNECTION_COMING, 0);
 }
 
 #[inline(always)]
@@ -128,13 +81,11 @@ fn establish(sock: Ptr) {
     if connection.flags & CONNECTION_COMING == 0 {
         return;
     }
-    let Some(tcp) = Typed::tcp(sock) else {
-        return;
-    };
     let now = monitor::now();
     connection.flags = 0;
     connection.since_ns = now;
-    tell(KIND_CONNECT, now, tcp, connection, Last::default());
+    connection.ends.local_port = ends::local_port::<Typed>(sock);
+    records::tell(KIND_CONNECT, now, number(sock), connection, Last::default());
 }
 
 #[inline(always)]
@@ -142,68 +93,97 @@ fn accept<L: Look>(sock: Ptr) {
     let Some(settings) = filter::asked_for(WATCH_TCP | WATCH_INBOUND) else {
         return;
     };
-    // (the hook is for sockets of every family)
-    let Some(ends) = ends::ends::<L>(sock) else {
-        return;
-    };
-    let Some(tcp) = L::tcp(sock) else {
-        return;
-    };
-    let local_port = local_port::<L>(tcp);
-    if !filter::admits(&settings, &ends, local_port) {
-        return;
-    }
-    let Some(owner) = OUT.owner(&settings.within) else {
-        return;
-    };
     let now = monitor::now();
-    let connection = Begun {
-        owner,
-        ends,
-        since_ns: now,
-        protocol: TCP,
-        flags: CONNECTION_INBOUND,
+    let port = || ends::local_port::<L>(sock);
+    let Some(mut place) = follow::<L>(sock, &settings, port, CONNECTION_INBOUND, now) else {
+        return;
     };
-    let place = follow(sock, &connection);
-    let socket = kernel::untyped(sock as u64);
-    let tell = |kind, last| records::tell(kind, now, socket, &connection, local_port, last);
-    tell(KIND_ACCEPT, Last::default());
+    let connection = place.connection();
+    connection.ends.local_port = port();
+    records::tell(KIND_ACCEPT, now, number(sock), connection, Last::default());
     // The other end may have broken it off before it was accepted; then no state is to come.
-    if i32::from(look!(L, sock, sock_state as u8)) == CLOSE
-        && let Some(place) = place
-    {
-        tell(KIND_CLOSE, counted::<L>(tcp));
-        place.leave();
+    if i32::from(look!(L, sock, sock_state as u8)) == CLOSE {
+        close::<L>(sock, place);
     }
 }
 
 #[inline(always)]
 fn end(sock: Ptr) {
-    let Some(mut place) = Place::of(sock) else {
-        return;
+    if let Some(place) = Place::of(sock) {
+        close::<Typed>(sock, place);
+    }
+}
+
+/// From here on it is followed, if it is asked for and there is a place for it. `port` is the one that it is made to.
+#[inline(always)]
+fn follow<L: Look>(
+    sock: Ptr,
+    settings: &Settings,
+    port: impl FnOnce() -> u16,
+    flags: u32,
+    since_ns: u64,
+) -> Option<Place> {
+    // (the hooks are for sockets of every family)
+    let family = Family::of::<L>(sock)?;
+    if !L::is_tcp(sock) {
+        return None;
+    }
+    let remote = || ends::addresses::<L>(sock, family).1;
+    if !filter::admits(settings, port, remote) {
+        return None;
+    }
+    let pid = monitor::watched(&settings.within)?;
+    let Some(mut place) = Place::take(sock) else {
+        OUT.count_loss(LOST_CONNECTIONS);
+        return None;
     };
+    // Field by field, where it will stay: see [`records::tell`].
     let connection = place.connection();
-    if let Some(tcp) = Typed::tcp(sock) {
+    connection.owner = OUT.owner(pid);
+    ends::write::<L>(&mut connection.ends, sock, family);
+    connection.since_ns = since_ns;
+    connection.protocol = TCP;
+    connection.flags = flags;
+    Some(place)
+}
+
+/// It is over: what has it counted, or why did it not come about?
+#[inline(always)]
+fn close<L: Look>(sock: Ptr, mut place: Place) {
+    let connection = place.connection();
+    if let Some(tcp) = L::tcp(sock) {
+        let retransmits = look!(L, tcp, tcp_retransmits as u32);
         let (kind, last) = if connection.flags & CONNECTION_COMING == 0 {
-            (KIND_CLOSE, counted::<Typed>(tcp))
+            let resent = match retransmits {
+                0 => 0,
+                _ => look!(L, tcp, tcp_resent as u64),
+            };
+            // The other end's FIN counts as a byte.
+            let is_done = look!(L, tcp, sock_flags as u64) & DONE != 0;
+            let last = Last {
+                error: 0,
+                retransmits,
+                sent: look!(L, tcp, tcp_sent as u64).wrapping_sub(resent),
+                received: look!(L, tcp, tcp_received as u64).wrapping_sub(is_done.into()),
+            };
+            (KIND_CLOSE, last)
         } else {
-            let error = look!(Typed, sock, sock_error as u32);
+            connection.ends.local_port = ends::local_port::<L>(sock);
+            let error = look!(L, sock, sock_error as u32);
             let last = Last {
                 error: if error == 0 { ABORTED } else { error },
-                retransmits: look!(Typed, tcp, tcp_retransmits as u32),
+                retransmits,
                 ..Last::default()
             };
             (KIND_CONNECT, last)
         };
-        tell(kind, monitor::now(), tcp, connection, last);
+        records::tell(kind, monitor::now(), number(sock), connection, last);
     }
     place.leave();
 }
 
-/// (A socket's own port may be chosen after its connection has begun.)
+/// A socket's address, as a number.
 #[inline(always)]
-fn tell(kind: u32, now: u64, tcp: Ptr, connection: &Begun, last: Last) {
-    let socket = kernel::untyped(tcp as u64);
-    let local_port = local_port::<Typed>(tcp);
-    records::tell(kind, now, socket, connection, local_port, last);
+fn number(sock: Ptr) -> u64 {
+    kernel::untyped(sock as u64)
 }

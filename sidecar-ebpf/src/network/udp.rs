@@ -9,9 +9,9 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use sidecar_common::network::{
-    ANSWER_BYTES, Answer, CONNECTION_INBOUND, Connection, Ends, Gone, KIND_ACCEPT, KIND_ANSWER,
-    KIND_CONNECT, KIND_GONE, LOST_CONNECTIONS, MAX_UDP_FLOWS, Settings, UDP, UdpKey, WATCH_INBOUND,
-    WATCH_OUTBOUND, WATCH_UDP,
+    ANSWER_BYTES, Answer, Begun, CONNECTION_INBOUND, Ends, Gone, KIND_ACCEPT, KIND_ANSWER,
+    KIND_CONNECT, KIND_GONE, LOST_CONNECTIONS, MAX_UDP_FLOWS, Settings, UDP, UdpFlow, UdpKey,
+    WATCH_INBOUND, WATCH_OUTBOUND, WATCH_UDP,
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     filter,
     kernel::{self, Ptr, follow, read},
     monitor,
-    records::{self, Begun, Last, OUT},
+    records::{self, Last, OUT},
 };
 
 /// What inserting an entry that is there gives (`-EEXIST`).
@@ -30,7 +30,7 @@ const DNS: u16 = 53;
 
 /// Those that are followed. The agent takes them out when they end.
 #[btf_map]
-static UDP_FLOWS: HashMap<UdpKey, Connection, MAX_UDP_FLOWS> = HashMap::new();
+static UDP_FLOWS: HashMap<UdpKey, UdpFlow, MAX_UDP_FLOWS> = HashMap::new();
 /// Those that nobody asks for, by the settings that were in force when their first datagram was seen.
 #[btf_map]
 static UDP_UNWANTED: LruHashMap<UdpKey, u32, MAX_UDP_FLOWS> = LruHashMap::new();
@@ -145,36 +145,32 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
     } else {
         (WATCH_INBOUND, ends.local_port, CONNECTION_INBOUND)
     };
-    let owner = if settings.flags & wanted != 0 && filter::admits(settings, &ends, port) {
-        OUT.owner(&settings.within)
+    let pid = if settings.flags & wanted != 0 && filter::admits(settings, || port, || ends.remote) {
+        monitor::watched(&settings.within)
     } else {
         None
     };
-    let Some(owner) = owner else {
+    let Some(pid) = pid else {
         // Remembered: what answers it must not be taken for a beginning.
         let _ = UDP_UNWANTED.insert(key, settings.generation, 0);
         return;
     };
+    let owner = OUT.owner(pid);
     let now = monitor::now();
     let (sent, received) = if is_sent { (length, 0) } else { (0, length) };
-    let begun = Begun {
-        owner,
-        ends,
-        since_ns: now,
-        protocol: UDP,
-        flags,
-    };
-    let connection = Connection {
-        owner,
-        ends,
-        since_ns: now,
+    let flow = UdpFlow {
+        begun: Begun {
+            owner,
+            ends,
+            since_ns: now,
+            protocol: UDP,
+            flags,
+        },
         last_ns: now,
         sent,
         received,
-        protocol: UDP,
-        flags,
     };
-    match UDP_FLOWS.insert(key, &connection, u64::from(BPF_NOEXIST)) {
+    match UDP_FLOWS.insert(key, &flow, u64::from(BPF_NOEXIST)) {
         Ok(()) => {}
         // (another thread was first, and tells)
         Err(EXISTS) => return,
@@ -187,14 +183,14 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
         received,
         ..Last::default()
     };
-    records::tell(kind, now, key.socket, &begun, ends.local_port, last);
+    records::tell(kind, now, key.socket, &flow.begun, last);
 }
 
 /// What a name server answered to a watched process, where it lies in one piece.
 #[inline(always)]
 fn tell_answer(settings: &Settings, skb: Ptr, datagram: Datagram, netns: u32) {
     let is_in_pieces = read::<u32>(skb, at!(skb_data_len)) != 0;
-    if is_in_pieces || monitor::number_of_current(&settings.within) == 0 {
+    if is_in_pieces || monitor::watched(&settings.within).is_none() {
         return;
     }
     let Some(mut entry) = OUT.reserve::<Answer>() else {

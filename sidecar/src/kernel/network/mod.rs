@@ -14,7 +14,7 @@ use aya::{
     programs::{BtfTracePoint, FEntry, KProbe},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use sidecar_common::network::{Connection, LOST_COUNTERS, UdpKey};
+use sidecar_common::network::{LOST_COUNTERS, UdpFlow, UdpKey};
 
 pub(crate) use self::records::{NetworkRecord, NetworkRing};
 use self::settings::Applied;
@@ -53,7 +53,7 @@ const MONITOR: &str = "network";
 /// See the module.
 pub(crate) struct Network {
     applied: Applied,
-    udp_flows: HashMap<MapData, UdpKey, Connection>,
+    udp_flows: HashMap<MapData, UdpKey, UdpFlow>,
     lost: Array<MapData, u64>,
     /// Programs and links.
     ebpf: Ebpf,
@@ -127,7 +127,7 @@ impl Network {
     }
 
     /// A UDP flow as it stands.
-    pub(crate) fn udp_flow(&self, key: &UdpKey) -> Option<Connection> {
+    pub(crate) fn udp_flow(&self, key: &UdpKey) -> Option<UdpFlow> {
         self.udp_flows.get(key, 0).ok()
     }
 

@@ -86,8 +86,8 @@ impl NetworkMonitor {
     fn take(&mut self, record: NetworkRecord, desk: &mut Desk) {
         match record {
             NetworkRecord::Flow(flow) => {
-                if flow.connection.protocol == UDP && flow.header.kind != KIND_CLOSE {
-                    self.udp.begin(flow.connection.udp_key(flow.socket));
+                if flow.begun.protocol == UDP && flow.header.kind != KIND_CLOSE {
+                    self.udp.begin(flow.begun.ends.udp_key(flow.socket));
                 }
                 self.report(&flow, desk);
             }

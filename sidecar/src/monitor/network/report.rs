@@ -17,7 +17,7 @@ use crate::{
 impl NetworkMonitor {
     /// One record of it.
     pub(super) fn report(&mut self, flow: &Flow, desk: &mut Desk) {
-        let owner = &flow.connection.owner;
+        let owner = &flow.begun.owner;
         let name = name_of(owner);
         let actor = Actor::of(owner, &name);
         let place = desk.place_of(actor);
@@ -82,7 +82,7 @@ fn describe(flow: &Flow) -> (Kind, Detail<'static>) {
     let connection = connection(flow);
     match flow.header.kind {
         KIND_CONNECT => {
-            let outcome = outcome(flow.connection.protocol, flow.error);
+            let outcome = outcome(flow.begun.protocol, flow.error);
             (
                 Kind::Connect,
                 Detail::Connect {
@@ -93,13 +93,13 @@ fn describe(flow: &Flow) -> (Kind, Detail<'static>) {
         }
         KIND_ACCEPT => (Kind::Accept, Detail::Accept { connection }),
         _ => {
-            let duration_ns = flow.header.time_ns.saturating_sub(flow.connection.since_ns);
+            let duration_ns = flow.header.time_ns.saturating_sub(flow.begun.since_ns);
             let detail = Detail::Close {
                 connection,
-                bytes_sent: flow.connection.sent,
-                bytes_received: flow.connection.received,
+                bytes_sent: flow.sent,
+                bytes_received: flow.received,
                 duration_ns,
-                retransmits: (flow.connection.protocol == TCP).then_some(flow.retransmits),
+                retransmits: (flow.begun.protocol == TCP).then_some(flow.retransmits),
             };
             (Kind::Close, detail)
         }
@@ -114,17 +114,17 @@ fn connection(flow: &Flow) -> Connection {
         local_port,
         remote_port,
         netns,
-    } = flow.connection.ends;
+    } = flow.begun.ends;
     let local = (address(local), local_port);
     let remote = (address(remote), remote_port);
-    let is_inbound = flow.connection.flags & CONNECTION_INBOUND != 0;
+    let is_inbound = flow.begun.flags & CONNECTION_INBOUND != 0;
     let ((src_ip, src_port), (dst_ip, dst_port)) = if is_inbound {
         (remote, local)
     } else {
         (local, remote)
     };
     Connection {
-        protocol: if flow.connection.protocol == UDP {
+        protocol: if flow.begun.protocol == UDP {
             "udp"
         } else {
             "tcp"
@@ -172,8 +172,8 @@ mod tests {
     fn flow(kind: u32) -> Flow {
         let mut flow = Flow::zeroed();
         flow.header.kind = kind;
-        flow.connection.protocol = TCP;
-        flow.connection.ends = Ends {
+        flow.begun.protocol = TCP;
+        flow.begun.ends = Ends {
             local: bytemuck::cast(
                 std::net::Ipv4Addr::new(10, 0, 0, 1)
                     .to_ipv6_mapped()
@@ -208,7 +208,7 @@ mod tests {
             (&7.into(), &"established".into())
         );
         began.header.kind = KIND_ACCEPT;
-        began.connection.flags = CONNECTION_INBOUND;
+        began.begun.flags = CONNECTION_INBOUND;
         let told = json(&began);
         assert_eq!(
             (&told["src_ip"], &told["dst_port"]),
@@ -237,8 +237,8 @@ mod tests {
     fn an_end_tells_what_passed() {
         let mut ended = flow(KIND_CLOSE);
         ended.header.time_ns = 30;
-        ended.connection.since_ns = 10;
-        (ended.connection.sent, ended.connection.received) = (5, 6);
+        ended.begun.since_ns = 10;
+        (ended.sent, ended.received) = (5, 6);
         ended.retransmits = 1;
         let told = json(&ended);
         assert_eq!(
@@ -249,7 +249,7 @@ mod tests {
             (&told["duration_ns"], &told["retransmits"]),
             (&20.into(), &1.into())
         );
-        ended.connection.protocol = UDP;
+        ended.begun.protocol = UDP;
         assert!(json(&ended).get("retransmits").is_none());
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use bytemuck::Zeroable as _;
 use sidecar_common::{
     event::Header,
-    network::{Connection, Flow, KIND_CLOSE, UdpKey},
+    network::{Flow, KIND_CLOSE, UdpFlow, UdpKey},
 };
 
 use crate::{kernel::Network, observe::Clock};
@@ -81,28 +81,30 @@ impl UdpFlows {
         keys.iter()
             .filter_map(|key| {
                 self.known.remove(key);
-                let connection = kernel.udp_flow(key)?;
+                let flow = kernel.udp_flow(key)?;
                 kernel.forget_udp_flow(key);
-                Some(closed(key.socket, connection))
+                Some(closed(key.socket, &flow))
             })
             .collect()
     }
 }
 
-fn is_idle(flow: &Connection, now_ns: u64) -> bool {
+fn is_idle(flow: &UdpFlow, now_ns: u64) -> bool {
     Duration::from_nanos(now_ns.saturating_sub(flow.last_ns)) >= IDLE
 }
 
 /// The record of an end, of the time when its last datagram passed.
-fn closed(socket: u64, connection: Connection) -> Flow {
+fn closed(socket: u64, flow: &UdpFlow) -> Flow {
     Flow {
         header: Header {
             kind: KIND_CLOSE,
             tgid: 0,
-            time_ns: connection.last_ns,
+            time_ns: flow.last_ns,
         },
-        connection,
+        begun: flow.begun,
         socket,
+        sent: flow.sent,
+        received: flow.received,
         error: 0,
         retransmits: 0,
     }
@@ -114,9 +116,9 @@ mod tests {
 
     #[test]
     fn what_was_quiet_for_long_is_idle() {
-        let flow = Connection {
+        let flow = UdpFlow {
             last_ns: 1_000,
-            ..Connection::zeroed()
+            ..UdpFlow::zeroed()
         };
         let limit = u64::try_from(IDLE.as_nanos()).unwrap();
         assert!(!is_idle(&flow, 1_000 + limit - 1));
