@@ -205,7 +205,7 @@ pub struct Flow {
     pub header: Header,
     /// Whose, from where to where.
     pub begun: Begun,
-    /// The socket's address in the kernel.
+    /// The socket's address in the kernel; of TCP, 0.
     pub socket: u64,
     /// Bytes sent.
     pub sent: u64,

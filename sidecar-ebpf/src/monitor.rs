@@ -1,7 +1,10 @@
 //! What the monitors' kernel sides do alike: whose something is, as the monitor's agent can name it, where that lives,
 //! and records out.
 
-use core::mem::MaybeUninit;
+use core::{
+    cell::UnsafeCell,
+    mem::{self, MaybeUninit},
+};
 
 use aya_ebpf::{
     bindings::bpf_pidns_info,
@@ -11,6 +14,7 @@ use aya_ebpf::{
     },
     maps::ring_buf::RingBufEntry,
 };
+use bytemuck::Zeroable;
 use sidecar_common::{
     event::Header,
     monitor::{Comm, KIND_PLACE, LOST_RECORDS, Owner, PLACES_AT_HAND, PLACES_TOLD, Place, Within},
@@ -20,6 +24,33 @@ use crate::{
     kernel::{self, Ptr, load, off, read},
     places,
 };
+
+/// Something in an object's own memory, which the kernel makes a map of one value of; the agent finds it by its section's name. To
+/// look at it takes no call and no question: the verifier knows the address.
+#[repr(transparent)]
+pub struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: whoever looks at it does so by a pointer, and answers for it.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T: Zeroable> Shared<T> {
+    /// Zeros, until somebody writes.
+    #[must_use]
+    pub const fn zeroed() -> Self {
+        // SAFETY: zeros are a value of the type.
+        Self(UnsafeCell::new(unsafe { mem::zeroed() }))
+    }
+
+    /// Where it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn get(&self) -> *mut T {
+        self.0.get()
+    }
+}
+
+/// Control groups that were told last, by a part of their numbers.
+pub type AtHand = [u64; PLACES_AT_HAND];
 
 /// A monitor's maps; each has its own.
 pub struct Maps<const BYTES: usize, const COUNTERS: usize> {
@@ -31,7 +62,7 @@ pub struct Maps<const BYTES: usize, const COUNTERS: usize> {
     /// Control groups that were told; one that is pushed out is told again.
     pub places_told: &'static LruHashMap<u64, u32, PLACES_TOLD>,
     /// Of these, the last by a part of its number: a look here takes a tenth of one there.
-    pub places_at_hand: &'static Array<u64, PLACES_AT_HAND>,
+    pub places_at_hand: &'static Shared<AtHand>,
 }
 
 impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
@@ -69,13 +100,10 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
     /// Tells where the running task's control group is, once.
     #[inline(always)]
     pub fn tell_place(&self, cgroup: u64) {
-        let Some(at_hand) = self
-            .places_at_hand
-            .get_ptr_mut(cgroup as u32 % PLACES_AT_HAND as u32)
-        else {
-            return;
-        };
-        // SAFETY: a live map value, of one word.
+        let at = cgroup as usize % PLACES_AT_HAND;
+        // SAFETY: within the array; one word, whatever others write there.
+        let at_hand = unsafe { self.places_at_hand.get().cast::<u64>().add(at) };
+        // SAFETY: as above.
         if unsafe { at_hand.read_volatile() } == cgroup {
             return;
         }

@@ -5,9 +5,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sidecar_common::network::{Address, MAX_CIDRS, ONLY_CIDRS, ONLY_PORTS, PORT_WORDS, Settings};
+use sidecar_ebpf::monitor::Shared;
 
-#[btf_map]
-static SETTINGS: Array<Settings, 1> = Array::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.settings")]
+static SETTINGS: Shared<Settings> = Shared::zeroed();
 /// A bit for every port.
 #[btf_map]
 static PORTS: Array<u64, PORT_WORDS> = Array::new();
@@ -16,8 +18,9 @@ static CIDRS: LpmTrie<[u8; 16], u8, MAX_CIDRS> = LpmTrie::new();
 
 /// The settings, if they ask for all of these `WATCH_*` bits.
 #[inline(always)]
-pub(crate) fn asked_for(bits: u32) -> Option<Settings> {
-    let settings = *SETTINGS.get(0)?;
+pub(crate) fn asked_for(bits: u32) -> Option<&'static Settings> {
+    // SAFETY: words, which the agent may change at any time.
+    let settings = unsafe { &*SETTINGS.get() };
     (settings.flags & bits == bits).then_some(settings)
 }
 
@@ -29,6 +32,9 @@ pub(crate) fn admits(
     port: impl FnOnce() -> u16,
     remote: impl FnOnce() -> Address,
 ) -> bool {
+    if settings.flags & (ONLY_PORTS | ONLY_CIDRS) == 0 {
+        return true;
+    }
     if settings.flags & ONLY_PORTS != 0 {
         let port = port();
         let word = PORTS.get(u32::from(port / 64)).copied().unwrap_or(0);

@@ -10,7 +10,7 @@ use sidecar_common::{
     monitor,
     network::{Begun, Flow, LOST_COUNTERS, RING_BYTES},
 };
-use sidecar_ebpf::monitor::{Maps, header};
+use sidecar_ebpf::monitor::{AtHand, Maps, Shared, header};
 
 #[btf_map]
 static RECORDS: RingBuf<(), RING_BYTES> = RingBuf::new();
@@ -18,8 +18,7 @@ static RECORDS: RingBuf<(), RING_BYTES> = RingBuf::new();
 static LOST: Array<u64, LOST_COUNTERS> = Array::new();
 #[btf_map]
 static PLACES_TOLD: LruHashMap<u64, u32, { monitor::PLACES_TOLD }> = LruHashMap::new();
-#[btf_map]
-static PLACES_AT_HAND: Array<u64, { monitor::PLACES_AT_HAND }> = Array::new();
+static PLACES_AT_HAND: Shared<AtHand> = Shared::zeroed();
 
 /// All of them.
 pub(crate) const OUT: Maps<RING_BYTES, LOST_COUNTERS> = Maps {

@@ -13,7 +13,7 @@ use crate::{
     connections::Place,
     ends::{self, Family},
     filter,
-    kernel::{self, Ptr},
+    kernel::Ptr,
     look,
     looks::{Look, Typed, Untyped},
     monitor,
@@ -26,6 +26,8 @@ const SYN_SENT: i32 = 2;
 const SYN_RECV: i32 = 3;
 const CLOSE: i32 = 7;
 
+/// What is told of the socket: only of UDP a record's place is found by it.
+const NO_SOCKET: u64 = 0;
 /// The bit of `SOCK_DONE` (include/net/sock.h): the other end sends no more.
 const DONE: u64 = 1 << 1;
 
@@ -69,7 +71,7 @@ fn begin(sock: Ptr) {
     };
     // (of an attempt nobody is told how long it took)
     let port = || ends::remote_port::<Typed>(sock);
-    follow::<Typed>(sock, &settings, port, CONNECTION_COMING, 0);
+    follow::<Typed>(sock, settings, port, CONNECTION_COMING, 0);
 }
 
 #[inline(always)]
@@ -85,7 +87,7 @@ fn establish(sock: Ptr) {
     connection.flags = 0;
     connection.since_ns = now;
     connection.ends.local_port = ends::local_port::<Typed>(sock);
-    records::tell(KIND_CONNECT, now, number(sock), connection, Last::default());
+    records::tell(KIND_CONNECT, now, NO_SOCKET, connection, Last::default());
 }
 
 #[inline(always)]
@@ -95,12 +97,12 @@ fn accept<L: Look>(sock: Ptr) {
     };
     let now = monitor::now();
     let port = || ends::local_port::<L>(sock);
-    let Some(mut place) = follow::<L>(sock, &settings, port, CONNECTION_INBOUND, now) else {
+    let Some(mut place) = follow::<L>(sock, settings, port, CONNECTION_INBOUND, now) else {
         return;
     };
     let connection = place.connection();
     connection.ends.local_port = port();
-    records::tell(KIND_ACCEPT, now, number(sock), connection, Last::default());
+    records::tell(KIND_ACCEPT, now, NO_SOCKET, connection, Last::default());
     // The other end may have broken it off before it was accepted; then no state is to come.
     if i32::from(look!(L, sock, sock_state as u8)) == CLOSE {
         close::<L>(sock, place);
@@ -152,8 +154,9 @@ fn follow<L: Look>(
 fn close<L: Look>(sock: Ptr, mut place: Place) {
     let connection = place.connection();
     if let Some(tcp) = L::tcp(sock) {
+        let now = monitor::now();
         let retransmits = look!(L, tcp, tcp_retransmits as u32);
-        let (kind, last) = if connection.flags & CONNECTION_COMING == 0 {
+        if connection.flags & CONNECTION_COMING == 0 {
             let resent = match retransmits {
                 0 => 0,
                 _ => look!(L, tcp, tcp_resent as u64),
@@ -166,7 +169,7 @@ fn close<L: Look>(sock: Ptr, mut place: Place) {
                 sent: look!(L, tcp, tcp_sent as u64).wrapping_sub(resent),
                 received: look!(L, tcp, tcp_received as u64).wrapping_sub(is_done.into()),
             };
-            (KIND_CLOSE, last)
+            records::tell(KIND_CLOSE, now, NO_SOCKET, connection, last);
         } else {
             connection.ends.local_port = ends::local_port::<L>(sock);
             let error = look!(L, sock, sock_error as u32);
@@ -175,15 +178,8 @@ fn close<L: Look>(sock: Ptr, mut place: Place) {
                 retransmits,
                 ..Last::default()
             };
-            (KIND_CONNECT, last)
-        };
-        records::tell(kind, monitor::now(), number(sock), connection, last);
+            records::tell(KIND_CONNECT, now, NO_SOCKET, connection, last);
+        }
     }
     place.leave();
-}
-
-/// A socket's address, as a number.
-#[inline(always)]
-fn number(sock: Ptr) -> u64 {
-    kernel::untyped(sock as u64)
 }

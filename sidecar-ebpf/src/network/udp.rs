@@ -111,7 +111,7 @@ fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
         return;
     };
     if !is_sent && ends.remote_port == DNS {
-        tell_answer(&settings, skb, datagram, ends.netns);
+        tell_answer(settings, skb, datagram, ends.netns);
     }
     if settings.flags & WATCH_UDP == 0 {
         return;
@@ -119,7 +119,7 @@ fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
     let key = ends.udp_key(sock as u64);
     let length = u64::from(datagram.length());
     let Some(flow) = UDP_FLOWS.get_ptr_mut(key) else {
-        return begin(&settings, &key, ends, is_sent, length);
+        return begin(settings, &key, ends, is_sent, length);
     };
     // SAFETY: a live map value; the counters are only added to, and of two times either is right.
     unsafe {

@@ -130,9 +130,7 @@ pub(crate) fn begin_any(at: Ptr, number: u32) {
 /// A call begins, with these registers.
 #[inline(always)]
 pub(crate) fn begin(at: Ptr) {
-    let Some(settings) = filter::settings() else {
-        return;
-    };
+    let settings = filter::settings();
     let task = Task::running();
     let is_narrow = task.is_narrow();
     if is_narrow && cfg!(bpf_target_arch = "aarch64") {
@@ -216,7 +214,8 @@ pub(crate) fn end(result: i64) {
     };
     // SAFETY: a live map value, which only its own task touches.
     let number = unsafe { (*thread).number };
-    if let (Some(settings), Some(call)) = (filter::settings(), filter::watched(number)) {
+    if let Some(call) = filter::watched(number) {
+        let settings = filter::settings();
         let rare = call.flags & (CALL_PART | CALL_EXEC);
         let is_exec = rare & CALL_EXEC != 0;
         let mut executed = None;

@@ -11,14 +11,15 @@ use sidecar_common::syscall::{
 
 use crate::{
     kernel,
-    monitor::{self, Task},
+    monitor::{self, Shared, Task},
 };
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
 
-#[btf_map]
-static SETTINGS: Array<Settings, 1> = Array::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.settings")]
+static SETTINGS: Shared<Settings> = Shared::zeroed();
 /// By their numbers.
 #[btf_map]
 static CALLS: Array<Call, MAX_CALLS> = Array::new();
@@ -32,8 +33,9 @@ static RATES: LruHashMap<u64, Rate, MAX_GROUPS> = LruHashMap::new();
 
 /// What is asked for.
 #[inline(always)]
-pub(crate) fn settings() -> Option<&'static Settings> {
-    SETTINGS.get(0)
+pub(crate) fn settings() -> &'static Settings {
+    // SAFETY: words, which the agent may change at any time.
+    unsafe { &*SETTINGS.get() }
 }
 
 /// How a call is watched, if it is.

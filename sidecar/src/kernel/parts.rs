@@ -19,6 +19,9 @@ use super::{
 /// A program of every monitor's, which is attached nowhere.
 const OWN_LEVEL: &str = "own_level";
 
+/// What is asked of a kernel side: in its own memory, of which the kernel makes a map that is called as the section is.
+pub(super) const SETTINGS: &str = ".data.settings";
+
 /// Makes an error of what a monitor, by its key below `monitoring`, met with.
 pub(super) fn refused(monitor: &'static str, what: &str, error: &dyn std::error::Error) -> Error {
     Error::Monitor {

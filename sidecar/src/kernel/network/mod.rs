@@ -23,7 +23,7 @@ use super::{
     Error, fields,
     load::program,
     maps,
-    parts::{array, refused, take, within},
+    parts::{SETTINGS, array, refused, take, within},
     points::{self, Point},
     relocate::relocate,
 };

@@ -12,7 +12,7 @@ use sidecar_common::{
     network::{ONLY_CIDRS, ONLY_PORTS, PORT_WORDS, Settings},
 };
 
-use super::{Error, array, maps::failed, take};
+use super::{Error, SETTINGS, array, maps::failed, take};
 
 /// Bits of a prefix that an IPv4 network has more when it is written as IPv6 maps it.
 const MAPPED_BITS: u32 = 96;
@@ -40,7 +40,7 @@ pub(super) struct Applied {
 impl Applied {
     pub(super) fn take(ebpf: &mut Ebpf, within: Within) -> Result<Self, Error> {
         Ok(Self {
-            settings: array(ebpf, "SETTINGS")?,
+            settings: array(ebpf, SETTINGS)?,
             ports: array(ebpf, "PORTS")?,
             cidrs: LpmTrie::try_from(take(ebpf, "CIDRS")?).map_err(failed("CIDRS"))?,
             within,
@@ -83,7 +83,7 @@ impl Applied {
             generation: self.generation,
         };
         let set = self.settings.set(0, settings, 0);
-        set.map_err(failed("SETTINGS"))
+        set.map_err(failed(SETTINGS))
     }
 }
 

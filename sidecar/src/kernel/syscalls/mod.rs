@@ -22,7 +22,7 @@ pub(crate) use self::{attached::How, settings::SyscallsWish};
 use super::{
     Error, fields,
     maps::failed,
-    parts::{array, hash, refused, take, within},
+    parts::{SETTINGS, array, hash, refused, take, within},
     relocate::relocate,
     ring::whole,
 };

@@ -14,7 +14,7 @@ use sidecar_common::{
     },
 };
 
-use super::{Error, array, failed, hash};
+use super::{Error, SETTINGS, array, failed, hash};
 use crate::config::calls::{self, Call, End, Meaning};
 
 /// What is asked of the kernel side.
@@ -43,7 +43,7 @@ pub(super) struct Applied {
 impl Applied {
     pub(super) fn take(ebpf: &mut Ebpf, within: Within) -> Result<Self, Error> {
         Ok(Self {
-            settings: array(ebpf, "SETTINGS")?,
+            settings: array(ebpf, SETTINGS)?,
             calls: array(ebpf, "CALLS")?,
             uids: hash(ebpf, "UIDS")?,
             within,
@@ -94,7 +94,7 @@ impl Applied {
             reserved: 0,
         };
         let set = self.settings.set(0, settings, 0);
-        set.map_err(failed("SETTINGS"))
+        set.map_err(failed(SETTINGS))
     }
 
     /// What is not wanted is not told of.
