@@ -19,12 +19,17 @@ pub const CONNECTIONS_TOGETHER: usize = 16;
 pub const CONNECTION_BITS: u32 = 12;
 /// UDP flows that are followed at one time.
 pub const MAX_UDP_FLOWS: usize = 16_384;
+/// Sockets of UDP flows and of Unix connections that are known at one time.
+pub const MAX_SOCKETS: usize = 32_768;
 /// Networks that a filter may name.
 pub const MAX_CIDRS: usize = 1_024;
 /// Words of the bit field that has a bit for every port.
 pub const PORT_WORDS: usize = 65_536 / 64;
 /// Bytes of a DNS answer that are looked at: what fits without EDNS.
 pub const ANSWER_BYTES: usize = 512;
+
+/// Bytes of a Unix socket's name that are looked at: more than it can have (`struct sockaddr_un` has 110, include/uapi/linux/un.h).
+pub const UNIX_NAME_BYTES: usize = 128;
 
 /// Where the running kernel keeps the fields that only this monitor reads; see [`crate::layout::Offsets`].
 #[repr(C)]
@@ -66,6 +71,18 @@ pub struct NetworkOffsets {
     pub tcp_received: u32,
     /// `tcp_sock.total_retrans`
     pub tcp_retransmits: u32,
+    /// `sock.sk_peer_pid`: who is at the other end of a Unix socket
+    pub sock_peer: u32,
+    /// `socket.sk`
+    pub socket_sock: u32,
+    /// `socket_alloc.vfs_inode`, which lies behind the `socket`
+    pub socket_inode: u32,
+    /// `unix_sock.addr`: null for one without a name
+    pub unix_name: u32,
+    /// `unix_address.len`
+    pub unix_name_length: u32,
+    /// `unix_address.name`
+    pub unix_name_bytes: u32,
     /// `sk_buff.head`
     pub skb_head: u32,
     /// `sk_buff.sk`
@@ -105,6 +122,8 @@ pub const WATCH_UDP: u32 = 1 << 1;
 pub const WATCH_OUTBOUND: u32 = 1 << 2;
 /// What others begin with them.
 pub const WATCH_INBOUND: u32 = 1 << 3;
+/// Connections by Unix sockets.
+pub const WATCH_UNIX: u32 = 1 << 6;
 /// Only ports whose bit is set.
 pub const ONLY_PORTS: u32 = 1 << 4;
 /// Only remote ends in the networks that are listed.
@@ -192,10 +211,12 @@ pub const KIND_CONNECT: u32 = 1;
 pub const KIND_ACCEPT: u32 = 2;
 /// One ended: [`Flow`].
 pub const KIND_CLOSE: u32 = 3;
-/// A UDP socket with flows is gone: [`Gone`].
+/// A UDP socket with flows, or a Unix socket with a connection, is gone: [`Gone`].
 pub const KIND_GONE: u32 = 4;
 /// Somebody was told a name's addresses: [`Answer`].
 pub const KIND_ANSWER: u32 = 5;
+/// A watched process connected by a Unix socket, or could not, or accepted such a connection: [`Unix`].
+pub const KIND_UNIX: u32 = 6;
 
 /// What became of a connection.
 #[repr(C)]
@@ -235,7 +256,35 @@ impl Ends {
     }
 }
 
-/// The end of a UDP socket.
+/// A connection by a Unix socket begins.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Unix {
+    /// `tgid` is 0.
+    pub header: Header,
+    /// Who began or accepted it.
+    pub owner: Owner,
+    /// The socket's address in the kernel.
+    pub socket: u64,
+    /// Its inode's number.
+    pub inode: u64,
+    /// The inode number of the network namespace.
+    pub netns: u32,
+    /// `CONNECTION_*` bits.
+    pub flags: u32,
+    /// The error's number, 0 for none.
+    pub error: u32,
+    /// Who is at the other end, by the number that the agent sees; 0 for who it does not see.
+    pub peer: u32,
+    /// Bytes of the name that are here.
+    pub length: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// To where: a `struct sockaddr_un`.
+    pub name: [u8; UNIX_NAME_BYTES],
+}
+
+/// The end of a UDP or Unix socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Gone {
@@ -243,6 +292,8 @@ pub struct Gone {
     pub header: Header,
     /// The socket's address in the kernel.
     pub socket: u64,
+    /// The number of a Unix socket's inode; of UDP, 0.
+    pub inode: u64,
 }
 
 /// An answer of a DNS server, as a watched process read it.

@@ -213,21 +213,14 @@ impl Process {
         Task(self.0).started_ns()
     }
 
-    /// Its number as the agent sees it; 0 when it does not. Without a walk: a process that the agent sees has its number
-    /// there at the agent's own level.
+    /// Its number as the agent sees it; 0 when it does not.
     #[inline(always)]
     fn number(self, within: &Within) -> u32 {
-        let pid = field!(self.0, task_thread_pid as usize) as Ptr;
-        if field!(pid, pid_level as u32) < within.level {
-            return 0;
-        }
         // (a typed pointer has no places that are told at run time)
-        let number = kernel::number_at(untyped(pid), within.level);
-        if number.namespace == within.scope {
-            number.nr
-        } else {
-            0
-        }
+        number_of(
+            untyped(field!(self.0, task_thread_pid as usize) as Ptr),
+            within,
+        )
     }
 
     /// All that is told of it, of which its control group, number and start are known.
@@ -251,6 +244,22 @@ impl Process {
             field!(self.0, task_comm as u64),
             field!(self.0.wrapping_add(WORD), task_comm as u64),
         ]
+    }
+}
+
+/// The number by which the agent sees a process, of which this is the `struct pid`; 0 when it does not. Without a walk: a process
+/// that the agent sees has its number there at the agent's own level.
+#[inline(always)]
+#[must_use]
+pub fn number_of(pid: Ptr, within: &Within) -> u32 {
+    if kernel::level_of(pid) < within.level {
+        return 0;
+    }
+    let number = kernel::number_at(pid, within.level);
+    if number.namespace == within.scope {
+        number.nr
+    } else {
+        0
     }
 }
 

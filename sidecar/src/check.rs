@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path, process::ExitCode};
 
+use sidecar_common::network::WATCH_UNIX;
+
 use crate::kernel::{self, Network, NetworkWish, VMLINUX_BTF, pins, version};
 
 /// A requirement, looked at.
@@ -166,10 +168,18 @@ fn bpf_fs() -> Finding {
 fn network_monitor() -> String {
     let wish = NetworkWish::default();
     match Network::load(&wish) {
-        Ok(_) => {
+        Ok((mut network, _)) => {
             let attached: Vec<_> = Network::attached().collect();
+            let unix = NetworkWish {
+                watch: WATCH_UNIX,
+                ..wish
+            };
+            let unix = match network.change(&unix) {
+                Ok(()) => "; for Unix sockets, too".to_owned(),
+                Err(e) => format!("; not for Unix sockets: {e}"),
+            };
             format!(
-                "the network monitor can be attached: {}",
+                "the network monitor can be attached: {}{unix}",
                 attached.join(", ")
             )
         }

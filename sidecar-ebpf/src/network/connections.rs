@@ -27,7 +27,6 @@ struct Group {
 static CONNECTIONS: Array<Group, { 1 << CONNECTION_BITS }> = Array::new();
 
 /// A socket's place.
-#[derive(Clone, Copy)]
 pub(crate) struct Place {
     group: *mut Group,
     at: usize,
@@ -48,7 +47,8 @@ impl Place {
         let group = group(socket)?;
         for at in 0..CONNECTIONS_TOGETHER {
             let place = Self { group, at };
-            // (that of an earlier socket at this address, whose end was missed)
+            // (that of an earlier socket at this address, whose end was missed. It may lie behind a place that is free by now; then
+            // it stays, and whoever comes to it sees that it is another's.)
             if place.socket() == socket {
                 return Some(place);
             }

@@ -7,6 +7,7 @@ use aya_ebpf::{
 use sidecar_common::network::{Address, MAX_CIDRS, ONLY_CIDRS, ONLY_PORTS, PORT_WORDS, Settings};
 use sidecar_ebpf::monitor::Shared;
 
+// (By its name the compiler knows that others write to it, and does not take it for the zeros that it begins with.)
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.settings")]
 static SETTINGS: Shared<Settings> = Shared::zeroed();

@@ -1,8 +1,8 @@
 //! The network monitor's kernel side: who connects to whom. Loaded by an agent that asks for it, and gone with it.
 //!
-//! [`tcp`] follows connections by their sockets' states, [`udp`] flows by their datagrams. A state may change while
-//! some other process runs, so the owner is asked once, where the process itself is at work, and remembered by the
-//! socket. No hook here is a system call's: io_uring and the kernel's own users are seen like everybody else.
+//! [`tcp`] follows connections by their sockets' states, [`udp`] flows by their datagrams, and [`unix`] tells who connects
+//! within the machine. A state may change while some other process runs, so the owner is asked once, where the process
+//! itself is at work, and remembered by the socket. No hook here is a system call's: io_uring and the kernel's own users are seen like everybody else.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -21,8 +21,10 @@ mod ends;
 mod filter;
 mod looks;
 mod records;
+mod sockets;
 mod tcp;
 mod udp;
+mod unix;
 
 use sidecar_ebpf::{kernel, monitor};
 

@@ -5,7 +5,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
 use sidecar_common::network::{
-    ABORTED, CONNECTION_COMING, CONNECTION_INBOUND, KIND_ACCEPT, KIND_CLOSE, KIND_CONNECT,
+    ABORTED, Begun, CONNECTION_COMING, CONNECTION_INBOUND, KIND_ACCEPT, KIND_CLOSE, KIND_CONNECT,
     LOST_CONNECTIONS, Settings, TCP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP,
 };
 
@@ -80,7 +80,7 @@ fn establish(sock: Ptr) {
         return;
     };
     let connection = place.connection();
-    if connection.flags & CONNECTION_COMING == 0 {
+    if connection.flags & CONNECTION_COMING == 0 || !is_of::<Typed>(sock, connection) {
         return;
     }
     let now = monitor::now();
@@ -149,11 +149,19 @@ fn follow<L: Look>(
     Some(place)
 }
 
+/// Whether what is known of a socket at this address is of this one: the end of one may be missed, and another be at its address.
+#[inline(always)]
+fn is_of<L: Look>(sock: Ptr, connection: &Begun) -> bool {
+    connection.ends.remote_port == ends::remote_port::<L>(sock)
+}
+
 /// It is over: what has it counted, or why did it not come about?
 #[inline(always)]
 fn close<L: Look>(sock: Ptr, mut place: Place) {
     let connection = place.connection();
-    if let Some(tcp) = L::tcp(sock) {
+    if is_of::<L>(sock, connection)
+        && let Some(tcp) = L::tcp(sock)
+    {
         let now = monitor::now();
         let retransmits = look!(L, tcp, tcp_retransmits as u32);
         if connection.flags & CONNECTION_COMING == 0 {

@@ -9,9 +9,9 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use sidecar_common::network::{
-    ANSWER_BYTES, Answer, Begun, CONNECTION_INBOUND, Ends, Gone, KIND_ACCEPT, KIND_ANSWER,
-    KIND_CONNECT, KIND_GONE, LOST_CONNECTIONS, MAX_UDP_FLOWS, Settings, UDP, UdpFlow, UdpKey,
-    WATCH_INBOUND, WATCH_OUTBOUND, WATCH_UDP,
+    ANSWER_BYTES, Answer, Begun, CONNECTION_INBOUND, Ends, KIND_ACCEPT, KIND_ANSWER, KIND_CONNECT,
+    LOST_CONNECTIONS, MAX_UDP_FLOWS, Settings, UDP, UdpFlow, UdpKey, WATCH_INBOUND, WATCH_OUTBOUND,
+    WATCH_TCP, WATCH_UDP,
 };
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     kernel::{self, Ptr, follow, read},
     monitor,
     records::{self, Last, OUT},
+    sockets,
 };
 
 /// What inserting an entry that is there gives (`-EEXIST`).
@@ -34,10 +35,6 @@ static UDP_FLOWS: HashMap<UdpKey, UdpFlow, MAX_UDP_FLOWS> = HashMap::new();
 /// Those that nobody asks for, by the settings that were in force when their first datagram was seen.
 #[btf_map]
 static UDP_UNWANTED: LruHashMap<UdpKey, u32, MAX_UDP_FLOWS> = LruHashMap::new();
-/// Sockets that have flows.
-#[btf_map]
-static UDP_SOCKETS: LruHashMap<u64, u32, MAX_UDP_FLOWS> = LruHashMap::new();
-
 /// An IPv4 datagram leaves its socket, with its headers written.
 #[kprobe]
 pub fn ip_send_skb(ctx: ProbeContext) -> u32 {
@@ -84,15 +81,8 @@ pub fn udpv6_destroy_sock(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn end(sock: Option<Ptr>) -> u32 {
-    if let Some(sock) = sock
-        && UDP_SOCKETS.remove(sock as u64).is_ok()
-        && let Some(mut entry) = OUT.reserve::<Gone>()
-    {
-        entry.write(Gone {
-            header: monitor::header(KIND_GONE, monitor::now()),
-            socket: sock as u64,
-        });
-        entry.submit(0);
+    if let Some(sock) = sock {
+        sockets::end(sock, || 0);
     }
     0
 }
@@ -102,6 +92,9 @@ fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
     let Some(settings) = filter::asked_for(0) else {
         return;
     };
+    if settings.flags & (WATCH_TCP | WATCH_UDP) == 0 {
+        return;
+    }
     // (raw sockets and the kernel's own come this way, too)
     if u32::from(read::<u16>(sock, at!(sock_protocol))) != UDP {
         return;
@@ -136,8 +129,11 @@ fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
 /// The first datagram of a flow: is it one that is asked for?
 #[inline(always)]
 fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u64) {
+    // (before all else that they say: what is remembered as unwanted is so by these, or later ones look again)
+    // SAFETY: a word, which the agent may change.
+    let generation = unsafe { (&raw const settings.generation).read_volatile() };
     // SAFETY: read at once.
-    if unsafe { UDP_UNWANTED.get(key) }.is_some_and(|since| *since == settings.generation) {
+    if unsafe { UDP_UNWANTED.get(key) }.is_some_and(|since| *since == generation) {
         return;
     }
     let (wanted, port, flags) = if is_sent {
@@ -152,7 +148,7 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
     };
     let Some(pid) = pid else {
         // Remembered: what answers it must not be taken for a beginning.
-        let _ = UDP_UNWANTED.insert(key, settings.generation, 0);
+        let _ = UDP_UNWANTED.insert(key, generation, 0);
         return;
     };
     let owner = OUT.owner(pid);
@@ -176,7 +172,7 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
         Err(EXISTS) => return,
         Err(_) => return OUT.count_loss(LOST_CONNECTIONS),
     }
-    let _ = UDP_SOCKETS.insert(key.socket, 1, 0);
+    sockets::follow(key.socket as Ptr);
     let kind = if is_sent { KIND_CONNECT } else { KIND_ACCEPT };
     let last = Last {
         sent,

@@ -17,6 +17,7 @@ use crate::{
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
 
+// (By its name the compiler knows that others write to it, and does not take it for the zeros that it begins with.)
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.settings")]
 static SETTINGS: Shared<Settings> = Shared::zeroed();

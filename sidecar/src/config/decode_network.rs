@@ -82,17 +82,30 @@ fn not_empty<'n>(report: &mut Report, node: &'n Node, key: &str) -> Option<&'n [
     Some(items)
 }
 
+#[derive(Clone, Copy)]
+enum Protocol {
+    Tcp,
+    Udp,
+    Unix,
+}
+
+const PROTOCOLS: [(&str, Protocol); 3] = [
+    ("tcp", Protocol::Tcp),
+    ("udp", Protocol::Udp),
+    ("unix", Protocol::Unix),
+];
+
 fn protocols(report: &mut Report, node: &Node) -> Option<Protocols> {
     let mut protocols = Protocols {
         tcp: false,
         udp: false,
+        unix: false,
     };
     for item in not_empty(report, node, "protocols")? {
-        let is_tcp = report.choice(item, "protocols", &[("tcp", true), ("udp", false)])?;
-        let wanted = if is_tcp {
-            &mut protocols.tcp
-        } else {
-            &mut protocols.udp
+        let wanted = match report.choice(item, "protocols", &PROTOCOLS)? {
+            Protocol::Tcp => &mut protocols.tcp,
+            Protocol::Udp => &mut protocols.udp,
+            Protocol::Unix => &mut protocols.unix,
         };
         if std::mem::replace(wanted, true) {
             let message = format!("protocols lists {} twice", quoted(item.raw()));

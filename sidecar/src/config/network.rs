@@ -40,6 +40,8 @@ pub struct Protocols {
     pub tcp: bool,
     /// UDP flows.
     pub udp: bool,
+    /// Connections by Unix sockets.
+    pub unix: bool,
 }
 
 impl Default for Protocols {
@@ -47,13 +49,14 @@ impl Default for Protocols {
         Self {
             tcp: true,
             udp: true,
+            unix: false,
         }
     }
 }
 
 impl Serialize for Protocols {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let all = [(self.tcp, "tcp"), (self.udp, "udp")];
+        let all = [(self.tcp, "tcp"), (self.udp, "udp"), (self.unix, "unix")];
         to.collect_seq(
             all.into_iter()
                 .filter_map(|(wanted, name)| wanted.then_some(name)),
@@ -69,7 +72,7 @@ impl JsonSchema for Protocols {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "array",
-            "items": {"type": "string", "enum": ["tcp", "udp"]},
+            "items": {"type": "string", "enum": ["tcp", "udp", "unix"]},
             "minItems": 1,
             "uniqueItems": true,
         })

@@ -24,6 +24,8 @@ pub(super) struct Fields {
     pub(super) states: u32,
     /// The number of [`ACCEPTED`].
     pub(super) accepted: u32,
+    /// Not 0 where all is known that is read of Unix sockets.
+    pub(super) knows_unix: u32,
 }
 
 /// Asks a process of our own, for a monitor: what the kernel's type information takes of memory is gone with it.
@@ -54,12 +56,30 @@ pub(crate) fn print() -> anyhow::Result<()> {
         network: of_network(&types)?,
         states: points::number_of_tracepoint(&types, STATES)?,
         accepted: types.number(ACCEPTED)?,
+        knows_unix: knows_unix(&types).into(),
     };
     Ok(std::io::stdout().write_all(bytemuck::bytes_of(&fields))?)
 }
 
+/// What is read of Unix sockets, which a kernel may have as a module, of whose types we know nothing.
+const UNIX_FIELDS: [&str; 6] = [
+    "sock.sk_peer_pid",
+    "socket.sk",
+    "socket_alloc.vfs_inode",
+    "unix_sock.addr",
+    "unix_address.len",
+    "unix_address.name",
+];
+
+fn knows_unix(types: &Types) -> bool {
+    let mut fields = UNIX_FIELDS.into_iter();
+    fields.all(|path| types.offset(path).is_ok())
+}
+
 fn of_network(types: &Types) -> Result<NetworkOffsets, Error> {
     let at = |path: &str| types.offset(path);
+    // (without them Unix sockets are not watched: see [`knows_unix`])
+    let of_unix = |path: &str| at(path).unwrap_or(0);
     let common = |field: &str| types.offset(&format!("sock.__sk_common.{field}"));
     Ok(NetworkOffsets {
         sock_family: common("skc_family")?,
@@ -80,6 +100,12 @@ fn of_network(types: &Types) -> Result<NetworkOffsets, Error> {
         tcp_resent: at("tcp_sock.bytes_retrans")?,
         tcp_received: at("tcp_sock.bytes_received")?,
         tcp_retransmits: at("tcp_sock.total_retrans")?,
+        sock_peer: of_unix(UNIX_FIELDS[0]),
+        socket_sock: of_unix(UNIX_FIELDS[1]),
+        socket_inode: of_unix(UNIX_FIELDS[2]),
+        unix_name: of_unix(UNIX_FIELDS[3]),
+        unix_name_length: of_unix(UNIX_FIELDS[4]),
+        unix_name_bytes: of_unix(UNIX_FIELDS[5]),
         skb_head: at("sk_buff.head")?,
         skb_sock: at("sk_buff.sk")?,
         skb_len: at("sk_buff.len")?,

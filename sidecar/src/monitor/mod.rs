@@ -2,6 +2,7 @@
 //! for it, has a thread of its own that reads its records, and costs nothing when it is off.
 
 mod desk;
+mod names;
 mod network;
 mod syscalls;
 mod watch;

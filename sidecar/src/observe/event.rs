@@ -51,6 +51,8 @@ pub(crate) enum Outcome {
     Reset,
     /// Its own program gave it up.
     Aborted,
+    /// It is not allowed to.
+    Denied,
     /// Something else.
     Failed,
 }
@@ -66,6 +68,7 @@ impl Outcome {
             Self::Unreachable => "unreachable",
             Self::Reset => "reset",
             Self::Aborted => "aborted",
+            Self::Denied => "denied",
             Self::Failed => "failed",
         }
     }
@@ -102,23 +105,45 @@ pub(crate) enum Argument {
 /// From where to where.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Connection {
-    /// `tcp`, `udp`
+    /// `tcp`, `udp`, `unix`
     pub(crate) protocol: &'static str,
-    /// The end that began it.
-    pub(crate) src_ip: IpAddr,
-    /// Its port.
-    pub(crate) src_port: u16,
-    /// The end that it is made to.
-    pub(crate) dst_ip: IpAddr,
-    /// Its port.
-    pub(crate) dst_port: u16,
+    /// Whom it connects.
+    #[serde(flatten)]
+    pub(crate) between: Between,
     /// Inode number of the network namespace.
     pub(crate) netns: u32,
     /// Who began it: the process (`outbound`) or somebody else (`inbound`).
     pub(crate) direction: &'static str,
-    /// What `dst_ip` was asked for as, where an answer of a name server was seen.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) dst_name: Option<String>,
+}
+
+/// Whom a connection connects.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Between {
+    /// Two of a network, or one with itself.
+    Hosts {
+        /// The end that began it.
+        src_ip: IpAddr,
+        /// Its port.
+        src_port: u16,
+        /// The end that it is made to.
+        dst_ip: IpAddr,
+        /// Its port.
+        dst_port: u16,
+        /// What `dst_ip` was asked for as, where an answer of a name server was seen.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dst_name: Option<String>,
+    },
+    /// Two processes of this machine.
+    Processes {
+        /// The name of the socket that it is made to: a path, or `@name`.
+        path: String,
+        /// Who is at the other end, as we see it: who listens (as it was when it began to), or who connected.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer_pid: Option<u32>,
+        /// The number of the process's own socket, as in `socket:[number]` of `/proc/<pid>/fd`.
+        inode: u64,
+    },
 }
 
 /// What became of a refused program.
@@ -298,10 +323,12 @@ pub(crate) enum Detail<'a> {
         /// From where to where.
         #[serde(flatten)]
         connection: Connection,
-        /// Of payload, by the process.
-        bytes_sent: u64,
+        /// Of payload, by the process; absent where nobody counts it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes_sent: Option<u64>,
         /// Of payload, by the other end.
-        bytes_received: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bytes_received: Option<u64>,
         /// Since CONNECT or ACCEPT.
         duration_ns: u64,
         /// TCP segments that were sent again.
@@ -342,23 +369,17 @@ pub(crate) enum Detail<'a> {
 impl Connection {
     /// To where, as metrics tell it; `None` for one that somebody else began.
     pub(crate) fn destination(&self) -> Option<String> {
-        let port = self.dst_port;
-        (self.direction == "outbound").then(|| match (&self.dst_name, self.dst_ip) {
-            (Some(name), _) => format!("{name}:{port}"),
-            (None, ip) => SocketAddr::new(ip, port).to_string(),
+        (self.direction == "outbound").then(|| match &self.between {
+            Between::Hosts {
+                dst_name: Some(name),
+                dst_port: port,
+                ..
+            } => format!("{name}:{port}"),
+            Between::Hosts {
+                dst_ip, dst_port, ..
+            } => SocketAddr::new(*dst_ip, *dst_port).to_string(),
+            Between::Processes { path, .. } => path.clone(),
         })
-    }
-}
-
-impl Detail<'_> {
-    /// The connection that it is about, if it is about one.
-    pub(crate) fn connection_mut(&mut self) -> Option<&mut Connection> {
-        match self {
-            Self::Connect { connection, .. }
-            | Self::Accept { connection }
-            | Self::Close { connection, .. } => Some(connection),
-            _ => None,
-        }
     }
 }
 

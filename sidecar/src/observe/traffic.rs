@@ -86,7 +86,7 @@ impl Traffic {
         protocol: &str,
         direction: &str,
         destination: Option<&str>,
-        (sent, received): (u64, u64),
+        bytes: Option<(u64, u64)>,
         retransmits: u32,
     ) {
         if protocol == "tcp" {
@@ -94,7 +94,7 @@ impl Traffic {
                 .with_label_values(&[direction])
                 .inc_by(retransmits.into());
         }
-        if let Some(destination) = destination {
+        if let (Some(destination), Some((sent, received))) = (destination, bytes) {
             let labels = [self.label(destination), protocol];
             self.sent.with_label_values(&labels).inc_by(sent);
             self.received.with_label_values(&labels).inc_by(received);
@@ -129,7 +129,7 @@ mod tests {
         for host in 0..1_000 {
             let destination = format!("10.0.0.1:{host}");
             traffic.begun("tcp", "outbound", "established", Some(&destination));
-            traffic.ended("tcp", "outbound", Some(&destination), (1, 2), 0);
+            traffic.ended("tcp", "outbound", Some(&destination), Some((1, 2)), 0);
         }
         traffic.begun("tcp", "inbound", "established", None);
         let mut text = Vec::new();

@@ -28,6 +28,8 @@ pub(super) struct Told {
     pub(super) src_port: u16,
     pub(super) dst_ip: String,
     pub(super) dst_port: u16,
+    pub(super) path: String,
+    pub(super) inode: u64,
     pub(super) direction: String,
     pub(super) dst_name: Option<String>,
     pub(super) outcome: String,

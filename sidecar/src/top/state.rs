@@ -45,6 +45,7 @@ struct Ends {
     protocol: String,
     source: (String, u16),
     destination: (String, u16),
+    inode: u64,
     direction: String,
 }
 
@@ -233,7 +234,7 @@ impl State {
 
     /// What is counted of the service that was spoken to: of incoming connections all others are one.
     fn traffic_with(&mut self, told: &Told) -> Option<&mut Traffic> {
-        let with = if is_outbound(told) {
+        let with = if is_outbound(told) || !told.path.is_empty() {
             format!("{} {}", told.protocol, peer(told))
         } else {
             format!("{} to our port {}", told.protocol, told.dst_port)
@@ -265,12 +266,16 @@ fn ends(told: &Told) -> Ends {
         protocol: told.protocol.clone(),
         source: (told.src_ip.clone(), told.src_port),
         destination: (told.dst_ip.clone(), told.dst_port),
+        inode: told.inode,
         direction: told.direction.clone(),
     }
 }
 
 /// The other end: its name if one is known, and of an address with colons which is the port.
 fn peer(told: &Told) -> String {
+    if !told.path.is_empty() {
+        return told.path.clone();
+    }
     let (ip, port) = if is_outbound(told) {
         (&told.dst_ip, told.dst_port)
     } else {
@@ -320,6 +325,22 @@ mod tests {
             r#""type":"EXITED","pid":117,"process":"app","container":{"container_id":"a","pod_name":"other"}"#,
         );
         assert_eq!(state(&[&sealed, &other]).programs().len(), 1);
+    }
+
+    #[test]
+    fn connections_of_unix_sockets_are_told_apart() {
+        let told = |kind: &str, inode: u32| {
+            event(&format!(
+                r#""type":"{kind}","pid":90,"process":"docker","protocol":"unix","path":"/run/docker.sock","inode":{inode},"direction":"outbound","outcome":"established""#
+            ))
+        };
+        let open = state(&[&told("CONNECT", 1), &told("CONNECT", 2), &told("CLOSE", 1)]);
+        let [flow] = open.flows()[..] else {
+            panic!("{open:?}");
+        };
+        assert_eq!((&*flow.protocol, &*flow.peer), ("unix", "/run/docker.sock"));
+        let (with, traffic) = open.traffic()[0];
+        assert_eq!((with, traffic.connections), ("unix /run/docker.sock", 2));
     }
 
     #[test]

@@ -57,6 +57,9 @@ const fn insn(code: u8, target: u8, source: u8, offset: i16, number: i32) -> [u8
     ]
 }
 
+/// `r0 = -EPERM; exit`
+const REFUSE: [[u8; 8]; 2] = [insn(0xb7, 0, 0, 0, -1), insn(0x95, 0, 0, 0, 0)];
+
 /// `r0 = 0; exit`
 const NOTHING: [[u8; 8]; 2] = [insn(0xb7, 0, 0, 0, 0), insn(0x95, 0, 0, 0, 0)];
 
@@ -97,6 +100,11 @@ impl Idle {
     /// Attaches a program to each.
     pub fn at(hooks: &[Hook]) -> Result<Self> {
         Self::attach(hooks, &NOTHING.concat(), &[])
+    }
+
+    /// The same of programs that refuse what is asked there.
+    pub fn refusing(hooks: &[Hook]) -> Result<Self> {
+        Self::attach(hooks, &REFUSE.concat(), &[])
     }
 
     /// The same of programs that write [`RECORDS_A_RUN`] of so many bytes.

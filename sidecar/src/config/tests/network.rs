@@ -25,7 +25,7 @@ fn it_is_off_until_it_is_asked_for() {
     assert_eq!(network(""), Network::default());
     assert!(!network("ports: [443]").enabled);
     let on = network("enabled: true");
-    assert!(on.enabled && on.protocols.tcp && on.protocols.udp);
+    assert!(on.enabled && on.protocols.tcp && on.protocols.udp && !on.protocols.unix);
     assert_eq!(on.direction, Direction::Both);
     assert!(on.ports.is_empty() && on.cidrs.is_empty() && on.containers.is_empty());
 }
@@ -36,7 +36,8 @@ fn filters_arrive() {
         "enabled: true, protocols: [udp], direction: inbound, ports: [53, \"8000-8999\"], \
          cidrs: [10.1.2.3/8, \"fd00::/8\", 192.0.2.7], containers: [app]",
     );
-    assert!(!on.protocols.tcp && on.protocols.udp);
+    assert!(!on.protocols.tcp && on.protocols.udp && !on.protocols.unix);
+    assert!(network("protocols: [unix]").protocols.unix);
     assert_eq!(on.direction, Direction::Inbound);
     let ports: Vec<_> = on.ports.iter().map(|range| range.0.clone()).collect();
     assert_eq!(ports, [53..=53, 8000..=8999]);

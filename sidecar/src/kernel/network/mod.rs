@@ -2,6 +2,7 @@
 
 mod records;
 mod settings;
+mod unix;
 
 use std::{
     fs,
@@ -14,11 +15,11 @@ use aya::{
     programs::{BtfTracePoint, FEntry, KProbe},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use sidecar_common::network::{LOST_COUNTERS, UdpFlow, UdpKey};
+use sidecar_common::network::{LOST_COUNTERS, UdpFlow, UdpKey, WATCH_UNIX};
 
 pub(crate) use self::records::{NetworkRecord, NetworkRing};
-use self::settings::Applied;
 pub(crate) use self::settings::NetworkWish;
+use self::{settings::Applied, unix::Unix};
 use super::{
     Error, fields,
     load::program,
@@ -54,6 +55,9 @@ const MONITOR: &str = "network";
 pub(crate) struct Network {
     applied: Applied,
     udp_flows: HashMap<MapData, UdpKey, UdpFlow>,
+    /// Those whose end is told.
+    sockets: HashMap<MapData, u64, u32>,
+    unix: Unix,
     lost: Array<MapData, u64>,
     /// Programs and links.
     ebpf: Ebpf,
@@ -74,6 +78,8 @@ impl Network {
         let lost = array(&mut ebpf, "LOST")?;
         let udp_flows =
             HashMap::try_from(take(&mut ebpf, "UDP_FLOWS")?).map_err(maps::failed("UDP_FLOWS"))?;
+        let sockets =
+            HashMap::try_from(take(&mut ebpf, "SOCKETS")?).map_err(maps::failed("SOCKETS"))?;
         let ring =
             RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(maps::failed("RECORDS"))?;
         let within = within(&mut ebpf, MONITOR)?;
@@ -105,11 +111,15 @@ impl Network {
             let program = program::<KProbe>(&mut ebpf, name)?;
             program.attach(name, 0).map_err(failed(name))?;
         }
+        let mut unix = Unix::new(fields.knows_unix != 0);
+        unix.follow(&mut ebpf, wish.watch & WATCH_UNIX != 0)?;
         // Last: until then the programs find nothing to do.
         applied.apply(wish)?;
         let network = Self {
             applied,
             udp_flows,
+            sockets,
+            unix,
             lost,
             ebpf,
         };
@@ -121,9 +131,21 @@ impl Network {
         [STATES, ACCEPTED].into_iter().chain(PROBED)
     }
 
-    /// From here on by another wish. What is followed already is followed on.
+    /// From here on by another wish. What is followed already is followed on, but for Unix sockets that nobody asks for any more.
     pub(crate) fn change(&mut self, wish: &NetworkWish) -> Result<(), Error> {
-        self.applied.apply(wish)
+        let (was_asked, is_asked) = (self.unix.is_attached(), wish.watch & WATCH_UNIX != 0);
+        if is_asked {
+            self.unix.follow(&mut self.ebpf, true)?;
+        }
+        let applied = self.applied.apply(wish);
+        let is_asked = if applied.is_ok() { is_asked } else { was_asked };
+        let left = self.unix.follow(&mut self.ebpf, is_asked);
+        applied.and(left)
+    }
+
+    /// Whether a socket's end is still to be told.
+    pub(crate) fn is_to_end(&self, socket: u64) -> bool {
+        self.sockets.get(&socket, 0).is_ok()
     }
 
     /// A UDP flow as it stands.
@@ -144,7 +166,7 @@ impl Network {
 
     /// How many records and connections were lost since the beginning. Those that a program was not run for, because
     /// it was interrupted on its processor by what it is attached to, are among them, though they may have been of
-    /// others: the kernel counts them (5.12; before that it does not skip them here).
+    /// others: the kernel counts them (of the tracepoint since 5.12, of probes since 6.7).
     pub(crate) fn lost(&self) -> u64 {
         let counters = 0..u32::try_from(LOST_COUNTERS).unwrap_or(0);
         let counted: u64 = counters

@@ -6,7 +6,10 @@ use aya::maps::{MapData, RingBuf};
 use sidecar_common::{
     event::Header,
     monitor::{KIND_PLACE, Place},
-    network::{Answer, Flow, Gone, KIND_ACCEPT, KIND_ANSWER, KIND_CLOSE, KIND_CONNECT, KIND_GONE},
+    network::{
+        Answer, Flow, Gone, KIND_ACCEPT, KIND_ANSWER, KIND_CLOSE, KIND_CONNECT, KIND_GONE,
+        KIND_UNIX, Unix,
+    },
 };
 
 use super::super::ring::whole;
@@ -16,7 +19,9 @@ use super::super::ring::whole;
 pub(crate) enum NetworkRecord {
     /// A connection began, could not be made, or ended; which, is in its header.
     Flow(Box<Flow>),
-    /// A UDP socket is gone.
+    /// A connection by a Unix socket began, or could not be made.
+    Unix(Box<Unix>),
+    /// A UDP or Unix socket is gone.
     Gone(Gone),
     /// A DNS server answered.
     Answer(Box<Answer>),
@@ -33,6 +38,7 @@ impl NetworkRecord {
             let header: Header = whole(bytes)?;
             Some(match header.kind {
                 KIND_CONNECT | KIND_ACCEPT | KIND_CLOSE => Self::Flow(Box::new(whole(bytes)?)),
+                KIND_UNIX => Self::Unix(Box::new(whole(bytes)?)),
                 KIND_GONE => Self::Gone(whole(bytes)?),
                 KIND_ANSWER => Self::Answer(Box::new(whole(bytes)?)),
                 KIND_PLACE => Self::Place(Box::new(whole(bytes)?)),

@@ -3,14 +3,15 @@
 mod names;
 mod report;
 mod udp;
+mod unix;
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use sidecar_common::network::{
-    KIND_CLOSE, UDP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP, WATCH_UDP,
+    KIND_CLOSE, UDP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP, WATCH_UDP, WATCH_UNIX,
 };
 
-use self::{names::Names, udp::UdpFlows};
+use self::{names::Names, udp::UdpFlows, unix::UnixConnections};
 use super::{desk::Desk, watch::Monitor};
 use crate::{
     config::{self, Direction, PortRange},
@@ -34,6 +35,7 @@ impl Filter {
         let watch = [
             (config.protocols.tcp, WATCH_TCP),
             (config.protocols.udp, WATCH_UDP),
+            (config.protocols.unix, WATCH_UNIX),
             (config.direction != Direction::Inbound, WATCH_OUTBOUND),
             (config.direction != Direction::Outbound, WATCH_INBOUND),
         ];
@@ -64,6 +66,7 @@ pub(super) struct NetworkMonitor {
     ring: NetworkRing,
     containers: Vec<String>,
     udp: UdpFlows,
+    unix: UnixConnections,
     names: Names,
     /// What the kernel side has lost, as we know it.
     lost: u64,
@@ -78,6 +81,7 @@ impl NetworkMonitor {
             ring,
             containers: filter.containers,
             udp: UdpFlows::new(),
+            unix: UnixConnections::new(),
             names: Names::default(),
             lost: 0,
         })
@@ -91,7 +95,15 @@ impl NetworkMonitor {
                 }
                 self.report(&flow, desk);
             }
+            NetworkRecord::Unix(unix) => {
+                if self.report_unix(&unix, desk) {
+                    self.unix.begin(unix);
+                }
+            }
             NetworkRecord::Gone(gone) => {
+                if let Some(unix) = self.unix.end(&gone) {
+                    return self.report_unix_end(&unix, gone.header.time_ns, desk);
+                }
                 for flow in self.udp.end_socket(gone.socket, &mut self.kernel) {
                     self.report(&flow, desk);
                 }
@@ -134,7 +146,9 @@ impl Monitor for NetworkMonitor {
         if lost != self.lost {
             self.lost = lost;
             self.udp.adopt(&self.kernel);
+            self.unix.doubt();
         }
+        self.unix.keep(|socket| self.kernel.is_to_end(socket));
         for flow in self.udp.end_idle(&mut self.kernel) {
             self.report(&flow, desk);
         }
@@ -144,11 +158,14 @@ impl Monitor for NetworkMonitor {
 
     fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
         self.kernel.change(&filter.wish())?;
+        if filter.watch & WATCH_UNIX == 0 {
+            self.unix.forget();
+        }
         self.containers = filter.containers;
         Ok(())
     }
 
     fn lost(&self) -> u64 {
-        self.kernel.lost()
+        self.kernel.lost() + self.unix.refused()
     }
 }

@@ -3,34 +3,72 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use nix::errno::Errno;
-use sidecar_common::network::{
-    ABORTED, Address, CONNECTION_INBOUND, Ends, Flow, KIND_ACCEPT, KIND_CONNECT, TCP, UDP,
+use sidecar_common::{
+    monitor::Owner,
+    network::{
+        ABORTED, Address, CONNECTION_INBOUND, Ends, Flow, KIND_ACCEPT, KIND_CONNECT, TCP, UDP, Unix,
+    },
 };
 
 use super::NetworkMonitor;
 use crate::{
     monitor::desk::{Actor, Desk, name_of},
-    observe::{Connection, Detail, Kind, Outcome, Traffic},
+    monitor::names::unix_name,
+    observe::{Between, Connection, Detail, Kind, Outcome, Traffic},
     process::Place,
 };
 
 impl NetworkMonitor {
     /// One record of it.
     pub(super) fn report(&mut self, flow: &Flow, desk: &mut Desk) {
-        let owner = &flow.begun.owner;
+        let mut connection = connection(flow);
+        let netns = connection.netns;
+        if let Between::Hosts {
+            dst_ip, dst_name, ..
+        } = &mut connection.between
+        {
+            *dst_name = self.names.of(netns, *dst_ip).map(str::to_owned);
+        }
+        let (kind, detail) = describe(flow, connection);
+        self.tell(&flow.begun.owner, flow.header.time_ns, kind, detail, desk);
+    }
+
+    /// A connection by a Unix socket begins, or could not be made. Whether it was told.
+    pub(super) fn report_unix(&mut self, unix: &Unix, desk: &mut Desk) -> bool {
+        let (kind, detail) = describe_unix(unix);
+        self.tell(&unix.owner, unix.header.time_ns, kind, detail, desk)
+    }
+
+    /// It ends.
+    pub(super) fn report_unix_end(&mut self, unix: &Unix, time_ns: u64, desk: &mut Desk) {
+        let detail = Detail::Close {
+            connection: unix_connection(unix),
+            bytes_sent: None,
+            bytes_received: None,
+            duration_ns: time_ns.saturating_sub(unix.header.time_ns),
+            retransmits: None,
+        };
+        self.tell(&unix.owner, time_ns, Kind::Close, detail, desk);
+    }
+
+    /// An event of it, if somebody wants it: whether that is so.
+    fn tell(
+        &mut self,
+        owner: &Owner,
+        time_ns: u64,
+        kind: Kind,
+        detail: Detail<'_>,
+        desk: &mut Desk,
+    ) -> bool {
         let name = name_of(owner);
         let actor = Actor::of(owner, &name);
         let place = desk.place_of(actor);
-        if !self.is_wanted(place.as_deref()) {
-            return;
+        let is_wanted = self.is_wanted(place.as_deref());
+        if is_wanted {
+            count(&desk.metrics.traffic, &detail);
+            desk.tell(time_ns, kind, actor, place.as_deref(), detail);
         }
-        let (kind, mut detail) = describe(flow);
-        if let Some(connection) = detail.connection_mut() {
-            let name = self.names.of(connection.netns, connection.dst_ip);
-            connection.dst_name = name.map(str::to_owned);
-        }
-        count(&desk.metrics.traffic, &detail);
-        desk.tell(flow.header.time_ns, kind, actor, place.as_deref(), detail);
+        is_wanted
     }
 
     /// Whether it is of a container that is asked for. Of one that cannot be told, it is not.
@@ -70,7 +108,7 @@ fn count(traffic: &Traffic, detail: &Detail<'_>) {
             connection.protocol,
             connection.direction,
             connection.destination().as_deref(),
-            (*bytes_sent, *bytes_received),
+            bytes_sent.zip(*bytes_received),
             retransmits.unwrap_or(0),
         ),
         _ => {}
@@ -78,8 +116,7 @@ fn count(traffic: &Traffic, detail: &Detail<'_>) {
 }
 
 /// What becomes of a record.
-fn describe(flow: &Flow) -> (Kind, Detail<'static>) {
-    let connection = connection(flow);
+fn describe(flow: &Flow, connection: Connection) -> (Kind, Detail<'static>) {
     match flow.header.kind {
         KIND_CONNECT => {
             let outcome = outcome(flow.begun.protocol, flow.error);
@@ -96,8 +133,8 @@ fn describe(flow: &Flow) -> (Kind, Detail<'static>) {
             let duration_ns = flow.header.time_ns.saturating_sub(flow.begun.since_ns);
             let detail = Detail::Close {
                 connection,
-                bytes_sent: flow.sent,
-                bytes_received: flow.received,
+                bytes_sent: Some(flow.sent),
+                bytes_received: Some(flow.received),
                 duration_ns,
                 retransmits: (flow.begun.protocol == TCP).then_some(flow.retransmits),
             };
@@ -129,13 +166,54 @@ fn connection(flow: &Flow) -> Connection {
         } else {
             "tcp"
         },
-        src_ip,
-        src_port,
-        dst_ip,
-        dst_port,
+        between: Between::Hosts {
+            src_ip,
+            src_port,
+            dst_ip,
+            dst_port,
+            dst_name: None,
+        },
         netns,
-        direction: if is_inbound { "inbound" } else { "outbound" },
-        dst_name: None,
+        direction: direction(flow.begun.flags),
+    }
+}
+
+fn direction(flags: u32) -> &'static str {
+    if flags & CONNECTION_INBOUND != 0 {
+        "inbound"
+    } else {
+        "outbound"
+    }
+}
+
+/// What becomes of a connection by a Unix socket.
+fn describe_unix(unix: &Unix) -> (Kind, Detail<'static>) {
+    let connection = unix_connection(unix);
+    if unix.flags & CONNECTION_INBOUND != 0 {
+        return (Kind::Accept, Detail::Accept { connection });
+    }
+    let outcome = outcome(TCP, unix.error);
+    let detail = Detail::Connect {
+        connection,
+        outcome,
+    };
+    (Kind::Connect, detail)
+}
+
+fn unix_connection(unix: &Unix) -> Connection {
+    let length = usize::try_from(unix.length).unwrap_or(usize::MAX);
+    let name = unix.name.get(..length).unwrap_or(&unix.name);
+    // (the first two bytes are the family)
+    let name = name.get(size_of::<u16>()..).unwrap_or_default();
+    Connection {
+        protocol: "unix",
+        between: Between::Processes {
+            path: unix_name(name),
+            peer_pid: (unix.peer != 0).then_some(unix.peer),
+            inode: unix.inode,
+        },
+        netns: unix.netns,
+        direction: direction(unix.flags),
     }
 }
 
@@ -158,6 +236,7 @@ fn outcome(protocol: u32, error: u32) -> Outcome {
             Outcome::Unreachable
         }
         Errno::ECONNRESET => Outcome::Reset,
+        Errno::EACCES | Errno::EPERM => Outcome::Denied,
         _ => Outcome::Failed,
     }
 }
@@ -165,6 +244,7 @@ fn outcome(protocol: u32, error: u32) -> Outcome {
 #[cfg(test)]
 mod tests {
     use bytemuck::Zeroable as _;
+    use serde_json::json;
     use sidecar_common::network::KIND_CLOSE;
 
     use super::*;
@@ -187,14 +267,14 @@ mod tests {
         flow
     }
 
-    fn json(flow: &Flow) -> serde_json::Value {
-        serde_json::to_value(describe(flow).1).unwrap()
+    fn as_json(flow: &Flow) -> serde_json::Value {
+        serde_json::to_value(describe(flow, connection(flow)).1).unwrap()
     }
 
     #[test]
     fn the_source_is_who_began_it() {
         let mut began = flow(KIND_CONNECT);
-        let told = json(&began);
+        let told = as_json(&began);
         assert_eq!(
             (&told["src_ip"], &told["src_port"]),
             (&"10.0.0.1".into(), &40_000.into())
@@ -209,7 +289,7 @@ mod tests {
         );
         began.header.kind = KIND_ACCEPT;
         began.begun.flags = CONNECTION_INBOUND;
-        let told = json(&began);
+        let told = as_json(&began);
         assert_eq!(
             (&told["src_ip"], &told["dst_port"]),
             (&"::1".into(), &40_000.into())
@@ -222,12 +302,13 @@ mod tests {
         let told = |errno: Errno| {
             let mut flow = flow(KIND_CONNECT);
             flow.error = (errno as i32).cast_unsigned();
-            json(&flow)["outcome"].as_str().unwrap().to_owned()
+            as_json(&flow)["outcome"].as_str().unwrap().to_owned()
         };
         assert_eq!(told(Errno::ECONNREFUSED), "refused");
         assert_eq!(told(Errno::ETIMEDOUT), "timed_out");
         assert_eq!(told(Errno::EHOSTUNREACH), "unreachable");
         assert_eq!(told(Errno::ECONNRESET), "reset");
+        assert_eq!(told(Errno::EACCES), "denied");
         assert_eq!(told(Errno::EADDRNOTAVAIL), "failed");
         assert_eq!(outcome(TCP, ABORTED), Outcome::Aborted);
         assert_eq!(outcome(UDP, 0), Outcome::Sent);
@@ -240,7 +321,7 @@ mod tests {
         ended.begun.since_ns = 10;
         (ended.sent, ended.received) = (5, 6);
         ended.retransmits = 1;
-        let told = json(&ended);
+        let told = as_json(&ended);
         assert_eq!(
             (&told["bytes_sent"], &told["bytes_received"]),
             (&5.into(), &6.into())
@@ -250,6 +331,28 @@ mod tests {
             (&20.into(), &1.into())
         );
         ended.begun.protocol = UDP;
-        assert!(json(&ended).get("retransmits").is_none());
+        assert!(as_json(&ended).get("retransmits").is_none());
+    }
+
+    #[test]
+    fn a_unix_socket_is_told_by_its_name() {
+        let mut unix = Unix::zeroed();
+        let name = b"\x01\0/run/docker.sock\0";
+        unix.name[..name.len()].copy_from_slice(name);
+        unix.length = u32::try_from(name.len()).unwrap();
+        (unix.inode, unix.peer, unix.netns) = (9, 42, 7);
+        let told = |unix: &Unix| serde_json::to_value(describe_unix(unix).1).unwrap();
+        let expected = json!({
+            "protocol": "unix", "path": "/run/docker.sock", "peer_pid": 42, "inode": 9, "netns": 7,
+            "direction": "outbound", "outcome": "established",
+        });
+        assert_eq!(told(&unix), expected);
+        unix.error = (Errno::EACCES as i32).cast_unsigned();
+        assert_eq!(told(&unix)["outcome"], "denied");
+        // the kernel may say more than there is, and an accepted one has no outcome
+        (unix.length, unix.peer, unix.flags) = (u32::MAX, 0, CONNECTION_INBOUND);
+        let told = told(&unix);
+        assert_eq!(told["path"], "/run/docker.sock");
+        assert!(told.get("peer_pid").is_none() && told.get("outcome").is_none());
     }
 }

@@ -7,6 +7,7 @@ use sidecar_common::syscall::{Syscall, TEXT_BYTES};
 
 use crate::{
     config::calls::{Call, Meaning},
+    monitor::names::unix_name,
     observe::{Argument, Arguments},
 };
 
@@ -105,14 +106,7 @@ fn address(bytes: &[u8], length: u16) -> Option<Argument> {
             let ip = Ipv6Addr::from(octets).to_canonical();
             SocketAddr::new(ip, port()?).to_string()
         }
-        libc::AF_UNIX => match rest.split_first() {
-            None => "unnamed".to_owned(),
-            Some((0, name)) => format!("@{}", String::from_utf8_lossy(name)),
-            Some(_) => {
-                let path = rest.split(|byte| *byte == 0).next().unwrap_or_default();
-                String::from_utf8_lossy(path).into_owned()
-            }
-        },
+        libc::AF_UNIX => unix_name(rest),
         other => format!("family {other}"),
     };
     Some(Argument::Text(text))

@@ -6,6 +6,7 @@ mod live;
 mod load;
 mod places;
 mod programs;
+mod unix;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,6 +20,7 @@ use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::process;
 use kernelseal_integration::registry::Registry;
+use rustix::net::{AddressFamily, SocketType, bind, connect, getsockname, socket};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -36,6 +38,7 @@ pub fn register(registry: Registry) -> Registry {
             from_beginning_to_end,
         )
         .test("network::ipv6_and_ipv4_over_ipv6", ipv6)
+        .test("network::both_ends_begin_at_once", at_once)
         .test("network::a_process_that_just_ends", just_ends);
     [
         failures::register,
@@ -44,6 +47,7 @@ pub fn register(registry: Registry) -> Registry {
         places::register,
         live::register,
         load::register,
+        unix::register,
     ]
     .into_iter()
     .fold(registry, |registry, register| register(registry))
@@ -170,6 +174,23 @@ fn ipv6() -> Result<()> {
         &events[0],
         &json!({"src_ip": "127.0.0.1", "dst_ip": "127.0.0.1"}),
     )
+}
+
+/// A socket that connects to itself: its SYN meets its own, and nobody accepts.
+fn at_once() -> Result<()> {
+    let mut agent = watching(&json!({}))?;
+    let both = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&both, &LOOPBACK.parse::<SocketAddr>()?)?;
+    let address = SocketAddr::try_from(getsockname(&both)?)?;
+    connect(&both, &address)?;
+    drop(both);
+    let events = about(&mut agent, address.port(), 2)?;
+    for event in &events {
+        has(event, &ends("tcp", address, address)?)?;
+    }
+    let made = json!({"outcome": "established"});
+    has(one(&events, "CONNECT", "outbound")?, &made)?;
+    one(&events, "CLOSE", "outbound").map(drop)
 }
 
 /// Its connections are its own to the end, whoever runs when they are closed.
