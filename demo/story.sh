@@ -54,6 +54,8 @@ agent_is_up_or_gone() { "$kernelseal" status 2>/dev/null | grep -q enforce || ! 
 
 # Starts the ordinary program, as a service would: without a terminal.
 start_app() {
+    # (what one before it said is not what it says)
+    : >"$work/said"
     setsid "$programs/demo-app" >"$work/said" 2>&1 </dev/null &
     app=$!
     await 100 grep -q demo-app: "$work/said"
