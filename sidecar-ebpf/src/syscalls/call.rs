@@ -184,6 +184,12 @@ pub(crate) fn begin(at: Ptr) {
             }
             return;
         }
+    } else if let Some(thread) = known
+        // SAFETY: as above.
+        && unsafe { (*thread).number } == number
+    {
+        // it has ended already, by the other way to watch, where one takes over from the other
+        return;
     }
     let seen_as = monitor::number_of_current(&settings.within);
     if seen_as == 0 || seen_as == settings.agent {
@@ -198,9 +204,8 @@ pub(crate) fn begin(at: Ptr) {
         arguments,
         told: 0,
     };
-    if !ends {
-        let _ = THREADS.insert(task.address(), &thread, 0);
-    } else if settings.flags & ONLY_FAILED == 0 {
+    let _ = THREADS.insert(task.address(), &thread, 0);
+    if ends && settings.flags & ONLY_FAILED == 0 {
         tell(settings, call, &thread, task, 0, None);
     }
 }
@@ -265,13 +270,15 @@ unsafe fn take_arguments(arguments: *mut [u64; ARGUMENTS], count: u32) {
     }
 }
 
-/// A task that is in a watched call.
+/// A task that is in a watched call. (One that ended in it may have been at this address before: by a tracepoint, a new task's
+/// return from the fork that made it comes this way.)
 #[inline(always)]
 fn inside(task: Task) -> Option<*mut Thread> {
+    let started_ns = task.started_ns();
     // SAFETY: a live map value, which only its own task touches.
-    THREADS
-        .get_ptr_mut(task.address())
-        .filter(|thread| unsafe { (**thread).number } != NONE)
+    THREADS.get_ptr_mut(task.address()).filter(|thread| unsafe {
+        (**thread).number != NONE && (**thread).started_ns == started_ns
+    })
 }
 
 /// The running task's exec succeeds: what its arguments were in is gone, and the kernel has the path.

@@ -81,7 +81,7 @@ impl Attached {
             self.is_loaded = true;
         }
         self.follow_execs(calls.iter().any(|call| call.end == End::Execs))?;
-        // One way for all calls: both would tell of one twice. (As they do of an exit while the one follows the other.)
+        // One way for all calls: both would tell of one twice. (While one follows the other the kernel side sees to that.)
         let probed = match self.probe_all(calls) {
             Ok(probed) => {
                 self.leave_points()?;

@@ -1,12 +1,13 @@
 //! The system call monitor: what programs ask of the kernel, record by record.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
+use kernelseal_integration::idle::{Hook, Idle};
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe;
 use kernelseal_integration::process::spawn;
@@ -53,6 +54,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("syscalls::of_one_container", of_one_container)
         .test("syscalls::too_many_a_second", too_many_a_second)
         .test("syscalls::on_and_off", on_and_off)
+        .test("syscalls::an_exit_once", an_exit_once)
         .test("syscalls::returns_that_are_missed", returns_that_are_missed);
     // (on arm64 they are not told of, and there is no such program here)
     if cfg!(not(target_arch = "x86_64")) {
@@ -436,6 +438,39 @@ fn on_and_off() -> Result<()> {
     ensure!(ask(Some(json!({"names": ["openat"]})))? == ["openat"]);
     ensure!(ask(None)?.is_empty());
     ensure!(ask(Some(json!({"categories": ["signals"]})))?.contains(&"kill".into()));
+    Ok(())
+}
+
+/// Also where another way to watch takes over meanwhile: for a while both are attached.
+fn an_exit_once() -> Result<()> {
+    let folder = Scratch::new()?;
+    let text = |names: Value| config(&json!({"names": names})).to_string();
+    let path = folder.file("config.yaml", text(json!(["exit_group"])))?;
+    let mut agent = Agent::start_with(Agent::command(&[]), &path)?.readied()?;
+    agent.wait_for_log("by_tracepoints=0", SOON)?;
+    let script = "while :; do sh -c 'exit 7'; done";
+    let exits = spawn(Command::new("sh").args(["-c", script]))?;
+    // from here on nothing more can be probed
+    let module = Idle::refusing(&[Hook::Lsm("perf_event_open")])?;
+    folder.file("config.yaml", text(json!(["exit_group", "getppid"])))?;
+    agent.signal(Signal::SIGHUP)?;
+    agent.wait_for_log("slows all of them down", SOON)?;
+    agent.wait_for_log("is in force", SOON)?;
+    std::thread::sleep(SETTLE);
+    drop((module, exits));
+    let mut told = BTreeMap::new();
+    for event in agent.events(SETTLE)? {
+        if event["syscall"] == "exit_group" && event["args"]["error_code"] == 7 {
+            *told.entry(event["pid"].as_u64()).or_insert(0) += 1;
+        }
+    }
+    let twice: Vec<_> = told.iter().filter(|(_, times)| **times > 1).collect();
+    ensure!(told.len() > 10, "so few exits were told: {told:?}");
+    ensure!(
+        twice.is_empty(),
+        "of {} exits these were told twice: {twice:?}",
+        told.len()
+    );
     Ok(())
 }
 
