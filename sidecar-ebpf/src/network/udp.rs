@@ -35,6 +35,7 @@ static UDP_FLOWS: HashMap<UdpKey, UdpFlow, MAX_UDP_FLOWS> = HashMap::new();
 /// Those that nobody asks for, by the settings that were in force when their first datagram was seen.
 #[btf_map]
 static UDP_UNWANTED: LruHashMap<UdpKey, u32, MAX_UDP_FLOWS> = LruHashMap::new();
+
 /// An IPv4 datagram leaves its socket, with its headers written.
 #[kprobe]
 pub fn ip_send_skb(ctx: ProbeContext) -> u32 {

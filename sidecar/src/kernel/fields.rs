@@ -1,6 +1,6 @@
 //! Where the running kernel keeps the fields that the monitors read.
 
-use std::{io::Write as _, process::Command};
+use std::{cell::Cell, io::Write as _, process::Command};
 
 use sidecar_common::{layout::Offsets, network::NetworkOffsets};
 
@@ -51,37 +51,30 @@ pub(super) fn look_up(monitor: &'static str) -> Result<Fields, Error> {
 /// Writes them to standard output, for [`look_up`].
 pub(crate) fn print() -> anyhow::Result<()> {
     let types = Types::of_running_kernel()?;
+    let (network, knows_unix) = of_network(&types)?;
     let fields = Fields {
         shared: offsets::resolve(&types)?,
-        network: of_network(&types)?,
+        network,
         states: points::number_of_tracepoint(&types, STATES)?,
         accepted: types.number(ACCEPTED)?,
-        knows_unix: knows_unix(&types).into(),
+        knows_unix: knows_unix.into(),
     };
     Ok(std::io::stdout().write_all(bytemuck::bytes_of(&fields))?)
 }
 
-/// What is read of Unix sockets, which a kernel may have as a module, of whose types we know nothing.
-const UNIX_FIELDS: [&str; 6] = [
-    "sock.sk_peer_pid",
-    "socket.sk",
-    "socket_alloc.vfs_inode",
-    "unix_sock.addr",
-    "unix_address.len",
-    "unix_address.name",
-];
-
-fn knows_unix(types: &Types) -> bool {
-    let mut fields = UNIX_FIELDS.into_iter();
-    fields.all(|path| types.offset(path).is_ok())
-}
-
-fn of_network(types: &Types) -> Result<NetworkOffsets, Error> {
+/// The second: whether all is known that is read of Unix sockets, which a kernel may have as a module, of whose types we know
+/// nothing.
+fn of_network(types: &Types) -> Result<(NetworkOffsets, bool), Error> {
     let at = |path: &str| types.offset(path);
-    // (without them Unix sockets are not watched: see [`knows_unix`])
-    let of_unix = |path: &str| at(path).unwrap_or(0);
+    let knows_unix = Cell::new(true);
+    let of_unix = |path: &str| {
+        at(path).unwrap_or_else(|_| {
+            knows_unix.set(false);
+            0
+        })
+    };
     let common = |field: &str| types.offset(&format!("sock.__sk_common.{field}"));
-    Ok(NetworkOffsets {
+    let offsets = NetworkOffsets {
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,
         sock_remote_port: common("skc_dport")?,
@@ -100,17 +93,18 @@ fn of_network(types: &Types) -> Result<NetworkOffsets, Error> {
         tcp_resent: at("tcp_sock.bytes_retrans")?,
         tcp_received: at("tcp_sock.bytes_received")?,
         tcp_retransmits: at("tcp_sock.total_retrans")?,
-        sock_peer: of_unix(UNIX_FIELDS[0]),
-        socket_sock: of_unix(UNIX_FIELDS[1]),
-        socket_inode: of_unix(UNIX_FIELDS[2]),
-        unix_name: of_unix(UNIX_FIELDS[3]),
-        unix_name_length: of_unix(UNIX_FIELDS[4]),
-        unix_name_bytes: of_unix(UNIX_FIELDS[5]),
+        sock_peer: of_unix("sock.sk_peer_pid"),
+        socket_sock: of_unix("socket.sk"),
+        socket_inode: of_unix("socket_alloc.vfs_inode"),
+        unix_name: of_unix("unix_sock.addr"),
+        unix_name_length: of_unix("unix_address.len"),
+        unix_name_bytes: of_unix("unix_address.name"),
         skb_head: at("sk_buff.head")?,
         skb_sock: at("sk_buff.sk")?,
         skb_len: at("sk_buff.len")?,
         skb_data_len: at("sk_buff.data_len")?,
         skb_network: at("sk_buff.network_header")?,
         skb_transport: at("sk_buff.transport_header")?,
-    })
+    };
+    Ok((offsets, knows_unix.get()))
 }

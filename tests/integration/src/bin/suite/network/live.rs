@@ -7,10 +7,9 @@ use kernelseal_integration::agent::Agent;
 use kernelseal_integration::process::until;
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
-use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{LOOPBACK, READY, SOON, about, config, converse, has, one};
+use super::{LOOPBACK, READY, SOON, about, change, config, converse, has, one};
 use crate::observe::{get, serving};
 
 pub(super) fn register(registry: Registry) -> Registry {
@@ -38,36 +37,30 @@ fn on_and_off() -> Result<()> {
     let (_, before) = converse(LOOPBACK)?;
     ensure!(!is_attached()?, "it is off, and attached");
 
-    let mut count = 0;
-    let mut change = |agent: &mut Agent, keys: &Value| -> Result<()> {
-        fs::write(&path, config(keys).to_string())?;
-        agent.signal(Signal::SIGHUP)?;
-        count += 1;
-        until("it is in force", READY, || {
-            let lines = agent.log().iter();
-            lines.filter(|line| line.contains("is in force")).count() == count
-        })
-    };
-    change(&mut agent, &json!({}))?;
+    change(&mut agent, &path, &json!({}))?;
     ensure!(is_attached()?);
     let (_, all) = converse(LOOPBACK)?;
     about(&mut agent, all.port(), 4)?;
     about(&mut agent, before.port(), 0)?;
 
-    change(&mut agent, &json!({"direction": "inbound"}))?;
+    change(&mut agent, &path, &json!({"direction": "inbound"}))?;
     let (_, inbound) = converse(LOOPBACK)?;
     let events = about(&mut agent, inbound.port(), 2)?;
     one(&events, "ACCEPT", "inbound")?;
     one(&events, "CLOSE", "inbound")?;
 
-    change(&mut agent, &json!({"ports": ["20001-20002"]}))?;
+    change(&mut agent, &path, &json!({"ports": ["20001-20002"]}))?;
     let (_, wanted) = converse("127.0.0.1:20002")?;
     let (_, other) = converse("127.0.0.1:20003")?;
     about(&mut agent, wanted.port(), 4)?;
     about(&mut agent, other.port(), 0)?;
 
     // (the client's own address is 127.0.0.1 either way, so the server's side is not told of)
-    change(&mut agent, &json!({"cidrs": ["127.0.0.9", "::1/128"]}))?;
+    change(
+        &mut agent,
+        &path,
+        &json!({"cidrs": ["127.0.0.9", "::1/128"]}),
+    )?;
     let (_, wanted) = converse("127.0.0.9:0")?;
     let (_, other) = converse("127.0.0.8:0")?;
     let (_, six) = converse("[::1]:0")?;
@@ -79,11 +72,11 @@ fn on_and_off() -> Result<()> {
     about(&mut agent, other.port(), 0)?;
     about(&mut agent, six.port(), 4)?;
 
-    change(&mut agent, &json!({"protocols": ["udp"]}))?;
+    change(&mut agent, &path, &json!({"protocols": ["udp"]}))?;
     let (_, tcp) = converse(LOOPBACK)?;
     about(&mut agent, tcp.port(), 0)?;
 
-    change(&mut agent, &off)?;
+    change(&mut agent, &path, &off)?;
     ensure!(!is_attached()?, "it is off again, and attached");
     let (_, after) = converse(LOOPBACK)?;
     about(&mut agent, after.port(), 0)?;

@@ -12,14 +12,16 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
-use kernelseal_integration::process;
+use kernelseal_integration::process::{self, until};
 use kernelseal_integration::registry::Registry;
+use nix::sys::signal::Signal;
 use rustix::net::{AddressFamily, SocketType, bind, connect, getsockname, socket};
 use serde_json::{Value, json};
 
@@ -74,13 +76,34 @@ fn netns() -> Result<u64> {
     Ok(fs::metadata("/proc/self/ns/net")?.ino())
 }
 
+/// Another configuration for an agent, with the monitor on and these keys besides; it is in force then.
+fn change(agent: &mut Agent, path: &Path, keys: &Value) -> Result<()> {
+    let in_force = |agent: &mut Agent| {
+        let lines = agent.log().iter();
+        lines.filter(|line| line.contains("is in force")).count()
+    };
+    let before = in_force(agent);
+    fs::write(path, config(keys).to_string())?;
+    agent.signal(Signal::SIGHUP)?;
+    until("it is in force", READY, || in_force(agent) > before)
+}
+
 /// The events of the monitor about a port, as they come: so many, and no more.
 fn about(agent: &mut Agent, port: u16, count: usize) -> Result<Vec<Value>> {
+    let is_about = |event: &Value| event["src_port"] == port || event["dst_port"] == port;
+    about_what(agent, &format!("port {port}"), count, is_about)
+}
+
+/// The same about something else.
+fn about_what(
+    agent: &mut Agent,
+    what: &str,
+    count: usize,
+    is_about: impl Fn(&Value) -> bool,
+) -> Result<Vec<Value>> {
     let is_about = |event: &Value| {
-        ["CONNECT", "ACCEPT", "CLOSE"]
-            .iter()
-            .any(|kind| event["type"] == *kind)
-            && (event["src_port"] == port || event["dst_port"] == port)
+        let kinds = ["CONNECT", "ACCEPT", "CLOSE"];
+        kinds.iter().any(|kind| event["type"] == *kind) && is_about(event)
     };
     let begin = Instant::now();
     loop {
@@ -95,7 +118,7 @@ fn about(agent: &mut Agent, port: u16, count: usize) -> Result<Vec<Value>> {
             let more = agent.events(SETTLE)?.iter().filter(|e| is_about(e)).count();
             ensure!(
                 found.len() == count && more == count,
-                "{count} events were expected about port {port}, not these {more}: {found:#?}"
+                "{count} events were expected about {what}, not these {more}: {found:#?}"
             );
             return Ok(found);
         }

@@ -7,19 +7,17 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::idle::{Hook, Idle};
-use kernelseal_integration::process::{self, until};
+use kernelseal_integration::process;
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
-use nix::sys::signal::Signal;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
 use serde_json::{Value, json};
 
-use super::{READY, SETTLE, SOON, config, has, netns, one, watching};
+use super::{READY, SOON, about_what, change, config, has, netns, one, watching};
 
 pub(super) fn register(registry: Registry) -> Registry {
     registry
@@ -34,22 +32,7 @@ pub(super) fn register(registry: Registry) -> Registry {
 
 /// The events about a name, as they come: so many, and no more.
 fn about(agent: &mut Agent, name: &str, count: usize) -> Result<Vec<Value>> {
-    let begin = Instant::now();
-    let mut found = Vec::new();
-    while found.len() < count && begin.elapsed() < SOON {
-        found = all(agent, name)?;
-    }
-    found = all(agent, name)?;
-    ensure!(found.len() == count, "not {count} about {name}: {found:#?}");
-    Ok(found)
-}
-
-fn all(agent: &mut Agent, name: &str) -> Result<Vec<Value>> {
-    let events = agent.events(SETTLE)?.iter();
-    Ok(events
-        .filter(|event| event["path"] == name)
-        .cloned()
-        .collect())
+    about_what(agent, name, count, |event| event["path"] == name)
 }
 
 /// Connects to ourselves, and closes both ends.
@@ -194,20 +177,11 @@ fn only_when_asked_for() -> Result<()> {
     let listener = UnixListener::bind(&path)?;
     let name = connect_to(&listener, &path)?;
     ensure!(!is_attached()?, "nobody asks for it");
-    let mut count = 0;
-    let mut change = |agent: &mut Agent, keys: &Value| -> Result<()> {
-        fs::write(&file, config(keys).to_string())?;
-        agent.signal(Signal::SIGHUP)?;
-        count += 1;
-        until("it is in force", READY, || {
-            let lines = agent.log().iter();
-            lines.filter(|line| line.contains("is in force")).count() == count
-        })
-    };
     // twice: what was taken off is attached anew
     for round in 1..=2 {
         change(
             &mut agent,
+            &file,
             &json!({"protocols": ["tcp", "unix"], "direction": "inbound", "ports": [443]}),
         )?;
         ensure!(is_attached()?);
@@ -215,7 +189,7 @@ fn only_when_asked_for() -> Result<()> {
         let events = about(&mut agent, &name, 2 * round)?;
         one(&events[2 * round - 2..], "ACCEPT", "inbound")?;
         one(&events[2 * round - 2..], "CLOSE", "inbound")?;
-        change(&mut agent, &json!({"protocols": ["tcp"]}))?;
+        change(&mut agent, &file, &json!({"protocols": ["tcp"]}))?;
         ensure!(!is_attached()?, "it stays attached");
         connect_to(&listener, &path)?;
     }
