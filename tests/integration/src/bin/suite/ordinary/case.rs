@@ -98,7 +98,10 @@ impl Case {
         };
         let (told, rest) = parted(&text);
         let (_, wanted) = parted(alone);
-        same(&wanted, &rest)?;
+        if let Err(error) = same(&wanted, &rest) {
+            let events = agent.events(SETTLE)?;
+            return Err(error.context(format!("sealed, with the events {events:?}")));
+        }
         // As often as it was asked.
         for find in self.finds {
             ensure!(told.contains(find), "not found: {find}\n{text}");
@@ -224,11 +227,26 @@ fn parted(text: &str) -> (Vec<&str>, String) {
     (told, rest.join("\n"))
 }
 
+/// (How they differ comes last: of a long message people often see just the end.)
 fn same(alone: &str, now: &str) -> Result<()> {
+    let (alone, now) = (alone.trim_end(), now.trim_end());
     ensure!(
-        alone.trim_end() == now.trim_end(),
-        "it is not as without an agent:\n{now}\n--- without:\n{alone}"
+        alone == now,
+        "it is not as without an agent:\n{now}\n--- which differs in:\n{}",
+        different(alone, now)
     );
     println!("{now}");
     Ok(())
+}
+
+/// The lines that only one of the two has: those without an agent after a `-`, those of now after a `+`.
+fn different(alone: &str, now: &str) -> String {
+    let only = |text: &str, other: &str, sign: char| -> Vec<String> {
+        let others: Vec<&str> = other.lines().collect();
+        let lines = text.lines().filter(|line| !others.contains(line));
+        lines.map(|line| format!("{sign} {line}")).collect()
+    };
+    [only(alone, now, '-'), only(now, alone, '+')]
+        .concat()
+        .join("\n")
 }

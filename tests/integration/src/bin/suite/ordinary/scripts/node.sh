@@ -11,7 +11,7 @@ const content = folder ? fs.readFileSync(folder + '/TOKEN', 'utf8') : '';
 let warm = 0;
 for (let n = 0; n < 100000; n++) warm = (warm * 31 + n) % 65537;
 require('http').createServer((request, answer) => {
-    if (request.url === '/end') { answer.end('bye\n'); process.exit(0); }
+    if (request.url === '/end') { answer.end('bye\n', () => process.exit(0)); return; }
     const lines = [`variable: ${process.env.TOKEN || ''}`, `file: ${content}`, `warm ${warm}`];
     lines.push('shell: ' + execFileSync('/bin/sh', ['-c', 'echo run by $0 $HOME', 'node']).toString().trim());
     lines.push('digest: ' + crypto.createHash('sha256').update('x').digest('hex').slice(0, 8));

@@ -62,6 +62,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 if __name__ == '__main__':
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 8082), Answer)
+    # Or the answer to the last request may be lost: whoever gives it would not be waited for.
+    server.daemon_threads = False
     open('up', 'w').close()
     server.serve_forever()
 END
