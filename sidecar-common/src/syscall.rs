@@ -61,6 +61,9 @@ pub const ONLY_FAILED: u32 = 1 << 0;
 pub const ONLY_UIDS: u32 = 1 << 1;
 /// Only control groups that are judged to be wanted, or not judged yet.
 pub const ONLY_GROUPS: u32 = 1 << 2;
+/// What is watched, or how, is just being changed: a call may begin twice, by the function that does it and by the
+/// tracepoint that all pass, where one way takes over from the other.
+pub const CHANGING: u32 = 1 << 3;
 
 /// How one system call is watched. A place is an argument's index and one; 0 is none.
 #[repr(C)]

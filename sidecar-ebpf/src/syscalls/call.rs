@@ -18,7 +18,7 @@ use sidecar_common::{
     event::Header,
     syscall::{
         ADDRESS_BYTES, ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE,
-        CALL_NARROW, CALL_PART, CALL_PARTS, Call, KIND_SYSCALL, LOST_RETURNS, MAX_EXECS,
+        CALL_NARROW, CALL_PART, CALL_PARTS, CHANGING, Call, KIND_SYSCALL, LOST_RETURNS, MAX_EXECS,
         MAX_NUMBER, MAX_THREADS, NARROW, ONLY_FAILED, SOCKETCALL, SOCKETCALL_PARTS, Settings,
         Syscall, TEXT_BYTES, TEXTS,
     },
@@ -167,6 +167,7 @@ pub(crate) fn begin(at: Ptr) {
         }
     }
     let since_ns = monitor::now();
+    let may_begin_twice = settings.flags & CHANGING != 0;
     if !ends {
         // SAFETY: does nothing. Without it both conditions become one number, and the verifier (seen on 6.1) does not know that
         // the pointer is none where it is not zero.
@@ -174,7 +175,8 @@ pub(crate) fn begin(at: Ptr) {
         if let Some(thread) = known {
             // SAFETY: as above.
             unsafe {
-                if (*thread).number != NONE {
+                let before = (*thread).number;
+                if before != NONE && !(may_begin_twice && before == number) {
                     // it is in a call, and begins another: the end of the first went by
                     OUT.count_loss(LOST_RETURNS);
                 }
@@ -184,11 +186,12 @@ pub(crate) fn begin(at: Ptr) {
             }
             return;
         }
-    } else if let Some(thread) = known
+    } else if may_begin_twice
+        && let Some(thread) = known
         // SAFETY: as above.
         && unsafe { (*thread).number } == number
     {
-        // it has ended already, by the other way to watch, where one takes over from the other
+        // told already
         return;
     }
     let seen_as = monitor::number_of_current(&settings.within);
@@ -204,7 +207,9 @@ pub(crate) fn begin(at: Ptr) {
         arguments,
         told: 0,
     };
-    let _ = THREADS.insert(task.address(), &thread, 0);
+    if !ends || may_begin_twice {
+        let _ = THREADS.insert(task.address(), &thread, 0);
+    }
     if ends && settings.flags & ONLY_FAILED == 0 {
         tell(settings, call, &thread, task, 0, None);
     }
@@ -270,8 +275,7 @@ unsafe fn take_arguments(arguments: *mut [u64; ARGUMENTS], count: u32) {
     }
 }
 
-/// A task that is in a watched call. (One that ended in it may have been at this address before: by a tracepoint, a new task's
-/// return from the fork that made it comes this way.)
+/// A task that is in a watched call. (Another may have been at this address before, and the end of its call went by.)
 #[inline(always)]
 fn inside(task: Task) -> Option<*mut Thread> {
     let started_ns = task.started_ns();

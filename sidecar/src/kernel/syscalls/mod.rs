@@ -70,7 +70,7 @@ impl Syscalls {
     pub(crate) fn change(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
         self.applied.apply(wish)?;
         self.attached.follow(&wish.calls)?;
-        self.applied.forget_all_but(wish)
+        self.applied.settle(wish)
     }
 
     /// How each watched call is watched.

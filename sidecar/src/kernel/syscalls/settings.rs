@@ -10,7 +10,8 @@ use sidecar_common::{
     monitor::Within,
     syscall::{
         CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_NARROW, CALL_PART,
-        CALL_PARTS, CALL_WATCHED, MAX_UIDS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS, Settings, TEXTS,
+        CALL_PARTS, CALL_WATCHED, CHANGING, MAX_UIDS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS,
+        Settings, TEXTS,
     },
 };
 
@@ -50,7 +51,7 @@ impl Applied {
         })
     }
 
-    /// Says what is wanted. What is wanted no longer goes by [`forget_all_but`](Self::forget_all_but).
+    /// Says what is wanted, and that it changes, until [`settle`](Self::settle).
     pub(super) fn apply(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
         self.make_room(wish)?;
         for uid in &wish.uids {
@@ -60,7 +61,7 @@ impl Applied {
             let set = self.calls.set(number, watched(number, call), 0);
             set.map_err(failed("CALLS"))?;
         }
-        self.set(wish)
+        self.set(wish, CHANGING)
     }
 
     /// If users of before and of now are too many together, nobody is left out for a moment: whoever reads what is told
@@ -70,14 +71,16 @@ impl Applied {
         if stale.len() + wish.uids.len() <= MAX_UIDS {
             return Ok(());
         }
-        self.set(&SyscallsWish {
+        let of_all_users = SyscallsWish {
             uids: Vec::new(),
             ..wish.clone()
-        })?;
+        };
+        self.set(&of_all_users, CHANGING)?;
         self.forget(&stale)
     }
 
-    fn set(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
+    /// By this wish; whether it is [`CHANGING`] is said beside it.
+    fn set(&mut self, wish: &SyscallsWish, changing: u32) -> Result<(), Error> {
         let only = [
             (wish.only_failed, ONLY_FAILED),
             (!wish.uids.is_empty(), ONLY_UIDS),
@@ -88,7 +91,7 @@ impl Applied {
             flags: only
                 .into_iter()
                 .filter_map(|(is_asked, bit)| is_asked.then_some(bit))
-                .sum(),
+                .fold(changing, |flags, bit| flags | bit),
             rate: wish.rate,
             agent: std::process::id(),
             reserved: 0,
@@ -97,8 +100,8 @@ impl Applied {
         set.map_err(failed(SETTINGS))
     }
 
-    /// What is not wanted is not told of.
-    pub(super) fn forget_all_but(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
+    /// What is wanted is in force: nothing else is told of.
+    pub(super) fn settle(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
         let wanted: BTreeSet<u32> = calls::numbered(&wish.calls)
             .map(|(number, _)| number)
             .collect();
@@ -109,7 +112,8 @@ impl Applied {
                 .set(number, sidecar_common::syscall::Call::default(), 0);
             set.map_err(failed("CALLS"))?;
         }
-        self.forget(&self.stale_uids(wish))
+        self.forget(&self.stale_uids(wish))?;
+        self.set(wish, 0)
     }
 
     fn stale_uids(&self, wish: &SyscallsWish) -> Vec<u32> {

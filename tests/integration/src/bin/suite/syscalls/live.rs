@@ -19,7 +19,7 @@ use super::{SETTLE, SOON, config, shell, told, watching_a_pod};
 pub(super) fn register(registry: Registry) -> Registry {
     registry
         .test("syscalls::on_and_off", on_and_off)
-        .test("syscalls::an_exit_once", an_exit_once)
+        .test("syscalls::once_while_ways_change", once_while_ways_change)
         .test("syscalls::returns_that_are_missed", returns_that_are_missed)
 }
 
@@ -55,18 +55,21 @@ fn on_and_off() -> Result<()> {
     Ok(())
 }
 
-/// Also where another way to watch takes over meanwhile: for a while both are attached.
-fn an_exit_once() -> Result<()> {
+/// Where another way to watch takes over, both are attached for a while: nothing is told twice, or taken for lost.
+fn once_while_ways_change() -> Result<()> {
     let folder = Scratch::new()?;
     let text = |names: Value| config(&json!({"names": names})).to_string();
-    let path = folder.file("config.yaml", text(json!(["exit_group"])))?;
+    let path = folder.file("config.yaml", text(json!(["exit_group", "wait4"])))?;
     let mut agent = Agent::start_with(Agent::command(&[]), &path)?.readied()?;
     agent.wait_for_log("by_tracepoints=0", SOON)?;
     let script = "while :; do sh -c 'exit 7'; done";
     let exits = spawn(Command::new("sh").args(["-c", script]))?;
     // from here on nothing more can be probed
     let module = Idle::refusing(&[Hook::Lsm("perf_event_open")])?;
-    folder.file("config.yaml", text(json!(["exit_group", "getppid"])))?;
+    folder.file(
+        "config.yaml",
+        text(json!(["exit_group", "wait4", "getppid"])),
+    )?;
     agent.signal(Signal::SIGHUP)?;
     agent.wait_for_log("slows all of them down", SOON)?;
     agent.wait_for_log("is in force", SOON)?;
@@ -85,6 +88,12 @@ fn an_exit_once() -> Result<()> {
         "of {} exits these were told twice: {twice:?}",
         told.len()
     );
+    let events = agent.events(SETTLE)?;
+    let lost: Vec<_> = events
+        .iter()
+        .filter(|event| event["type"] == "DROPPED")
+        .collect();
+    ensure!(lost.is_empty(), "{lost:?}");
     Ok(())
 }
 
