@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{
     event::Header,
-    monitor::{Owner, Within},
+    monitor::{Comm, Owner, Within},
 };
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
@@ -15,8 +15,8 @@ pub const RING_BYTES: usize = 1024 * 1024;
 /// TCP connections that are followed at one time whose sockets' addresses fall together.
 pub const CONNECTIONS_TOGETHER: usize = 16;
 /// Bits of a number that tells which these are. (With half of all places taken, one in a thousand connections finds none; with a
-/// quarter, one in millions.)
-pub const CONNECTION_BITS: u32 = 12;
+/// quarter, one in millions. One more, and they would be more than an object's own memory may have on 5.10, 4 MiB.)
+pub const CONNECTION_BITS: u32 = 11;
 /// UDP flows that are followed at one time.
 pub const MAX_UDP_FLOWS: usize = 16_384;
 /// Sockets of UDP flows and of Unix connections that are known at one time.
@@ -39,10 +39,8 @@ pub struct NetworkOffsets {
     pub sock_family: u32,
     /// `sock.__sk_common.skc_state`
     pub sock_state: u32,
-    /// `sock.__sk_common.skc_dport`: the remote port, in network order
-    pub sock_remote_port: u32,
-    /// `sock.__sk_common.skc_num`: the local port, in the machine's order; 0 for none
-    pub sock_local_port: u32,
+    /// `sock.__sk_common.skc_portpair`: the remote port, in network order, and behind it the local one, in the machine's; 0 for none
+    pub sock_ports: u32,
     /// `sock.__sk_common.skc_addrpair`: both IPv4 addresses, in network order, the remote one first
     pub sock_addresses4: u32,
     /// `sock.__sk_common.skc_v6_rcv_saddr`
@@ -61,7 +59,7 @@ pub struct NetworkOffsets {
     pub sock_error: u32,
     /// `sock.__sk_common.skc_flags`
     pub sock_flags: u32,
-    /// `inet_sock.inet_sport`: the local port, in network order, which outlives `skc_num`
+    /// `inet_sock.inet_sport`: the local port, in network order, which outlives the other
     pub inet_local_port: u32,
     /// `tcp_sock.bytes_sent`, with those that were sent again
     pub tcp_sent: u32,
@@ -141,10 +139,10 @@ pub struct Ends {
     pub local: Address,
     /// The other.
     pub remote: Address,
-    /// Its port, in the machine's order.
-    pub local_port: u16,
-    /// The other's.
+    /// The other's port, in network order: so sockets have it, and are compared by it.
     pub remote_port: u16,
+    /// The watched process's, in the machine's order.
+    pub local_port: u16,
     /// The inode number of the network namespace.
     pub netns: u32,
 }
@@ -153,27 +151,47 @@ pub struct Ends {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Begun {
-    /// Who began or accepted it.
-    pub owner: Owner,
+    /// Who began or accepted it; see [`Owner`].
+    pub pid: u32,
+    /// `IPPROTO_TCP`, `IPPROTO_UDP`
+    pub protocol: u16,
+    /// `CONNECTION_*` bits.
+    pub flags: u16,
+    /// See [`Owner`].
+    pub cgroup: u64,
+    /// See [`Owner`].
+    pub started_ns: u64,
+    /// See [`Owner`].
+    pub comm: Comm,
     /// From where to where.
     pub ends: Ends,
     /// Since when, on the monotonic clock, in nanoseconds.
     pub since_ns: u64,
-    /// `IPPROTO_TCP`, `IPPROTO_UDP`
-    pub protocol: u32,
-    /// `CONNECTION_*` bits.
-    pub flags: u32,
+}
+
+impl Begun {
+    /// Who began or accepted it.
+    #[must_use]
+    pub const fn owner(&self) -> Owner {
+        Owner {
+            pid: self.pid,
+            reserved: 0,
+            cgroup: self.cgroup,
+            started_ns: self.started_ns,
+            comm: self.comm,
+        }
+    }
 }
 
 /// It was begun by somebody else.
-pub const CONNECTION_INBOUND: u32 = 1 << 0;
+pub const CONNECTION_INBOUND: u16 = 1 << 0;
 /// Its outcome is still to come.
-pub const CONNECTION_COMING: u32 = 1 << 1;
+pub const CONNECTION_COMING: u16 = 1 << 1;
 
 /// `IPPROTO_TCP`
-pub const TCP: u32 = 6;
+pub const TCP: u16 = 6;
 /// `IPPROTO_UDP`
-pub const UDP: u32 = 17;
+pub const UDP: u16 = 17;
 
 /// Which UDP flow.
 #[repr(C)]
@@ -183,9 +201,9 @@ pub struct UdpKey {
     pub socket: u64,
     /// The other end.
     pub remote: Address,
-    /// Ours: port.
+    /// Its port.
     pub local_port: u16,
-    /// The other end's port.
+    /// The other end's, as [`Ends`] has it.
     pub remote_port: u16,
     /// Zero.
     pub reserved: u32,
@@ -270,16 +288,14 @@ pub struct Unix {
     pub inode: u64,
     /// The inode number of the network namespace.
     pub netns: u32,
-    /// `CONNECTION_*` bits.
-    pub flags: u32,
     /// The error's number, 0 for none.
     pub error: u32,
     /// Who is at the other end, by the number that the agent sees; 0 for who it does not see.
     pub peer: u32,
+    /// `CONNECTION_*` bits.
+    pub flags: u16,
     /// Bytes of the name that are here.
-    pub length: u32,
-    /// Zero.
-    pub reserved: u32,
+    pub length: u16,
     /// To where: a `struct sockaddr_un`.
     pub name: [u8; UNIX_NAME_BYTES],
 }

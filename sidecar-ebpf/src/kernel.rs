@@ -4,7 +4,7 @@
 //! and needs a pointer that came typed from a hook's argument; [`read`] is a helper call, works on
 //! any address, and yields zero where nothing is mapped.
 
-use core::arch::asm;
+use core::{arch::asm, hint::assert_unchecked};
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
@@ -66,11 +66,11 @@ pub trait Load: Copy {
 }
 
 macro_rules! impl_load {
-    ($($kind:ty, $register:ident, $instruction:literal;)+) => {$(
+    ($($kind:ty, $word:ty, $register:ident, $instruction:literal;)+) => {$(
         impl Load for $kind {
             #[inline(always)]
             fn load<const MARK: i16>(base: Ptr) -> Self {
-                let value;
+                let value: $word;
                 // SAFETY: the verifier accepts this only for a typed kernel pointer and an offset
                 // at which the running kernel's BTF has a field of this size; faults read as zero
                 // (BPF_PROBE_MEM). `lateout`: a load over its own base saves the machine code that restores the base.
@@ -78,18 +78,20 @@ macro_rules! impl_load {
                     asm!($instruction, lateout($register) value, in(reg) base,
                         const MARK,
                         options(readonly, nostack, preserves_flags));
+                    // The instruction clears the rest of the register; without this the compiler does so once more.
+                    assert_unchecked(value <= <$word>::from(Self::MAX));
                 }
-                value
+                value as Self
             }
         }
     )+};
 }
 impl_load! {
-    u8, wreg, "{0} = *(u8 *)({1} + {2})";
-    u16, wreg, "{0} = *(u16 *)({1} + {2})";
-    u32, wreg, "{0} = *(u32 *)({1} + {2})";
-    u64, reg, "{0} = *(u64 *)({1} + {2})";
-    usize, reg, "{0} = *(u64 *)({1} + {2})";
+    u8, u32, wreg, "{0} = *(u8 *)({1} + {2})";
+    u16, u32, wreg, "{0} = *(u16 *)({1} + {2})";
+    u32, u32, wreg, "{0} = *(u32 *)({1} + {2})";
+    u64, u64, reg, "{0} = *(u64 *)({1} + {2})";
+    usize, usize, reg, "{0} = *(u64 *)({1} + {2})";
 }
 
 impl Load for Ptr {

@@ -50,14 +50,14 @@ impl Datagram {
             ),
             _ => return None,
         };
-        let source_port = u16::from_be(read(self.transport, 0));
-        let destination_port = u16::from_be(read(self.transport, DESTINATION_PORT));
+        let source_port: u16 = read(self.transport, 0);
+        let destination_port: u16 = read(self.transport, DESTINATION_PORT);
         let netns = netns(sock);
         Some(if is_sent {
             Ends {
                 local: source,
                 remote: destination,
-                local_port: source_port,
+                local_port: u16::from_be(source_port),
                 remote_port: destination_port,
                 netns,
             }
@@ -65,7 +65,7 @@ impl Datagram {
             Ends {
                 local: destination,
                 remote: source,
-                local_port: destination_port,
+                local_port: u16::from_be(destination_port),
                 remote_port: source_port,
                 netns,
             }

@@ -63,31 +63,52 @@ pub(crate) fn addresses<L: Look>(sock: Ptr, family: Family) -> (Address, Address
     }
 }
 
-/// The other end's port.
-#[inline(always)]
-pub(crate) fn remote_port<L: Look>(sock: Ptr) -> u16 {
-    u16::from_be(look!(L, sock, sock_remote_port as u16))
+/// A socket's ports, as [`Ends`] has them.
+#[derive(Clone, Copy)]
+pub(crate) struct Ports {
+    /// The other end's.
+    pub(crate) remote: u16,
+    /// Its own; 0 for one that has none, or has given it back.
+    pub(crate) local: u16,
 }
 
-/// The port of a TCP socket itself, also of one that has given it back; 0 for one that has none yet.
-#[inline(always)]
-pub(crate) fn local_port<L: Look>(sock: Ptr) -> u16 {
-    match look!(L, sock, sock_local_port as u16) {
-        0 => L::tcp(sock).map_or(0, |tcp| u16::from_be(look!(L, tcp, inet_local_port as u16))),
-        port => port,
+impl Ports {
+    /// Those of a socket of either internet.
+    #[inline(always)]
+    pub(crate) fn of<L: Look>(sock: Ptr) -> Self {
+        // (this target is little-endian: the first is the lower)
+        let both = look!(L, sock, sock_ports as u32);
+        Self {
+            remote: both as u16,
+            local: (both >> u16::BITS) as u16,
+        }
+    }
+
+    /// With the own port of a TCP socket also if it has given it back.
+    #[inline(always)]
+    pub(crate) fn kept<L: Look>(self, sock: Ptr) -> Self {
+        match self.local {
+            0 => Self {
+                local: L::tcp(sock)
+                    .map_or(0, |tcp| u16::from_be(look!(L, tcp, inet_local_port as u16))),
+                ..self
+            },
+            _ => self,
+        }
     }
 }
 
-/// Writes from where to where, but for the socket's own port.
+/// Writes from where to where.
 #[inline(always)]
-pub(crate) fn write<L: Look>(ends: &mut Ends, sock: Ptr, family: Family) {
+pub(crate) fn write<L: Look>(ends: &mut Ends, sock: Ptr, family: Family, ports: Ports) {
     let (local, remote) = addresses::<L>(sock, family);
     // (word by word: see [`crate::records::tell`])
     for word in 0..2 {
         ends.local[word] = local[word];
         ends.remote[word] = remote[word];
     }
-    ends.remote_port = remote_port::<L>(sock);
+    ends.remote_port = ports.remote;
+    ends.local_port = ports.local;
     let net = look!(L, sock, sock_net as usize) as Ptr;
     ends.netns = look!(L, net, net_inum as u32);
 }

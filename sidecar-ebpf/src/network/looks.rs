@@ -19,7 +19,7 @@ pub(crate) trait Look: Sized {
     /// Whether a socket is one of TCP.
     #[inline(always)]
     fn is_tcp(sock: Ptr) -> bool {
-        u32::from(look!(Self, sock, sock_protocol as u16)) == TCP
+        look!(Self, sock, sock_protocol as u16) == TCP
     }
 
     /// A socket as one of TCP, if it is.

@@ -28,11 +28,17 @@ pub(crate) const OUT: Maps<RING_BYTES, LOST_COUNTERS> = Maps {
     places_at_hand: &PLACES_AT_HAND,
 };
 
-/// Tells of a connection.
+/// Tells of a connection. What is known `last` is looked up last, where it is written.
 ///
 /// Word by word: what is copied or cleared at once is done so by a loop over bytes, which costs much, here and in the verifier.
 #[inline(always)]
-pub(crate) fn tell(kind: u32, time_ns: u64, socket: u64, begun: &Begun, last: Last) {
+pub(crate) fn tell(
+    kind: u32,
+    time_ns: u64,
+    socket: u64,
+    begun: &Begun,
+    last: impl FnOnce() -> Last,
+) {
     const WORDS: usize = size_of::<Begun>() / size_of::<u64>();
     let Some(mut entry) = OUT.reserve::<Flow>() else {
         return;
@@ -48,6 +54,7 @@ pub(crate) fn tell(kind: u32, time_ns: u64, socket: u64, begun: &Begun, last: La
             to.add(word).write(from.add(word).read_volatile());
         }
         (*flow).socket = socket;
+        let last = last();
         (&raw mut (*flow).sent).write_volatile(last.sent);
         (&raw mut (*flow).received).write_volatile(last.received);
         (*flow).error = last.error;

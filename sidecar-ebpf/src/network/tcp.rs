@@ -6,13 +6,13 @@ use aya_ebpf::{
 };
 use sidecar_common::network::{
     ABORTED, Begun, CONNECTION_COMING, CONNECTION_INBOUND, KIND_ACCEPT, KIND_CLOSE, KIND_CONNECT,
-    LOST_CONNECTIONS, Settings, TCP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP,
+    LOST_CONNECTIONS, TCP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP,
 };
 
 use crate::{
     connections::Place,
-    ends::{self, Family},
-    filter,
+    ends::{self, Family, Ports},
+    filter::{self, Asked},
     kernel::Ptr,
     look,
     looks::{Look, Typed, Untyped},
@@ -36,12 +36,18 @@ const DONE: u64 = 1 << 1;
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let sock: Ptr = ctx.arg(0);
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    // (the others, most of all changes, by two comparisons)
+    if new > SYN_SENT {
+        if new == CLOSE {
+            end(sock);
+        }
+        return 0;
+    }
     match (old, new) {
         (_, SYN_SENT) => begin(sock),
         (SYN_SENT, ESTABLISHED) => establish(sock),
         // (where both ends began at once; one that is yet to be accepted is nobody's)
         (SYN_RECV, ESTABLISHED) if look!(Typed, sock, sock_socket as usize) != 0 => establish(sock),
-        (_, CLOSE) => end(sock),
         _ => {}
     }
     0
@@ -66,12 +72,11 @@ pub fn security_sock_graft_probe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn begin(sock: Ptr) {
-    let Some(settings) = filter::asked_for(WATCH_TCP | WATCH_OUTBOUND) else {
+    let Some(asked) = filter::asked_for(WATCH_TCP | WATCH_OUTBOUND) else {
         return;
     };
     // (of an attempt nobody is told how long it took)
-    let port = || ends::remote_port::<Typed>(sock);
-    follow::<Typed>(sock, settings, port, CONNECTION_COMING, 0);
+    follow::<Typed>(sock, asked, CONNECTION_COMING, 0);
 }
 
 #[inline(always)]
@@ -80,29 +85,28 @@ fn establish(sock: Ptr) {
         return;
     };
     let connection = place.connection();
-    if connection.flags & CONNECTION_COMING == 0 || !is_of::<Typed>(sock, connection) {
+    let ports = Ports::of::<Typed>(sock);
+    if connection.flags != CONNECTION_COMING || !is_of(ports, connection) {
         return;
     }
     let now = monitor::now();
     connection.flags = 0;
     connection.since_ns = now;
-    connection.ends.local_port = ends::local_port::<Typed>(sock);
-    records::tell(KIND_CONNECT, now, NO_SOCKET, connection, Last::default());
+    connection.ends.local_port = ports.kept::<Typed>(sock).local;
+    records::tell(KIND_CONNECT, now, NO_SOCKET, connection, Last::default);
 }
 
 #[inline(always)]
 fn accept<L: Look>(sock: Ptr) {
-    let Some(settings) = filter::asked_for(WATCH_TCP | WATCH_INBOUND) else {
+    let Some(asked) = filter::asked_for(WATCH_TCP | WATCH_INBOUND) else {
         return;
     };
     let now = monitor::now();
-    let port = || ends::local_port::<L>(sock);
-    let Some(mut place) = follow::<L>(sock, settings, port, CONNECTION_INBOUND, now) else {
+    let Some(mut place) = follow::<L>(sock, asked, CONNECTION_INBOUND, now) else {
         return;
     };
     let connection = place.connection();
-    connection.ends.local_port = port();
-    records::tell(KIND_ACCEPT, now, NO_SOCKET, connection, Last::default());
+    records::tell(KIND_ACCEPT, now, NO_SOCKET, connection, Last::default);
     // The other end may have broken it off before it was accepted; then no state is to come.
     if i32::from(look!(L, sock, sock_state as u8)) == CLOSE {
         close::<L>(sock, place);
@@ -116,77 +120,93 @@ fn end(sock: Ptr) {
     }
 }
 
-/// From here on it is followed, if it is asked for and there is a place for it. `port` is the one that it is made to.
+/// From here on it is followed, if it is asked for and there is a place for it.
 #[inline(always)]
-fn follow<L: Look>(
-    sock: Ptr,
-    settings: &Settings,
-    port: impl FnOnce() -> u16,
-    flags: u32,
-    since_ns: u64,
-) -> Option<Place> {
+fn follow<L: Look>(sock: Ptr, asked: Asked, flags: u16, since_ns: u64) -> Option<Place> {
     // (the hooks are for sockets of every family)
     let family = Family::of::<L>(sock)?;
     if !L::is_tcp(sock) {
         return None;
     }
+    let mut ports = Ports::of::<L>(sock);
+    let is_inbound = flags & CONNECTION_INBOUND != 0;
+    if is_inbound {
+        ports = ports.kept::<L>(sock);
+    }
+    let made_to = || {
+        if is_inbound {
+            ports.local
+        } else {
+            u16::from_be(ports.remote)
+        }
+    };
     let remote = || ends::addresses::<L>(sock, family).1;
-    if !filter::admits(settings, port, remote) {
+    if !asked.admits(made_to, remote) {
         return None;
     }
-    let pid = monitor::watched(&settings.within)?;
+    let pid = monitor::watched(asked.within())?;
     let Some(mut place) = Place::take(sock) else {
         OUT.count_loss(LOST_CONNECTIONS);
         return None;
     };
     // Field by field, where it will stay: see [`records::tell`].
     let connection = place.connection();
-    connection.owner = OUT.owner(pid);
-    ends::write::<L>(&mut connection.ends, sock, family);
-    connection.since_ns = since_ns;
+    let owner = OUT.owner(pid);
+    connection.pid = pid;
     connection.protocol = TCP;
     connection.flags = flags;
+    connection.cgroup = owner.cgroup;
+    connection.started_ns = owner.started_ns;
+    connection.comm = owner.comm;
+    ends::write::<L>(&mut connection.ends, sock, family, ports);
+    connection.since_ns = since_ns;
     Some(place)
 }
 
 /// Whether what is known of a socket at this address is of this one: the end of one may be missed, and another be at its address.
 #[inline(always)]
-fn is_of<L: Look>(sock: Ptr, connection: &Begun) -> bool {
-    connection.ends.remote_port == ends::remote_port::<L>(sock)
+fn is_of(ports: Ports, connection: &Begun) -> bool {
+    connection.ends.remote_port == ports.remote
 }
 
 /// It is over: what has it counted, or why did it not come about?
 #[inline(always)]
 fn close<L: Look>(sock: Ptr, mut place: Place) {
     let connection = place.connection();
-    if is_of::<L>(sock, connection)
+    let ports = Ports::of::<L>(sock);
+    if is_of(ports, connection)
         && let Some(tcp) = L::tcp(sock)
     {
         let now = monitor::now();
-        let retransmits = look!(L, tcp, tcp_retransmits as u32);
-        if connection.flags & CONNECTION_COMING == 0 {
-            let resent = match retransmits {
-                0 => 0,
-                _ => look!(L, tcp, tcp_resent as u64),
+        let retransmits = || look!(L, tcp, tcp_retransmits as u32);
+        if connection.flags != CONNECTION_COMING {
+            let passed = || {
+                let retransmits = retransmits();
+                let mut sent = look!(L, tcp, tcp_sent as u64);
+                if retransmits != 0 {
+                    sent = sent.wrapping_sub(look!(L, tcp, tcp_resent as u64));
+                }
+                // The other end's FIN counts as a byte.
+                let is_done = look!(L, tcp, sock_flags as u64) & DONE != 0;
+                Last {
+                    error: 0,
+                    retransmits,
+                    sent,
+                    received: look!(L, tcp, tcp_received as u64).wrapping_sub(is_done.into()),
+                }
             };
-            // The other end's FIN counts as a byte.
-            let is_done = look!(L, tcp, sock_flags as u64) & DONE != 0;
-            let last = Last {
-                error: 0,
-                retransmits,
-                sent: look!(L, tcp, tcp_sent as u64).wrapping_sub(resent),
-                received: look!(L, tcp, tcp_received as u64).wrapping_sub(is_done.into()),
-            };
-            records::tell(KIND_CLOSE, now, NO_SOCKET, connection, last);
+            records::tell(KIND_CLOSE, now, NO_SOCKET, connection, passed);
         } else {
-            connection.ends.local_port = ends::local_port::<L>(sock);
-            let error = look!(L, sock, sock_error as u32);
-            let last = Last {
-                error: if error == 0 { ABORTED } else { error },
-                retransmits,
-                ..Last::default()
+            connection.ends.local_port = ports.kept::<L>(sock).local;
+            let failed = || {
+                let error = look!(L, sock, sock_error as u32);
+                Last {
+                    error: if error == 0 { ABORTED } else { error },
+                    retransmits: retransmits(),
+                    ..Last::default()
+                }
             };
-            records::tell(KIND_CONNECT, now, NO_SOCKET, connection, last);
+            records::tell(KIND_CONNECT, now, NO_SOCKET, connection, failed);
         }
     }
     place.leave();

@@ -10,14 +10,14 @@ use aya_ebpf::{
 };
 use sidecar_common::network::{
     ANSWER_BYTES, Answer, Begun, CONNECTION_INBOUND, Ends, KIND_ACCEPT, KIND_ANSWER, KIND_CONNECT,
-    LOST_CONNECTIONS, MAX_UDP_FLOWS, Settings, UDP, UdpFlow, UdpKey, WATCH_INBOUND, WATCH_OUTBOUND,
+    LOST_CONNECTIONS, MAX_UDP_FLOWS, UDP, UdpFlow, UdpKey, WATCH_INBOUND, WATCH_OUTBOUND,
     WATCH_TCP, WATCH_UDP,
 };
 
 use crate::{
     at,
     datagram::Datagram,
-    filter,
+    filter::{self, Asked},
     kernel::{self, Ptr, follow, read},
     monitor,
     records::{self, Last, OUT},
@@ -90,30 +90,30 @@ fn end(sock: Option<Ptr>) -> u32 {
 
 #[inline(always)]
 fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
-    let Some(settings) = filter::asked_for(0) else {
+    let Some(asked) = filter::asked_for(0) else {
         return;
     };
-    if settings.flags & (WATCH_TCP | WATCH_UDP) == 0 {
+    if asked.flags & (WATCH_TCP | WATCH_UDP) == 0 {
         return;
     }
     // (raw sockets and the kernel's own come this way, too)
-    if u32::from(read::<u16>(sock, at!(sock_protocol))) != UDP {
+    if read::<u16>(sock, at!(sock_protocol)) != UDP {
         return;
     }
     let datagram = Datagram::in_buffer(skb);
     let Some(ends) = datagram.ends(sock, is_sent) else {
         return;
     };
-    if !is_sent && ends.remote_port == DNS {
-        tell_answer(settings, skb, datagram, ends.netns);
+    if !is_sent && ends.remote_port == DNS.to_be() {
+        tell_answer(asked, skb, datagram, ends.netns);
     }
-    if settings.flags & WATCH_UDP == 0 {
+    if asked.flags & WATCH_UDP == 0 {
         return;
     }
     let key = ends.udp_key(sock as u64);
     let length = u64::from(datagram.length());
     let Some(flow) = UDP_FLOWS.get_ptr_mut(key) else {
-        return begin(settings, &key, ends, is_sent, length);
+        return begin(asked, &key, ends, is_sent, length);
     };
     // SAFETY: a live map value; the counters are only added to, and of two times either is right.
     unsafe {
@@ -129,21 +129,20 @@ fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
 
 /// The first datagram of a flow: is it one that is asked for?
 #[inline(always)]
-fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u64) {
+fn begin(asked: Asked, key: &UdpKey, ends: Ends, is_sent: bool, length: u64) {
     // (before all else that they say: what is remembered as unwanted is so by these, or later ones look again)
-    // SAFETY: a word, which the agent may change.
-    let generation = unsafe { (&raw const settings.generation).read_volatile() };
+    let generation = asked.generation();
     // SAFETY: read at once.
     if unsafe { UDP_UNWANTED.get(key) }.is_some_and(|since| *since == generation) {
         return;
     }
     let (wanted, port, flags) = if is_sent {
-        (WATCH_OUTBOUND, ends.remote_port, 0)
+        (WATCH_OUTBOUND, u16::from_be(ends.remote_port), 0)
     } else {
         (WATCH_INBOUND, ends.local_port, CONNECTION_INBOUND)
     };
-    let pid = if settings.flags & wanted != 0 && filter::admits(settings, || port, || ends.remote) {
-        monitor::watched(&settings.within)
+    let pid = if asked.flags & wanted != 0 && asked.admits(|| port, || ends.remote) {
+        monitor::watched(asked.within())
     } else {
         None
     };
@@ -157,11 +156,14 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
     let (sent, received) = if is_sent { (length, 0) } else { (0, length) };
     let flow = UdpFlow {
         begun: Begun {
-            owner,
-            ends,
-            since_ns: now,
+            pid,
             protocol: UDP,
             flags,
+            cgroup: owner.cgroup,
+            started_ns: owner.started_ns,
+            comm: owner.comm,
+            ends,
+            since_ns: now,
         },
         last_ns: now,
         sent,
@@ -175,7 +177,7 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
     }
     sockets::follow(key.socket as Ptr);
     let kind = if is_sent { KIND_CONNECT } else { KIND_ACCEPT };
-    let last = Last {
+    let last = || Last {
         sent,
         received,
         ..Last::default()
@@ -185,9 +187,9 @@ fn begin(settings: &Settings, key: &UdpKey, ends: Ends, is_sent: bool, length: u
 
 /// What a name server answered to a watched process, where it lies in one piece.
 #[inline(always)]
-fn tell_answer(settings: &Settings, skb: Ptr, datagram: Datagram, netns: u32) {
+fn tell_answer(asked: Asked, skb: Ptr, datagram: Datagram, netns: u32) {
     let is_in_pieces = read::<u32>(skb, at!(skb_data_len)) != 0;
-    if is_in_pieces || monitor::watched(&settings.within).is_none() {
+    if is_in_pieces || monitor::watched(asked.within()).is_none() {
         return;
     }
     let Some(mut entry) = OUT.reserve::<Answer>() else {

@@ -107,16 +107,16 @@ fn inode(socket: Ptr) -> u64 {
 
 /// `named`: the socket that has the name of the listener, and what is known of the process at the other end.
 #[inline(always)]
-fn tell(sock: Ptr, named: Ptr, flags: u32, error: u32) {
+fn tell(sock: Ptr, named: Ptr, flags: u16, error: u32) {
     let direction = if flags & CONNECTION_INBOUND == 0 {
         WATCH_OUTBOUND
     } else {
         WATCH_INBOUND
     };
-    let Some(settings) = filter::asked_for(WATCH_UNIX | direction) else {
+    let Some(asked) = filter::asked_for(WATCH_UNIX | direction) else {
         return;
     };
-    let Some(pid) = monitor::watched(&settings.within) else {
+    let Some(pid) = monitor::watched(asked.within()) else {
         return;
     };
     let owner = OUT.owner(pid);
@@ -136,9 +136,8 @@ fn tell(sock: Ptr, named: Ptr, flags: u32, error: u32) {
         (*told).netns = ends::netns(sock);
         (*told).flags = flags;
         (*told).error = error;
-        (*told).peer = monitor::number_of(follow(named, at!(sock_peer)), &settings.within);
-        (*told).length = length;
-        (*told).reserved = 0;
+        (*told).peer = monitor::number_of(follow(named, at!(sock_peer)), asked.within());
+        (*told).length = length as u16;
         bpf_probe_read_kernel(
             (&raw mut (*told).name).cast(),
             length,

@@ -77,8 +77,7 @@ fn of_network(types: &Types) -> Result<(NetworkOffsets, bool), Error> {
     let offsets = NetworkOffsets {
         sock_family: common("skc_family")?,
         sock_state: common("skc_state")?,
-        sock_remote_port: common("skc_dport")?,
-        sock_local_port: common("skc_num")?,
+        sock_ports: common("skc_portpair")?,
         sock_addresses4: common("skc_addrpair")?,
         sock_local6: common("skc_v6_rcv_saddr")?,
         sock_remote6: common("skc_v6_daddr")?,

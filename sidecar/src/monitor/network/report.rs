@@ -30,7 +30,7 @@ impl NetworkMonitor {
             *dst_name = self.names.of(netns, *dst_ip).map(str::to_owned);
         }
         let (kind, detail) = describe(flow, connection);
-        self.tell(&flow.begun.owner, flow.header.time_ns, kind, detail, desk);
+        self.tell(&flow.begun.owner(), flow.header.time_ns, kind, detail, desk);
     }
 
     /// A connection by a Unix socket begins, or could not be made. Whether it was told.
@@ -153,7 +153,7 @@ fn connection(flow: &Flow) -> Connection {
         netns,
     } = flow.begun.ends;
     let local = (address(local), local_port);
-    let remote = (address(remote), remote_port);
+    let remote = (address(remote), u16::from_be(remote_port));
     let is_inbound = flow.begun.flags & CONNECTION_INBOUND != 0;
     let ((src_ip, src_port), (dst_ip, dst_port)) = if is_inbound {
         (remote, local)
@@ -178,7 +178,7 @@ fn connection(flow: &Flow) -> Connection {
     }
 }
 
-fn direction(flags: u32) -> &'static str {
+fn direction(flags: u16) -> &'static str {
     if flags & CONNECTION_INBOUND != 0 {
         "inbound"
     } else {
@@ -201,7 +201,7 @@ fn describe_unix(unix: &Unix) -> (Kind, Detail<'static>) {
 }
 
 fn unix_connection(unix: &Unix) -> Connection {
-    let length = usize::try_from(unix.length).unwrap_or(usize::MAX);
+    let length = usize::from(unix.length);
     let name = unix.name.get(..length).unwrap_or(&unix.name);
     // (the first two bytes are the family)
     let name = name.get(size_of::<u16>()..).unwrap_or_default();
@@ -223,7 +223,7 @@ fn address(words: Address) -> IpAddr {
 }
 
 /// What an error number says of an attempt.
-fn outcome(protocol: u32, error: u32) -> Outcome {
+fn outcome(protocol: u16, error: u32) -> Outcome {
     if error == ABORTED {
         return Outcome::Aborted;
     }
@@ -261,7 +261,7 @@ mod tests {
             ),
             remote: bytemuck::cast(Ipv6Addr::LOCALHOST.octets()),
             local_port: 40_000,
-            remote_port: 443,
+            remote_port: 443_u16.to_be(),
             netns: 7,
         };
         flow
@@ -339,7 +339,7 @@ mod tests {
         let mut unix = Unix::zeroed();
         let name = b"\x01\0/run/docker.sock\0";
         unix.name[..name.len()].copy_from_slice(name);
-        unix.length = u32::try_from(name.len()).unwrap();
+        unix.length = u16::try_from(name.len()).unwrap();
         (unix.inode, unix.peer, unix.netns) = (9, 42, 7);
         let told = |unix: &Unix| serde_json::to_value(describe_unix(unix).1).unwrap();
         let expected = json!({
@@ -350,7 +350,7 @@ mod tests {
         unix.error = (Errno::EACCES as i32).cast_unsigned();
         assert_eq!(told(&unix)["outcome"], "denied");
         // the kernel may say more than there is, and an accepted one has no outcome
-        (unix.length, unix.peer, unix.flags) = (u32::MAX, 0, CONNECTION_INBOUND);
+        (unix.length, unix.peer, unix.flags) = (u16::MAX, 0, CONNECTION_INBOUND);
         let told = told(&unix);
         assert_eq!(told["path"], "/run/docker.sock");
         assert!(told.get("peer_pid").is_none() && told.get("outcome").is_none());
