@@ -244,7 +244,7 @@ pub struct Flow {
     pub header: Header,
     /// Whose, from where to where.
     pub begun: Begun,
-    /// The socket's address in the kernel; of TCP, 0.
+    /// The socket's address in the kernel.
     pub socket: u64,
     /// Bytes sent.
     pub sent: u64,

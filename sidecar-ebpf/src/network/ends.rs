@@ -41,14 +41,27 @@ pub(crate) fn mapped(address: u32) -> Address {
     [0, PREFIX | (u64::from(address) << u32::BITS)]
 }
 
+/// Writes it so in halves, of which one is the address as it is.
+#[inline(always)]
+fn write_mapped(to: &mut Address, address: u32) {
+    const PREFIX: u32 = 0xffff_0000;
+    to[0] = 0;
+    let halves = (&raw mut to[1]).cast::<u32>();
+    // SAFETY: a word has two.
+    unsafe {
+        halves.write(PREFIX);
+        halves.add(1).write(address);
+    }
+}
+
 /// Where a socket is and whom it talks to.
 #[inline(always)]
 pub(crate) fn addresses<L: Look>(sock: Ptr, family: Family) -> (Address, Address) {
     const WORD: usize = size_of::<u64>();
     match family {
         Family::V4 => {
-            let both = look!(L, sock, sock_addresses4 as u64);
-            (mapped((both >> u32::BITS) as u32), mapped(both as u32))
+            let (local, remote) = addresses4::<L>(sock);
+            (mapped(local), mapped(remote))
         }
         Family::V6 => (
             [
@@ -61,6 +74,13 @@ pub(crate) fn addresses<L: Look>(sock: Ptr, family: Family) -> (Address, Address
             ],
         ),
     }
+}
+
+/// The same of one of IPv4, in their order in memory.
+#[inline(always)]
+fn addresses4<L: Look>(sock: Ptr) -> (u32, u32) {
+    let both = look!(L, sock, sock_addresses4 as u64);
+    ((both >> u32::BITS) as u32, both as u32)
 }
 
 /// A socket's ports, as [`Ends`] has them.
@@ -98,17 +118,24 @@ impl Ports {
     }
 }
 
-/// Writes from where to where.
+/// Writes from where to where, but for the ports.
 #[inline(always)]
-pub(crate) fn write<L: Look>(ends: &mut Ends, sock: Ptr, family: Family, ports: Ports) {
-    let (local, remote) = addresses::<L>(sock, family);
-    // (word by word: see [`crate::records::tell`])
-    for word in 0..2 {
-        ends.local[word] = local[word];
-        ends.remote[word] = remote[word];
+pub(crate) fn write<L: Look>(ends: &mut Ends, sock: Ptr, family: Family) {
+    match family {
+        Family::V4 => {
+            let (local, remote) = addresses4::<L>(sock);
+            write_mapped(&mut ends.local, local);
+            write_mapped(&mut ends.remote, remote);
+        }
+        Family::V6 => {
+            let (local, remote) = addresses::<L>(sock, family);
+            // (word by word: see [`crate::records::tell`])
+            for word in 0..2 {
+                ends.local[word] = local[word];
+                ends.remote[word] = remote[word];
+            }
+        }
     }
-    ends.remote_port = ports.remote;
-    ends.local_port = ports.local;
     let net = look!(L, sock, sock_net as usize) as Ptr;
     ends.netns = look!(L, net, net_inum as u32);
 }

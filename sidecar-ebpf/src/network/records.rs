@@ -10,7 +10,10 @@ use sidecar_common::{
     monitor,
     network::{Begun, Flow, LOST_COUNTERS, RING_BYTES},
 };
-use sidecar_ebpf::monitor::{AtHand, Maps, Shared, header};
+use sidecar_ebpf::{
+    kernel::Ptr,
+    monitor::{AtHand, Maps, Shared, header},
+};
 
 #[btf_map]
 static RECORDS: RingBuf<(), RING_BYTES> = RingBuf::new();
@@ -32,13 +35,7 @@ pub(crate) const OUT: Maps<RING_BYTES, LOST_COUNTERS> = Maps {
 ///
 /// Word by word: what is copied or cleared at once is done so by a loop over bytes, which costs much, here and in the verifier.
 #[inline(always)]
-pub(crate) fn tell(
-    kind: u32,
-    time_ns: u64,
-    socket: u64,
-    begun: &Begun,
-    last: impl FnOnce() -> Last,
-) {
+pub(crate) fn tell(kind: u32, time_ns: u64, sock: Ptr, begun: &Begun, last: impl FnOnce() -> Last) {
     const WORDS: usize = size_of::<Begun>() / size_of::<u64>();
     let Some(mut entry) = OUT.reserve::<Flow>() else {
         return;
@@ -53,7 +50,7 @@ pub(crate) fn tell(
         for word in 0..WORDS {
             to.add(word).write(from.add(word).read_volatile());
         }
-        (*flow).socket = socket;
+        (*flow).socket = sock as u64;
         let last = last();
         (&raw mut (*flow).sent).write_volatile(last.sent);
         (&raw mut (*flow).received).write_volatile(last.received);

@@ -26,8 +26,6 @@ const SYN_SENT: i32 = 2;
 const SYN_RECV: i32 = 3;
 const CLOSE: i32 = 7;
 
-/// What is told of the socket: only of UDP a record's place is found by it.
-const NO_SOCKET: u64 = 0;
 /// The bit of `SOCK_DONE` (include/net/sock.h): the other end sends no more.
 const DONE: u64 = 1 << 1;
 
@@ -93,7 +91,7 @@ fn establish(sock: Ptr) {
     connection.flags = 0;
     connection.since_ns = now;
     connection.ends.local_port = ports.kept::<Typed>(sock).local;
-    records::tell(KIND_CONNECT, now, NO_SOCKET, connection, Last::default);
+    records::tell(KIND_CONNECT, now, sock, connection, Last::default);
 }
 
 #[inline(always)]
@@ -102,13 +100,14 @@ fn accept<L: Look>(sock: Ptr) {
         return;
     };
     let now = monitor::now();
-    let Some(mut place) = follow::<L>(sock, asked, CONNECTION_INBOUND, now) else {
+    let Some((mut place, has_port)) = follow::<L>(sock, asked, CONNECTION_INBOUND, now) else {
         return;
     };
     let connection = place.connection();
-    records::tell(KIND_ACCEPT, now, NO_SOCKET, connection, Last::default);
-    // The other end may have broken it off before it was accepted; then no state is to come.
-    if i32::from(look!(L, sock, sock_state as u8)) == CLOSE {
+    records::tell(KIND_ACCEPT, now, sock, connection, Last::default);
+    // The other end may have broken it off before it was accepted; then no state is to come. (Its lock is held. One that is
+    // closed has given its port back: tcp_set_state(), net/ipv4/tcp.c.)
+    if !has_port && i32::from(look!(L, sock, sock_state as u8)) == CLOSE {
         close::<L>(sock, place);
     }
 }
@@ -120,24 +119,22 @@ fn end(sock: Ptr) {
     }
 }
 
-/// From here on it is followed, if it is asked for and there is a place for it.
+/// From here on it is followed, if it is asked for and there is a place for it: this, and whether it has a port.
 #[inline(always)]
-fn follow<L: Look>(sock: Ptr, asked: Asked, flags: u16, since_ns: u64) -> Option<Place> {
+fn follow<L: Look>(sock: Ptr, asked: Asked, flags: u16, since_ns: u64) -> Option<(Place, bool)> {
     // (the hooks are for sockets of every family)
     let family = Family::of::<L>(sock)?;
     if !L::is_tcp(sock) {
         return None;
     }
-    let mut ports = Ports::of::<L>(sock);
     let is_inbound = flags & CONNECTION_INBOUND != 0;
-    if is_inbound {
-        ports = ports.kept::<L>(sock);
-    }
+    // (looked up where they are used: they would have to be kept over all that is between)
+    let ports = || Ports::of::<L>(sock);
     let made_to = || {
         if is_inbound {
-            ports.local
+            ports().kept::<L>(sock).local
         } else {
-            u16::from_be(ports.remote)
+            u16::from_be(ports().remote)
         }
     };
     let remote = || ends::addresses::<L>(sock, family).1;
@@ -158,9 +155,15 @@ fn follow<L: Look>(sock: Ptr, asked: Asked, flags: u16, since_ns: u64) -> Option
     connection.cgroup = owner.cgroup;
     connection.started_ns = owner.started_ns;
     connection.comm = owner.comm;
-    ends::write::<L>(&mut connection.ends, sock, family, ports);
+    ends::write::<L>(&mut connection.ends, sock, family);
     connection.since_ns = since_ns;
-    Some(place)
+    let ports = ports();
+    connection.ends.remote_port = ports.remote;
+    connection.ends.local_port = ports.local;
+    if is_inbound {
+        connection.ends.local_port = ports.kept::<L>(sock).local;
+    }
+    Some((place, ports.local != 0))
 }
 
 /// Whether what is known of a socket at this address is of this one: the end of one may be missed, and another be at its address.
@@ -195,7 +198,7 @@ fn close<L: Look>(sock: Ptr, mut place: Place) {
                     received: look!(L, tcp, tcp_received as u64).wrapping_sub(is_done.into()),
                 }
             };
-            records::tell(KIND_CLOSE, now, NO_SOCKET, connection, passed);
+            records::tell(KIND_CLOSE, now, sock, connection, passed);
         } else {
             connection.ends.local_port = ports.kept::<L>(sock).local;
             let failed = || {
@@ -206,7 +209,7 @@ fn close<L: Look>(sock: Ptr, mut place: Place) {
                     ..Last::default()
                 }
             };
-            records::tell(KIND_CONNECT, now, NO_SOCKET, connection, failed);
+            records::tell(KIND_CONNECT, now, sock, connection, failed);
         }
     }
     place.leave();

@@ -182,7 +182,7 @@ fn begin(asked: Asked, key: &UdpKey, ends: Ends, is_sent: bool, length: u64) {
         received,
         ..Last::default()
     };
-    records::tell(kind, now, key.socket, &flow.begun, last);
+    records::tell(kind, now, key.socket as Ptr, &flow.begun, last);
 }
 
 /// What a name server answered to a watched process, where it lies in one piece.
