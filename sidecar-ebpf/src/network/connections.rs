@@ -43,19 +43,22 @@ impl Place {
     /// The place of a socket that is followed.
     #[inline(always)]
     pub(crate) fn of(sock: Ptr) -> Option<Self> {
-        let group = group(sock);
-        // (the first by itself: nearly always it is that, and to go through them has its price)
-        let first = Self::at(group, 0).if_of(sock);
-        first.or_else(|| (1..CONNECTIONS_TOGETHER).find_map(|at| Self::at(group, at).if_of(sock)))
+        Self::first_for(sock, |place| place.if_of(sock))
     }
 
     /// A place for a socket that is followed from here on; `None` if there is none left.
     #[inline(always)]
     pub(crate) fn take(sock: Ptr) -> Option<Self> {
+        Self::first_for(sock, |place| place.taken(sock))
+    }
+
+    /// The first of those where a socket's may be of which that is so.
+    #[inline(always)]
+    fn first_for(sock: Ptr, is_it: impl Fn(Self) -> Option<Self>) -> Option<Self> {
         let group = group(sock);
-        // (as above)
-        let first = Self::at(group, 0).taken(sock);
-        first.or_else(|| (1..CONNECTIONS_TOGETHER).find_map(|at| Self::at(group, at).taken(sock)))
+        // (the first by itself: nearly always it is that, and to go through them has its price)
+        let first = is_it(Self::at(group, 0));
+        first.or_else(|| (1..CONNECTIONS_TOGETHER).find_map(|at| is_it(Self::at(group, at))))
     }
 
     /// This one, if it is the socket's.

@@ -33,23 +33,24 @@ impl Family {
     }
 }
 
+/// What stands before an IPv4 address as IPv6 maps it, behind eight zeros. (This target is little-endian: the first byte is the
+/// lowest.)
+const MAPPED: u32 = 0xffff_0000;
+
 /// An IPv4 address, in its order in memory, as IPv6 maps it.
 #[inline(always)]
 pub(crate) fn mapped(address: u32) -> Address {
-    // (this target is little-endian: the first byte is the lowest)
-    const PREFIX: u64 = 0xffff_0000;
-    [0, PREFIX | (u64::from(address) << u32::BITS)]
+    [0, u64::from(MAPPED) | (u64::from(address) << u32::BITS)]
 }
 
 /// Writes it so in halves, of which one is the address as it is.
 #[inline(always)]
 fn write_mapped(to: &mut Address, address: u32) {
-    const PREFIX: u32 = 0xffff_0000;
     to[0] = 0;
     let halves = (&raw mut to[1]).cast::<u32>();
     // SAFETY: a word has two.
     unsafe {
-        halves.write(PREFIX);
+        halves.write(MAPPED);
         halves.add(1).write(address);
     }
 }
@@ -57,22 +58,12 @@ fn write_mapped(to: &mut Address, address: u32) {
 /// Where a socket is and whom it talks to.
 #[inline(always)]
 pub(crate) fn addresses<L: Look>(sock: Ptr, family: Family) -> (Address, Address) {
-    const WORD: usize = size_of::<u64>();
     match family {
         Family::V4 => {
             let (local, remote) = addresses4::<L>(sock);
             (mapped(local), mapped(remote))
         }
-        Family::V6 => (
-            [
-                look!(L, sock, sock_local6 as u64),
-                look!(L, sock.wrapping_add(WORD), sock_local6 as u64),
-            ],
-            [
-                look!(L, sock, sock_remote6 as u64),
-                look!(L, sock.wrapping_add(WORD), sock_remote6 as u64),
-            ],
-        ),
+        Family::V6 => addresses6::<L>(sock),
     }
 }
 
@@ -81,6 +72,22 @@ pub(crate) fn addresses<L: Look>(sock: Ptr, family: Family) -> (Address, Address
 fn addresses4<L: Look>(sock: Ptr) -> (u32, u32) {
     let both = look!(L, sock, sock_addresses4 as u64);
     ((both >> u32::BITS) as u32, both as u32)
+}
+
+/// The same of one of IPv6.
+#[inline(always)]
+fn addresses6<L: Look>(sock: Ptr) -> (Address, Address) {
+    const WORD: usize = size_of::<u64>();
+    (
+        [
+            look!(L, sock, sock_local6 as u64),
+            look!(L, sock.wrapping_add(WORD), sock_local6 as u64),
+        ],
+        [
+            look!(L, sock, sock_remote6 as u64),
+            look!(L, sock.wrapping_add(WORD), sock_remote6 as u64),
+        ],
+    )
 }
 
 /// A socket's ports, as [`Ends`] has them.
@@ -128,7 +135,7 @@ pub(crate) fn write<L: Look>(ends: &mut Ends, sock: Ptr, family: Family) {
             write_mapped(&mut ends.remote, remote);
         }
         Family::V6 => {
-            let (local, remote) = addresses::<L>(sock, family);
+            let (local, remote) = addresses6::<L>(sock);
             // (word by word: see [`crate::records::tell`])
             for word in 0..2 {
                 ends.local[word] = local[word];

@@ -11,7 +11,7 @@ use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use serde_json::{Value, json};
 
-use super::{SETTLE, SOON, config, watching_a_pod};
+use super::{SETTLE, SOON, config, dropped, watching_a_pod};
 
 /// What calls of 32 bits are told by.
 const NARROW: &str = "i386";
@@ -74,11 +74,7 @@ fn compare(agent: &mut Agent, pod: &Place, program: &str) -> Result<()> {
     let events = agent.events(SETTLE)?;
     // (5.10 has one place for a return on a machine of one processor; what somebody else then keeps waiting is lost,
     // and counted)
-    let lost: u64 = events
-        .iter()
-        .filter(|event| event["type"] == "DROPPED" && event["lost_in"] == "syscalls")
-        .filter_map(|event| event["count"].as_u64())
-        .sum();
+    let lost = dropped(events, "syscalls");
     let narrow: Vec<&Value> = events
         .iter()
         .filter(|event| event["abi"] == NARROW)

@@ -14,7 +14,7 @@ use kernelseal_integration::scratch::Scratch;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::{SETTLE, SOON, config, shell, told, watching_a_pod};
+use super::{SETTLE, SOON, config, dropped, shell, told, watching_a_pod};
 
 pub(super) fn register(registry: Registry) -> Registry {
     registry
@@ -88,12 +88,8 @@ fn once_while_ways_change() -> Result<()> {
         "of {} exits these were told twice: {twice:?}",
         told.len()
     );
-    let events = agent.events(SETTLE)?;
-    let lost: Vec<_> = events
-        .iter()
-        .filter(|event| event["type"] == "DROPPED")
-        .collect();
-    ensure!(lost.is_empty(), "{lost:?}");
+    let lost = dropped(agent.events(SETTLE)?, "syscalls");
+    ensure!(lost == 0, "{lost} calls were taken for lost");
     Ok(())
 }
 
@@ -119,12 +115,7 @@ fn returns_that_are_missed() -> Result<()> {
         event["process"] == "python3" && event["syscall"] == "read" && event["args"]["count"] == 1
     };
     let told = told.iter().filter(read).count();
-    let dropped: u64 = agent
-        .events(SETTLE)?
-        .iter()
-        .filter(|event| event["type"] == "DROPPED" && event["lost_in"] == "syscalls")
-        .filter_map(|event| event["count"].as_u64())
-        .sum();
+    let dropped = dropped(agent.events(SETTLE)?, "syscalls");
     ensure!(
         told + usize::try_from(dropped)? >= THREADS,
         "{told} told, {dropped} counted as lost"

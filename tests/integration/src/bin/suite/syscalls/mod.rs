@@ -61,6 +61,13 @@ fn told(agent: &mut Agent, pid: u32) -> Result<Vec<Value>> {
     Ok(events.iter().filter(is_its).cloned().collect())
 }
 
+/// How many events were lost there.
+fn dropped(events: &[Value], lost_in: &str) -> u64 {
+    let lost = |event: &&Value| event["type"] == "DROPPED" && event["lost_in"] == lost_in;
+    let lost = events.iter().filter(lost);
+    lost.filter_map(|event| event["count"].as_u64()).sum()
+}
+
 /// Runs a shell's script, and gives its number.
 fn shell(script: &str) -> Result<u32> {
     let mut shell = spawn(Command::new("sh").args(["-c", script]))?;
@@ -188,12 +195,7 @@ fn too_many_a_second() -> Result<()> {
     ensure!(python.wait(SOON)?.success());
     let pid = python.pid();
     let told = told(&mut agent, pid)?.len();
-    let dropped: u64 = agent
-        .events(SETTLE)?
-        .iter()
-        .filter(|event| event["type"] == "DROPPED" && event["lost_in"] == "rate")
-        .filter_map(|event| event["count"].as_u64())
-        .sum();
+    let dropped = dropped(agent.events(SETTLE)?, "rate");
     ensure!(
         told >= RATE && u64::try_from(told)? + dropped == 3000,
         "{told} and {dropped}"
