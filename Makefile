@@ -214,6 +214,10 @@ guest-image: pods-build
 	$(GUEST) --add $(CARGO_TARGET_DIR)/image.tar:/usr/share/kernelseal/image.tar \
 	    --disk $(KERNELSEAL_CACHE)/pods/image:/pods -- pods image::
 
+# Booted without bpf among the kernel's security modules: there the agent is to refuse to start.
+guest-without-lsm: guest-build guest-fetch
+	$(GUEST) --boot lsm=lockdown,capability,yama --env KERNELSEAL_WITHOUT_BPF=1 -- suite proof::without_bpf_in_lsm
+
 # All of guest-test, in two guests.
 guest-half-%: guest-build guest-fetch
 	$(GUEST) --env KERNELSEAL_SLICE=$*/2 -- suite --skip $(ORDINARY)

@@ -139,3 +139,5 @@ pub const REASON_NO_AGENT: u32 = 5;
 pub const REASON_NO_FORK: u32 = 6;
 /// What was noted of a program's exec was gone when the exec completed: too many others had begun meanwhile, and failed.
 pub const REASON_NOTE_LOST: u32 = 7;
+/// The hook that holds a program before its exec did not run: hooks are switched off.
+pub const REASON_HOOK_SILENT: u32 = 8;

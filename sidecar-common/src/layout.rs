@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 ///
 /// A map that changes its shape changes its name, too: a version opens another's maps by name to take
 /// over from it, and must not mistake one for the other.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// PID namespaces with an agent of their own, on one node.
 pub const MAX_SCOPES: usize = 1024;
@@ -29,6 +29,10 @@ pub const MAX_HELD: usize = 4_096;
 pub const MAX_VAULTS: usize = 16_384;
 /// Slots of the memory of file systems that have nothing to guard; a power of two.
 pub const PLAIN_SLOTS: usize = 4_096;
+/// Slots of the memory of execs that the first hook has seen; a power of two.
+pub const EXEC_SLOTS: usize = 4_096;
+/// Maps, programs and links of ours on one node, those of every agent's monitors included.
+pub const MAX_OWN_OBJECTS: usize = 65_536;
 /// Slots of the filter that tells most program names from those an agent asks for, by their last
 /// bytes; a power of two.
 pub const NAME_FILTER_SLOTS: u32 = 16_384;
@@ -137,6 +141,10 @@ pub struct Offsets {
     pub vfsmount_sb: u32,
     /// `dentry.d_sb`
     pub dentry_sb: u32,
+    /// `dentry.d_inode`: none where nothing has that name
+    pub dentry_inode: u32,
+    /// `dentry.d_parent`
+    pub dentry_parent: u32,
     /// `dentry.d_name.name`
     pub dentry_name: u32,
     /// `dentry.d_name.len`
@@ -159,6 +167,14 @@ pub struct Offsets {
     pub upid_ns: u32,
     /// `pid_namespace.ns.inum`
     pub pidns_inum: u32,
+    /// `pid_namespace.child_reaper`: its process 1
+    pub pidns_reaper: u32,
+    /// `bpf_map.id`
+    pub map_id: u32,
+    /// `bpf_prog.aux`
+    pub prog_aux: u32,
+    /// `bpf_prog_aux.id`
+    pub prog_aux_id: u32,
     /// `pt_regs.orig_ax`, on arm64 `syscallno`, counted back from the structure's end.
     pub regs_syscall_from_end: u32,
     /// The same, counted from the structure's beginning.
@@ -181,6 +197,8 @@ pub struct Offsets {
     pub lockdown_dev_mem: u32,
     /// 1 where the tracepoint of an exit comes before the memory is given up (6.16).
     pub exit_keeps_memory: u32,
+    /// 1 where the hook of a change of attributes has the mount's mapping of users before the file (6.9), else 0.
+    pub setattr_has_idmap: u32,
     /// 1 where a program can have the running task with its type (`bpf_get_current_task_btf`, 5.11), else 0.
     pub knows_current: u32,
 }

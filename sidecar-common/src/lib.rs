@@ -15,6 +15,7 @@ pub mod monitor;
 pub mod name;
 pub mod network;
 pub mod policy;
+pub mod proof;
 pub mod syscall;
 
 #[cfg(feature = "user")]
@@ -34,6 +35,7 @@ mod pod {
         policy::Scope,
         policy::Counters,
         policy::BindingKey,
+        policy::OwnObject,
         policy::Sealed,
         policy::Held,
         policy::Vault,

@@ -11,9 +11,16 @@ pub type ScopeId = u32;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Scope {
+    /// When the agent started, on the boot clock, in nanoseconds: with `agent`, which process it is.
+    pub agent_start_ns: u64,
+    /// When process 1 of the PID namespace started, on the boot clock, in nanoseconds. Namespaces' inode numbers are used
+    /// again at once: an entry whose time is not that process's belongs to an earlier namespace of that number.
+    pub init_start_ns: u64,
     /// The agent's process in the kernel's own numbers; 0 when no live agent is there. The kernel
     /// side clears it when that process exits.
     pub agent: u32,
+    /// Process 1 of the PID namespace, in the kernel's own numbers.
+    pub init: u32,
     /// `SCOPE_*` bits.
     pub flags: u32,
     /// The agent's process as it sees itself, for the message a second agent prints.
@@ -44,6 +51,23 @@ pub const SCOPE_FAIL_OPEN: u32 = 1 << 8;
 pub const SCOPE_POD: u32 = 1 << 9;
 /// What is let through because the scope does not enforce is not reported either (`mode: disabled`).
 pub const SCOPE_DISABLED: u32 = 1 << 10;
+
+/// An object of ours, as the kernel numbers it: nobody but an agent gets a descriptor of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct OwnObject {
+    /// `OBJECT_*`
+    pub kind: u32,
+    /// Its number among those of its kind.
+    pub id: u32,
+}
+
+/// A map.
+pub const OBJECT_MAP: u32 = 1;
+/// A program.
+pub const OBJECT_PROGRAM: u32 = 2;
+/// A link.
+pub const OBJECT_LINK: u32 = 3;
 
 /// What the kernel side counts for a scope's agent.
 #[repr(C)]

@@ -10,14 +10,14 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use sidecar_common::{
-    layout::{MAX_CGROUP_LEVELS, NAME_LEN, STACK_PADDINGS, THREAD_SIZE},
+    layout::{MAX_CGROUP_LEVELS, MAX_PID_LEVELS, NAME_LEN, STACK_PADDINGS, THREAD_SIZE},
     policy::{SEALED_AGENT, Scope, ScopeId, Sealed},
 };
 
 use crate::{
     guard::ptrace::{SYSCALL_SLOT, syscall_slot},
     kernel::{self, off, read},
-    sealed::{self, SCOPES},
+    sealed::{self, SCOPE_LEASES},
 };
 
 /// Makes the caller the agent of a scope: arguments are the scope, its flags and the caller's own
@@ -30,6 +30,20 @@ pub fn enlist(ctx: *mut c_void) -> u32 {
     let (scope, flags, agent_pid): (ScopeId, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     let agent = kernel::current_tgid();
     let start_ns = kernel::start_of(kernel::current());
+    let pid = kernel::pid_of(kernel::current());
+    let namespace = kernel::namespace_at(pid, kernel::level_of(pid) % MAX_PID_LEVELS);
+    let init: u32 = read(
+        kernel::follow(namespace, off!(pidns_reaper)),
+        off!(task_tgid),
+    );
+    let init_start_ns = kernel::start_of_init(namespace);
+    if init_start_ns == 0 && kernel::level_of(pid) != 0 {
+        return 0;
+    }
+    // (the machine's own PID namespace does not end)
+    if kernel::level_of(pid) != 0 && !sealed::await_end_of(scope, init, init_start_ns) {
+        return 0;
+    }
     let sealed = Sealed {
         seal: start_ns,
         start_ns,
@@ -37,11 +51,14 @@ pub fn enlist(ctx: *mut c_void) -> u32 {
         flags: SEALED_AGENT,
     };
     if sealed::put(agent, &sealed).is_err()
-        || SCOPES
+        || SCOPE_LEASES
             .insert(
                 scope,
                 Scope {
+                    agent_start_ns: start_ns,
+                    init_start_ns,
                     agent,
+                    init,
                     flags,
                     agent_pid,
                 },

@@ -16,9 +16,10 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     event::{
-        REASON_HELD_FULL, REASON_NO_AGENT, REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL,
+        REASON_HELD_FULL, REASON_HOOK_SILENT, REASON_NO_AGENT, REASON_NOTE_LOST, REASON_OTHER_FILE,
+        REASON_SEALED_FULL,
     },
-    layout::{MAX_HELD, SEALED_FOR_FORKS},
+    layout::{EXEC_SLOTS, MAX_HELD, SEALED_FOR_FORKS},
     policy::{
         HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, HELD_WRITABLE, Held,
         MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED, SEALED_ROOT, Sealed,
@@ -44,6 +45,18 @@ static ALL_EXECS: Array<u32, 1> = Array::new();
 /// [`SEALED_NOTED`] tells.
 #[btf_map]
 static PENDING: LruHashMap<u32, Held, MAX_HELD> = LruHashMap::new();
+
+/// Execs that the first hook has seen, by process: the address of what the kernel keeps of each while it lasts. Where the
+/// tracepoint finds another, hooks may be switched off (security programs hang on ftrace, tracepoints do not), and it asks
+/// for the program's name itself. A global, so that every exec on the node pays no more than a store and a load.
+static mut SEEN: [u64; EXEC_SLOTS] = [0; EXEC_SLOTS];
+
+#[inline(always)]
+fn seen(tgid: u32) -> *mut u64 {
+    (&raw mut SEEN)
+        .cast::<u64>()
+        .wrapping_add(tgid as usize & (EXEC_SLOTS - 1))
+}
 
 /// What an entry of `PENDING` starts as; too large for the stack.
 static NOTHING_YET: Held = {
@@ -72,6 +85,8 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // An earlier program's refusal ends the chain before us (the trampoline's modify-return).
     let bprm: Ptr = ctx.arg(0);
     let tgid = kernel::current_tgid();
+    // SAFETY: within the table; what two write at once, one of them does not find, and asks once more.
+    unsafe { seen(tgid).write_volatile(bprm as u64) };
     if sealed::may_be_sealed(tgid) {
         forget_failed(tgid);
     }
@@ -237,10 +252,48 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let bprm: Ptr = ctx.arg(2);
     let tgid: u32 = load!(task, task_tgid);
     let is_watched = take_pending(tgid, bprm) || finish_hold(task, tgid);
+    // SAFETY: within the table.
+    let is_seen = unsafe { seen(tgid).read_volatile() } == bprm as u64;
+    if is_seen {
+        // (the address may be another exec's next)
+        // SAFETY: as above.
+        unsafe { seen(tgid).write_volatile(0) };
+    } else if !is_watched {
+        refuse_unseen(task, tgid, bprm);
+    }
     if !is_watched && ALL_EXECS.get(0).is_some_and(|wanted| *wanted != 0) {
         report::started(task, tgid, bprm);
     }
     0
+}
+
+/// The first hook has not seen this exec. A program that an agent asks for does not start: nothing of it would be held or
+/// guarded.
+#[inline(never)]
+fn refuse_unseen(task: Ptr, tgid: u32, bprm: Ptr) -> u32 {
+    let path = load_text!(bprm, bprm_filename);
+    let file: Ptr = load!(bprm, bprm_file);
+    let dentry: Ptr = load!(file, file_dentry);
+    if !names::may_be_asked_for(path, dentry) {
+        return 0;
+    }
+    let Some((number, scope)) = sealed::scope_of(kernel::pid_of(task)) else {
+        return 0;
+    };
+    if scope.flags & SCOPE_FAIL_OPEN != 0 {
+        return 0;
+    }
+    let Some(name) = names::asked_for(path, dentry, number.namespace) else {
+        return 0;
+    };
+    kill(
+        tgid,
+        kernel::start_of(task),
+        number,
+        REASON_HOOK_SILENT,
+        name as Ptr,
+    );
+    1
 }
 
 /// Holds what the first hook noted of this process; false if it noted nothing.

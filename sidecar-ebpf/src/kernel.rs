@@ -250,6 +250,21 @@ pub fn number_at(pid: Ptr, level: u32) -> Number {
     }
 }
 
+/// The PID namespace of `pid` at a namespace level that it has.
+#[must_use]
+#[inline(always)]
+pub fn namespace_at(pid: Ptr, level: u32) -> Ptr {
+    let upid = off!(pid_numbers) + level as usize * off!(upid_size);
+    follow(pid, upid + off!(upid_ns))
+}
+
+/// When process 1 of a PID namespace started: with the namespace's number, which namespace it is.
+#[must_use]
+#[inline(always)]
+pub fn start_of_init(namespace: Ptr) -> u64 {
+    start_of(follow(namespace, off!(pidns_reaper)))
+}
+
 /// The `struct pid` of a task's process.
 #[inline(always)]
 pub fn pid_of(task: Ptr) -> Ptr {
@@ -270,17 +285,18 @@ pub fn level_of(pid: Ptr) -> u32 {
     read(pid, off!(pid_level))
 }
 
-/// Walks from the process's own PID namespace outwards, to the first for which `found` is true.
+/// Walks from the process's own PID namespace outwards, to the first for whose number and address `found` is true.
 /// For use in a function that is verified on its own: the loop costs the verifier much.
 #[inline(always)]
-pub fn closest(pid: Ptr, found: impl Fn(ScopeId) -> bool) -> Option<Number> {
+pub fn closest(pid: Ptr, found: impl Fn(ScopeId, Ptr) -> bool) -> Option<Number> {
     let level: u32 = read(pid, off!(pid_level));
     for step in 0..MAX_PID_LEVELS {
         if step > level {
             break;
         }
-        let number = number_at(pid, (level - step) % MAX_PID_LEVELS);
-        if found(number.namespace) {
+        let level = (level - step) % MAX_PID_LEVELS;
+        let number = number_at(pid, level);
+        if found(number.namespace, namespace_at(pid, level)) {
             return Some(number);
         }
     }

@@ -11,12 +11,14 @@ use sidecar_common::{
     event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT, REASON_FORK_UNSEALED, REASON_NO_FORK},
     layout::SEALED_FOR_NEWBORN,
     policy::{Held, SEALED_AGENT, SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Sealed},
+    proof::Proof,
 };
 
 use crate::{
+    guard::self_test::fired,
     kernel::{self, Number, Ptr, load, off},
     report, ring,
-    sealed::{self, HELD, SCOPES},
+    sealed::{self, HELD, SCOPE_LEASES},
 };
 
 const SIGKILL: u32 = 9;
@@ -95,23 +97,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
             end(task, tgid, &sealed);
         }
     }
-    end_namespace(task);
     0
-}
-
-/// A PID namespace ends with its process 1, and its number is used again at once: an entry that
-/// outlived it would speak for a stranger.
-#[inline(always)]
-fn end_namespace(task: Ptr) {
-    let pid: Ptr = load!(task, task_thread_pid);
-    if load!(pid, pid_level as u32) == 0 {
-        return;
-    }
-    // (the last thread need not be the leader)
-    let own = kernel::own_number(kernel::pid_of(task));
-    if own.nr == 1 {
-        let _ = SCOPES.remove(own.namespace);
-    }
 }
 
 #[inline(always)]
@@ -124,10 +110,10 @@ fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
         leave(&earlier, tgid, 0, 0, comm);
     }
     if sealed.flags & SEALED_AGENT != 0 {
-        if let Some(scope) = SCOPES.get_ptr_mut(sealed.scope) {
+        if let Some(scope) = SCOPE_LEASES.get_ptr_mut(sealed.scope) {
             // SAFETY: a live map value.
             unsafe {
-                if (*scope).agent == tgid {
+                if (*scope).agent == tgid && (*scope).agent_start_ns == sealed.start_ns {
                     (*scope).agent = 0;
                 }
             }
@@ -220,7 +206,11 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
     const CLONE_THREAD: u64 = 0x10000;
     const EAGAIN: i64 = 11;
     let tgid = kernel::current_tgid();
-    if !sealed::may_be_sealed(tgid) || !sealed::has_only(SEALED_FOR_NEWBORN) {
+    if !sealed::may_be_sealed(tgid) {
+        return 0;
+    }
+    fired(Proof::TaskAlloc);
+    if !sealed::has_only(SEALED_FOR_NEWBORN) {
         return 0;
     }
     if ctx.arg::<u64>(1) & CLONE_THREAD != 0 {
@@ -257,6 +247,7 @@ pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let start_ns: u64 = load!(task, task_start);
+    sealed::end_namespace_of(tgid, start_ns);
     let is_to_end = sealed::end_at_last(tgid, start_ns);
     // (its number may be another process's by now)
     let Some(sealed) = sealed::entry(tgid).filter(|sealed| sealed.start_ns == start_ns) else {

@@ -7,16 +7,24 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED, SEALED_FILTER_SLOTS},
-    policy::{Held, SCOPE_POD, SEALED_AGENT, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed},
+    policy::{
+        Held, SCOPE_AUDIT_ALL, SCOPE_DISABLED, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
+        SEALED_AGENT, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed,
+    },
 };
 
 use crate::kernel::{self, Number, Ptr, off, read};
 
+/// `-EEXIST`
+const EXISTS: i32 = -17;
 /// Bits of a process number (`PID_MAX_LIMIT`).
 const PID_BITS: u32 = 22;
 
 #[btf_map]
-pub(crate) static SCOPES: HashMap<ScopeId, Scope, MAX_SCOPES> = HashMap::new();
+pub(crate) static SCOPE_LEASES: HashMap<ScopeId, Scope, MAX_SCOPES> = HashMap::new();
+/// Which scope's PID namespace a process is the first of, by its [`life`]: the namespace has ended when that process is freed.
+#[btf_map]
+static INITS: HashMap<u64, ScopeId, MAX_SCOPES> = HashMap::new();
 #[btf_map]
 static SEALED: HashMap<u32, Sealed, MAX_SEALED> = HashMap::new();
 /// By process number: how many entries of `SEALED` there are. Zero spares the lookup, which nearly
@@ -111,8 +119,6 @@ pub(crate) fn forget(tgid: u32) {
 /// once one alone does, on 5.10 too.)
 #[inline(always)]
 pub(crate) fn end_once(tgid: u32, start_ns: u64) -> bool {
-    /// `-EEXIST`
-    const EXISTS: i32 = -17;
     ENDED.insert(life(tgid, start_ns), 1, u64::from(BPF_NOEXIST)) != Err(EXISTS)
 }
 
@@ -137,11 +143,16 @@ pub(crate) fn has_only(places: u32) -> bool {
 }
 
 #[inline(always)]
-fn count(tgid: u32, n: u32) {
+fn count_in_filter(tgid: u32, n: u32) {
     if let Some(entries) = SEALED_FILTER.get_ptr_mut(tgid % SEALED_FILTER_SLOTS) {
         // SAFETY: a live map value.
         unsafe { kernel::add32(entries, n) };
     }
+}
+
+#[inline(always)]
+fn count(tgid: u32, n: u32) {
+    count_in_filter(tgid, n);
     if let Some(entries) = SEALED_COUNT.get_ptr_mut(0) {
         // SAFETY: a live map value.
         unsafe { kernel::add32(entries, n) };
@@ -160,14 +171,69 @@ pub(crate) fn current() -> Option<Sealed> {
 #[inline(always)]
 pub(crate) fn scope(id: ScopeId) -> Option<Scope> {
     // SAFETY: copied at once; a scope's entry is only rewritten for the same namespace.
-    unsafe { SCOPES.get(id) }.copied()
+    unsafe { SCOPE_LEASES.get(id) }.copied()
+}
+
+/// What holds where a scope's entry is missing: everything is guarded, and nothing starts.
+pub(crate) const STRICT: Scope = Scope {
+    agent_start_ns: 0,
+    init_start_ns: 0,
+    agent: 0,
+    init: 0,
+    flags: u32::MAX & !SCOPE_SELF_READ & !SCOPE_AUDIT_ALL & !SCOPE_DISABLED & !SCOPE_FAIL_OPEN,
+    agent_pid: 0,
+};
+
+/// Begins to watch for the end of the PID namespace whose process 1 this is; false where there is no room to remember it.
+#[inline(always)]
+pub(crate) fn await_end_of(scope: ScopeId, init: u32, init_start_ns: u64) -> bool {
+    let life = life(init, init_start_ns);
+    // Counted before it is there: the filter must never be behind.
+    count_in_filter(init, 1);
+    match INITS.insert(life, scope, u64::from(BPF_NOEXIST)) {
+        Ok(()) => true,
+        Err(e) => {
+            count_in_filter(init, u32::MAX);
+            e == EXISTS
+        }
+    }
+}
+
+/// A process is freed. Where it was process 1 of a scope's PID namespace, all that lived there is gone, and the scope
+/// ends: its namespace's number is free to be another's.
+#[inline(always)]
+pub(crate) fn end_namespace_of(tgid: u32, start_ns: u64) {
+    let life = life(tgid, start_ns);
+    // SAFETY: copied at once.
+    let Some(id) = (unsafe { INITS.get(life) }).copied() else {
+        return;
+    };
+    if scope(id).is_some_and(|scope| scope.init == tgid && scope.init_start_ns == start_ns) {
+        let _ = SCOPE_LEASES.remove(id);
+    }
+    if INITS.remove(life).is_ok() {
+        count_in_filter(tgid, u32::MAX);
+    }
+}
+
+/// Whether the running process is the scope's agent, and not another that has its number by now.
+#[inline(always)]
+pub(crate) fn is_agent_of(scope: &Scope) -> bool {
+    kernel::current_tgid() == scope.agent
+        && kernel::start_of(kernel::current()) == scope.agent_start_ns
+}
+
+/// Whether the running process is an agent or an agent's helper.
+#[inline(always)]
+pub(crate) fn is_agent() -> bool {
+    current().is_some_and(|actor| actor.flags & SEALED_AGENT != 0)
 }
 
 /// Whether the running process is a neighbour of the scope's agent: it lives in the agent's pod, and is
-/// not the agent or its helper.
+/// not the agent or its helper. Without the scope's entry everybody who lives there is one.
 #[inline(always)]
 pub(crate) fn is_neighbour(id: ScopeId) -> bool {
-    scope(id).is_some_and(|scope| scope.flags & SCOPE_POD != 0)
+    scope(id).is_none_or(|scope| scope.flags & SCOPE_POD != 0)
         && number_in(kernel::pid_of(kernel::current()), id) != 0
         && !current().is_some_and(|actor| actor.flags & SEALED_AGENT != 0 && actor.scope == id)
 }
@@ -177,11 +243,15 @@ pub(crate) fn is_neighbour(id: ScopeId) -> bool {
 #[inline(always)]
 pub(crate) fn scope_of(pid: Ptr) -> Option<(Number, Scope)> {
     let packed = closest_scope(pid as u64);
+    if packed == 0 {
+        return None;
+    }
     let number = Number {
         namespace: (packed >> 32) as u32,
         nr: packed as u32,
     };
-    Some((number, scope(number.namespace)?))
+    // (an entry that has gone since is none that lets go)
+    Some((number, scope(number.namespace).unwrap_or(STRICT)))
 }
 
 /// The process's number as the scope's agent sees it; 0 when it does not.
@@ -196,17 +266,22 @@ pub(crate) fn number_in(pid: Ptr, scope: ScopeId) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn closest_scope(pid: u64) -> u64 {
-    kernel::closest(pid as Ptr, |namespace| SCOPES.get_ptr(namespace).is_some())
-        .map_or(0, |number| {
-            (u64::from(number.namespace) << 32) | u64::from(number.nr)
+    kernel::closest(pid as Ptr, |id, namespace| {
+        SCOPE_LEASES.get_ptr(id).is_some_and(|scope| {
+            // SAFETY: a live map value.
+            unsafe { (*scope).init_start_ns == kernel::start_of_init(namespace) }
         })
+    })
+    .map_or(0, |number| {
+        (u64::from(number.namespace) << 32) | u64::from(number.nr)
+    })
 }
 
 /// [`number_in`]'s walk.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn number_in_scope(pid: u64, scope: u32) -> u32 {
-    kernel::closest(pid as Ptr, |namespace| namespace == scope).map_or(0, |number| number.nr)
+    kernel::closest(pid as Ptr, |id, _| id == scope).map_or(0, |number| number.nr)
 }
 
 /// A new tree of one.

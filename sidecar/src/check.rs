@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::ExitCode};
 
 use sidecar_common::network::WATCH_UNIX;
 
-use crate::kernel::{self, Network, NetworkWish, VMLINUX_BTF, pins, version};
+use crate::kernel::{self, LSM_LIST, Network, NetworkWish, VMLINUX_BTF, pins, version};
 
 /// A requirement, looked at.
 struct Finding {
@@ -120,9 +120,8 @@ fn btf() -> Finding {
 }
 
 fn lsm() -> Finding {
-    const LIST: &str = "/sys/kernel/security/lsm";
-    match fs::read_to_string(LIST) {
-        Ok(list) if list.trim().split(',').any(|name| name == "bpf") => Finding::met(
+    match fs::read_to_string(LSM_LIST) {
+        Ok(list) if kernel::names_bpf(&list) => Finding::met(
             "security module",
             format!("bpf is active ({})", list.trim()),
         ),
@@ -136,15 +135,14 @@ fn lsm() -> Finding {
         Err(e) => Finding::missing(
             "security module",
             format!(
-                "{LIST}: {e}. Mount it to find out: `mount -t securityfs securityfs /sys/kernel/security`"
+                "{LSM_LIST}: {e}. Mount it to find out: `mount -t securityfs securityfs /sys/kernel/security`"
             ),
         ),
     }
 }
 
 fn lockdown() -> Finding {
-    let text = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    if text.contains("[confidentiality]") {
+    if kernel::is_confidential() {
         Finding::missing(
             "lockdown",
             "confidentiality mode keeps programs from reading kernel memory. Boot with lockdown=integrity or none",

@@ -53,6 +53,11 @@ impl Guardian {
         })
     }
 
+    /// Its number, in our PID namespace.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Starts another if it is gone.
     pub(crate) fn renew(&mut self) {
         let Ok(Some(status)) = self.child.try_wait() else {

@@ -6,9 +6,10 @@ use sidecar_common::{
     event::WHAT_NAMED,
     layout::COMM_LEN,
     policy::{SCOPE_BLOCK_MEM, SEALED_AGENT, Sealed},
+    proof::Proof,
 };
 
-use super::{Own, Reach, decide};
+use super::{Own, Reach, decide, self_test::fired};
 use crate::{
     kernel::{self, Ptr, load},
     sealed,
@@ -24,7 +25,10 @@ pub fn task_kill(ctx: LsmContext) -> i32 {
     const SIGCONT: u32 = 18;
     let signal: u32 = ctx.arg(2);
     // 0 asks whether it is there
-    if signal == 0 || signal == SIGCONT {
+    if signal == 0 {
+        fired(Proof::TaskKill);
+        0
+    } else if signal == SIGCONT {
         0
     } else {
         done_to(ctx.arg(0), *b"signal\0\0\0\0\0\0\0\0\0\0")
@@ -43,6 +47,7 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
         return 0;
     };
     if sealed.flags & SEALED_AGENT != 0 {
+        fired(Proof::TaskSetrlimit);
         reach(task, tgid, sealed, PRLIMIT, true)
     } else if ctx.arg::<u32>(1) == RLIMIT_CORE {
         decide(&Reach {
@@ -62,12 +67,14 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
 /// Its turn on the processor: its class, its processors.
 #[lsm(hook = "task_setscheduler")]
 pub fn task_setscheduler(ctx: LsmContext) -> i32 {
+    fired(Proof::TaskSetscheduler);
     done_to(ctx.arg(0), PRIORITY)
 }
 
 /// The same, by a number.
 #[lsm(hook = "task_setnice")]
 pub fn task_setnice(ctx: LsmContext) -> i32 {
+    fired(Proof::TaskSetnice);
     done_to(ctx.arg(0), PRIORITY)
 }
 
@@ -109,6 +116,7 @@ fn done_to(task: Ptr, name: [u8; COMM_LEN]) -> i32 {
 /// namespaces, its descriptors.
 #[inline(always)]
 pub(super) fn looked_into(task: Ptr, tgid: u32, sealed: Sealed, is_told: bool) -> i32 {
+    fired(Proof::PtraceAccess);
     reach(task, tgid, sealed, *b"agent\0\0\0\0\0\0\0\0\0\0\0", is_told)
 }
 

@@ -3,12 +3,13 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sidecar_common::{
-    event::WHAT_NAMED,
+    event::{VERDICT_BLOCKED, WHAT_NAMED},
     layout::COMM_LEN,
-    policy::{SCOPE_BLOCK_MEM, ScopeId, Sealed},
+    policy::{SCOPE_BLOCK_MEM, SCOPE_POD, Scope, ScopeId, Sealed},
+    proof::{ANSWER, COMMAND, Proof},
 };
 
-use super::{Own, Reach, decide};
+use super::{Own, Reach, decide, finish, pins, self_test::fired};
 use crate::{
     kernel::{self, off},
     ring, sealed,
@@ -30,7 +31,7 @@ pub fn perf_event_open(_ctx: LsmContext) -> i32 {
     let Some((number, scope)) = sealed::scope_of(kernel::pid_of(kernel::current())) else {
         return 0;
     };
-    let is_agent = kernel::current_tgid() == scope.agent;
+    let is_agent = sealed::is_agent_of(&scope);
     if !is_agent && (sealed::is_neighbour(number.namespace) || ring::has_held(number.namespace)) {
         refuse(number.namespace, PERF_EVENT)
     } else {
@@ -47,9 +48,14 @@ pub fn bpf(ctx: LsmContext) -> i32 {
     const ELEMENTS: core::ops::RangeInclusive<u32> = 1..=4;
     let command: u32 = ctx.arg(0);
     if ELEMENTS.contains(&command) {
-        0
-    } else {
-        used_by_neighbours(BPF)
+        return 0;
+    }
+    if command == COMMAND {
+        return kernel::error::<ANSWER>();
+    }
+    match pins::asked_for_by_id(command, ctx.arg(1)) {
+        0 => used_by_neighbours(BPF),
+        refused => refused,
     }
 }
 
@@ -80,6 +86,7 @@ pub fn path_notify(ctx: LsmContext) -> i32 {
     const ANSWERED: u64 = 0x0001_0000 | 0x0002_0000 | 0x0004_0000 | 0x0010_0000;
     let events: u64 = ctx.arg(1);
     if events & ANSWERED == 0 {
+        fired(Proof::PathNotify);
         0
     } else {
         used_by_neighbours(FANOTIFY)
@@ -94,12 +101,37 @@ pub(super) fn used_by_neighbours(name: [u8; COMM_LEN]) -> i32 {
     let Some((number, scope)) = sealed::scope_of(kernel::pid_of(kernel::current())) else {
         return 0;
     };
-    if !sealed::is_neighbour(number.namespace)
-        || (scope.agent == 0 && is_from_outside(number.namespace))
-    {
-        return 0;
+    if is_kept_from(number.namespace, &scope) {
+        refuse(number.namespace, name)
+    } else {
+        0
     }
-    refuse(number.namespace, name)
+}
+
+/// Whether the running process, which this scope answers for, is one of those.
+#[inline(always)]
+pub(super) fn is_kept_from(id: ScopeId, scope: &Scope) -> bool {
+    sealed::is_neighbour(id) && !(scope.agent == 0 && is_from_outside(id))
+}
+
+/// Refused, in whatever scope and mode, to whoever lives below the node: what is done there is done to all of it. Where a
+/// scope answers for who did it, its agent hears.
+#[inline(never)]
+pub(super) fn refuse_below_node(name: &[u8; COMM_LEN]) -> i32 {
+    if let Some((number, _)) = sealed::scope_of(kernel::pid_of(kernel::current())) {
+        return finish(&of_nobody(number.namespace, *name), VERDICT_BLOCKED);
+    }
+    kernel::eperm()
+}
+
+/// Whether the running process may become the agent of its PID namespace: that has none, and where it had one in a pod, the
+/// process was started from outside.
+#[inline(always)]
+pub(super) fn may_begin() -> bool {
+    let own = kernel::own_number(kernel::pid_of(kernel::current()));
+    sealed::scope(own.namespace).is_none_or(|scope| {
+        scope.agent == 0 && (scope.flags & SCOPE_POD == 0 || is_from_outside(own.namespace))
+    })
 }
 
 /// Whether the running process's parent lives outside of the scope.
@@ -113,7 +145,12 @@ fn is_from_outside(scope: ScopeId) -> bool {
 /// Nobody is the target of it, so who reached stands there.
 #[inline(always)]
 fn refuse(scope: ScopeId, name: [u8; COMM_LEN]) -> i32 {
-    decide(&Reach {
+    decide(&of_nobody(scope, name))
+}
+
+#[inline(always)]
+pub(super) fn of_nobody(scope: ScopeId, name: [u8; COMM_LEN]) -> Reach {
+    Reach {
         sealed: Sealed {
             seal: 0,
             start_ns: 0,
@@ -126,5 +163,5 @@ fn refuse(scope: ScopeId, name: [u8; COMM_LEN]) -> i32 {
         guarded_by: SCOPE_BLOCK_MEM,
         own: Own::Never,
         name,
-    })
+    }
 }

@@ -3,10 +3,13 @@
 mod agents;
 mod files;
 mod instruments;
+mod kernel_files;
 mod mounts;
+mod pins;
 mod plain;
 mod procfs;
 pub(crate) mod ptrace;
+pub(crate) mod self_test;
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_uid_gid},
@@ -17,8 +20,7 @@ use sidecar_common::{
     event::{Access, KIND_ACCESS, Subject, VERDICT_ALLOWED, VERDICT_AUDIT, VERDICT_BLOCKED},
     layout::COMM_LEN,
     policy::{
-        SCOPE_AUDIT_ALL, SCOPE_DISABLED, SCOPE_ENFORCE, SCOPE_SELF_READ, SEALED_AGENT, Scope,
-        Sealed,
+        SCOPE_AUDIT_ALL, SCOPE_DISABLED, SCOPE_ENFORCE, SCOPE_SELF_READ, SEALED_AGENT, Sealed,
     },
 };
 
@@ -76,32 +78,110 @@ pub fn file_open(ctx: LsmContext) -> i32 {
 /// Apart from the hook itself, so that most opens do not pay for its registers and its stack.
 #[inline(never)]
 fn open_elsewhere(file: Ptr, inode: Ptr, sb: Ptr) -> i32 {
-    if load!(sb, sb_magic as u64) == PROC_MAGIC {
+    let magic = load!(sb, sb_magic as u64);
+    if magic == PROC_MAGIC {
         procfs::open(file, inode)
-    } else if let Some(vault) = files::vault(sb) {
-        files::open(file, vault)
+    } else if kernel_files::is_one(magic) {
+        if is_written(file) {
+            kernel_files::write_elsewhere(file)
+        } else {
+            0
+        }
+    } else if files::vault(sb).is_some() {
+        open_secret(file, sb)
     } else {
         plain::remember(sb);
         0
     }
 }
 
+/// Apart, for its stack.
+#[inline(never)]
+fn open_secret(file: Ptr, sb: Ptr) -> i32 {
+    match files::vault(sb) {
+        Some(vault) => files::open(file, vault),
+        None => kernel::eperm(),
+    }
+}
+
+/// Every read, write and listing on the node comes through here: what may be opened is not what may be used for ever, for
+/// a process may be sealed, or an agent begin, after the open.
+#[lsm(hook = "file_permission")]
+pub fn file_permission(ctx: LsmContext) -> i32 {
+    let file: Ptr = ctx.arg(0);
+    let inode: Ptr = load!(file, file_inode);
+    let sb: Ptr = load!(inode, inode_sb);
+    if plain::is(sb) {
+        0
+    } else {
+        use_elsewhere(file, inode, sb, ctx.arg(1))
+    }
+}
+
+#[inline(never)]
+fn use_elsewhere(file: Ptr, inode: Ptr, sb: Ptr, mask: u32) -> i32 {
+    /// `MAY_WRITE` (include/linux/fs.h)
+    const WRITE: u32 = 2;
+    let magic = load!(sb, sb_magic as u64);
+    let is_written = mask & WRITE != 0;
+    if magic == PROC_MAGIC {
+        procfs::used(file, inode, is_written)
+    } else if kernel_files::is_one(magic) {
+        if is_written {
+            kernel_files::write_elsewhere(file)
+        } else {
+            0
+        }
+    } else {
+        if files::vault(sb).is_none() {
+            plain::remember(sb);
+        }
+        0
+    }
+}
+
+/// Whether a file is open for writing.
+#[inline(always)]
+fn is_written(file: Ptr) -> bool {
+    /// `FMODE_WRITE` (include/linux/fs.h)
+    const MODE_WRITE: u32 = 2;
+    load!(file, file_mode as u32) & MODE_WRITE != 0
+}
+
 /// Allows or refuses, and reports.
 #[inline(always)]
 fn decide(reach: &Reach) -> i32 {
-    // Without its scope's entry a seal is absolute.
-    let scope = sealed::scope(reach.sealed.scope).unwrap_or(Scope {
-        agent: 0,
-        flags: u32::MAX & !SCOPE_SELF_READ & !SCOPE_AUDIT_ALL & !SCOPE_DISABLED,
-        agent_pid: 0,
-    });
-    let actor = kernel::current_tgid();
-    if actor == scope.agent && is_agents(reach) {
+    finish(reach, judge(reach))
+}
+
+/// Reports what was decided, unless that is [`UNTOLD`], and does it. (In one place of each hook: the verifier follows each.)
+#[inline(always)]
+fn finish(reach: &Reach, verdict: u32) -> i32 {
+    if verdict == UNTOLD {
         return 0;
+    }
+    report(reach, verdict);
+    if verdict == VERDICT_BLOCKED {
+        kernel::eperm()
+    } else {
+        0
+    }
+}
+
+/// Allowed, and not reported.
+const UNTOLD: u32 = 0;
+
+/// What becomes of it: a `VERDICT_*`, or [`UNTOLD`].
+#[inline(always)]
+fn judge(reach: &Reach) -> u32 {
+    let scope = sealed::scope(reach.sealed.scope).unwrap_or(sealed::STRICT);
+    let actor = kernel::current_tgid();
+    if sealed::is_agent_of(&scope) && is_agents(reach) {
+        return UNTOLD;
     }
     // an agent, or its helper, looks at itself: its runtime does when it starts
     if actor == reach.tgid && reach.sealed.flags & SEALED_AGENT != 0 && reach.own == Own::ByPolicy {
-        return 0;
+        return UNTOLD;
     }
     let is_own = match reach.own {
         Own::Always => true,
@@ -110,20 +190,21 @@ fn decide(reach: &Reach) -> i32 {
     } && sealed::current().is_some_and(|actor| actor.seal == reach.sealed.seal);
     let is_guarded = reach.guarded_by == 0 || scope.flags & reach.guarded_by != 0;
     if is_own || !is_guarded {
-        if scope.flags & SCOPE_AUDIT_ALL != 0 {
-            report(reach, VERDICT_ALLOWED);
-        }
-        return 0;
+        return if scope.flags & SCOPE_AUDIT_ALL != 0 {
+            VERDICT_ALLOWED
+        } else {
+            UNTOLD
+        };
     }
     // an agent is never open, not even in audit mode
     if scope.flags & SCOPE_ENFORCE == 0 && reach.sealed.flags & SEALED_AGENT == 0 {
-        if scope.flags & SCOPE_DISABLED == 0 {
-            report(reach, VERDICT_AUDIT);
-        }
-        return 0;
+        return if scope.flags & SCOPE_DISABLED == 0 {
+            VERDICT_AUDIT
+        } else {
+            UNTOLD
+        };
     }
-    report(reach, VERDICT_BLOCKED);
-    kernel::eperm()
+    VERDICT_BLOCKED
 }
 
 /// An agent reaches for what it holds and for the files it delivers; for nothing else.

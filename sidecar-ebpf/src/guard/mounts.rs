@@ -2,9 +2,9 @@
 //! them away. (Opening them is guarded wherever they are: [`super::files`].)
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use sidecar_common::event::WHAT_NAMED;
+use sidecar_common::{event::WHAT_NAMED, proof::Proof};
 
-use super::files;
+use super::{files, self_test::fired};
 use crate::{
     kernel::{Ptr, load},
     sealed,
@@ -13,6 +13,7 @@ use crate::{
 /// mount(2) at a path: on top of it, or with other flags.
 #[lsm(hook = "sb_mount")]
 pub fn sb_mount(ctx: LsmContext) -> i32 {
+    fired(Proof::Mount);
     at(ctx.arg(1))
 }
 

@@ -5,19 +5,20 @@ use sidecar_common::{
     event::{WHAT_ENVIRON, WHAT_MAPS, WHAT_MEM, WHAT_NAMED},
     layout::COMM_LEN,
     policy::{SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM, SEALED_AGENT},
+    proof::Proof,
 };
 
-use super::{Own, Reach, decide, instruments};
+use super::{Own, Reach, decide, is_written, kernel_files, self_test::fired};
 use crate::{
     kernel::{Ptr, follow, load, load_text, off, read},
     sealed,
 };
 
 /// A file name in the form it is compared in: at most 15 bytes, NUL-padded.
-const fn name(text: &[u8]) -> u128 {
+pub(super) const fn name(text: &[u8]) -> u128 {
     let mut bytes = [0; COMM_LEN];
     let mut i = 0;
-    while i < text.len() {
+    while i < text.len() && i < COMM_LEN - 1 {
         bytes[i] = text[i];
         i += 1;
     }
@@ -39,19 +40,6 @@ const MAP_FILES: u128 = name(b"map_files");
 const AUXV: u128 = name(b"auxv");
 const CLEAR_REFS: u128 = name(b"clear_refs");
 const COREDUMP_FILTER: u128 = name(b"coredump_filter");
-
-/// Of an agent only: makes it the first to go when memory is short.
-const OOM_SCORE_ADJ: u128 = name(b"oom_score_adj");
-const OOM_ADJ: u128 = name(b"oom_adj");
-/// Of nobody: what is written there has the kernel kill processes, or start programs as the node's root.
-const SYSRQ_TRIGGER: u128 = name(b"sysrq-trigger");
-const CORE_PATTERN: u128 = name(b"core_pattern");
-const MODPROBE: u128 = name(b"modprobe");
-/// Of nobody: puts the registers of whoever dies of a signal into the kernel's log. As much of its name as is compared.
-const PRINT_FATAL_SIGNALS: u128 = name(b"print-fatal-sig");
-
-/// `FMODE_WRITE` (include/linux/fs.h)
-const MODE_WRITE: u32 = 2;
 
 /// What a file of a process's directory shows, and which switch guards it.
 #[inline(always)]
@@ -84,27 +72,18 @@ const fn looks_guarded(first: u8, length: u32) -> bool {
     matches!(
         (first, length),
         (b'e' | b'p', 7)
-            // (all of it, and what is compared)
-            | (b'p', 19 | 15)
             | (b'm', 3 | 4 | 8 | 9)
             | (b's', 5 | 7 | 12 | 13)
             | (b'f', 2 | 6)
             | (b'n', 9)
             | (b'a', 4)
-            | (b'c', 10 | 12 | 15)
-            | (b'o', 7 | 13)
+            | (b'c', 10 | 15)
     )
 }
 
 /// The quick look lets no guarded name pass.
 const _: () = {
-    const NAMES: [u128; 21] = [
-        OOM_SCORE_ADJ,
-        OOM_ADJ,
-        SYSRQ_TRIGGER,
-        CORE_PATTERN,
-        MODPROBE,
-        PRINT_FATAL_SIGNALS,
+    const NAMES: [u128; 15] = [
         ENVIRON,
         MEM,
         STACK,
@@ -137,41 +116,60 @@ const _: () = {
 #[inline(always)]
 pub(super) fn open(file: Ptr, inode: Ptr) -> i32 {
     let dentry: Ptr = load!(file, file_dentry);
-    if !may_be_guarded(dentry) {
+    let is_written = is_written(file);
+    if !is_written && !may_be_guarded(dentry) {
         return 0;
     }
-    // proc_inode.pid: of the process, or in task/<tid>/ of the thread; none outside of /proc/<pid>
-    let pid = follow(inode.wrapping_sub(off!(inode_to_proc_pid)), 0);
-    if pid.is_null() {
-        open_nobodys(file, dentry)
-    } else {
-        open_guarded(file, dentry, pid)
+    match owner(inode) {
+        Some(pid) => open_guarded(dentry, pid, is_written),
+        None if is_written => kernel_files::write_in_procfs(dentry),
+        None => 0,
     }
+}
+
+/// A read of one that is open, a write to it, or a listing. What is read was bound to the memory of the open, but for
+/// folders, which list what there is now.
+#[inline(always)]
+pub(super) fn used(file: Ptr, inode: Ptr, is_written: bool) -> i32 {
+    let dentry: Ptr = load!(file, file_dentry);
+    if !is_written && !may_be_listed(dentry) {
+        return 0;
+    }
+    match owner(inode) {
+        Some(pid) => use_guarded(dentry, pid, is_written),
+        None if is_written => kernel_files::write_in_procfs(dentry),
+        None => 0,
+    }
+}
+
+/// `proc_inode.pid`: of the process, or in `task/<tid>/` of the thread; none outside of a process's folder.
+#[inline(always)]
+fn owner(inode: Ptr) -> Option<Ptr> {
+    let pid = follow(inode.wrapping_sub(off!(inode_to_proc_pid)), 0);
+    (!pid.is_null()).then_some(pid)
+}
+
+/// Length and first letter of the guarded folders' names.
+#[inline(always)]
+fn may_be_listed(dentry: Ptr) -> bool {
+    let length: u32 = load!(dentry, dentry_name_len);
+    let first: u8 = load!(dentry, dentry_short_name);
+    matches!((first, length), (b'f', 2 | 6) | (b'm', 9))
+}
+
+/// Apart, like the next one, so that most opens in procfs do not pay for its registers and its stack.
+#[inline(never)]
+fn open_guarded(dentry: Ptr, pid: Ptr, is_written: bool) -> i32 {
+    reach(dentry, pid, is_written, Proof::FileOpen)
+}
+
+#[inline(never)]
+fn use_guarded(dentry: Ptr, pid: Ptr, is_written: bool) -> i32 {
+    reach(dentry, pid, is_written, Proof::FilePermission)
 }
 
 #[inline(always)]
-fn is_written(file: Ptr) -> bool {
-    load!(file, file_mode as u32) & MODE_WRITE != 0
-}
-
-/// A file that is no process's. Apart, like the next one, so that most opens in procfs do not pay for
-/// its registers and its stack.
-#[inline(never)]
-fn open_nobodys(file: Ptr, dentry: Ptr) -> i32 {
-    if !is_written(file) {
-        return 0;
-    }
-    let name = short_name(dentry);
-    match u128::from_ne_bytes(name) {
-        SYSRQ_TRIGGER | CORE_PATTERN | MODPROBE | PRINT_FATAL_SIGNALS => {
-            instruments::used_by_neighbours(name)
-        }
-        _ => 0,
-    }
-}
-
-#[inline(never)]
-fn open_guarded(file: Ptr, dentry: Ptr, pid: Ptr) -> i32 {
+fn reach(dentry: Ptr, pid: Ptr, is_written: bool, proof: Proof) -> i32 {
     let link = follow(pid, off!(pid_first_task));
     let task = link.wrapping_sub(off!(task_pid_links));
     let tgid: u32 = read(task, off!(task_tgid));
@@ -181,11 +179,11 @@ fn open_guarded(file: Ptr, dentry: Ptr, pid: Ptr) -> i32 {
     let name: [u8; COMM_LEN] = short_name(dentry);
     let file_name = u128::from_ne_bytes(name);
     let is_agent = sealed.flags & SEALED_AGENT != 0;
-    let (what, guarded_by, own) = if is_agent
-        && matches!(file_name, OOM_SCORE_ADJ | OOM_ADJ)
-        && is_written(file)
-        && sealed::is_neighbour(sealed.scope)
-    {
+    if is_agent {
+        fired(proof);
+    }
+    let (what, guarded_by, own) = if is_agent && is_written && sealed::is_neighbour(sealed.scope) {
+        // whatever it is: it changes how the agent runs
         (WHAT_NAMED, 0, Own::Never)
     } else if let Some((what, guarded_by)) = guarded(file_name) {
         // an agent is guarded whatever the policy switches off

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     config::{Config, Monitoring, Network, Syscalls, Watch},
-    observe::Metrics,
+    observe::{Journal, Lifecycle, Metrics},
 };
 
 /// How often files are looked at. A change is taken up at the second look that finds it.
@@ -78,13 +78,19 @@ pub(super) struct Edits {
     /// SIGHUP: look now.
     reload: Signal,
     metrics: Metrics,
+    journal: Journal,
     /// In force, or about to be.
     pub(super) config: Arc<Config>,
     before: Arc<Config>,
 }
 
 impl Edits {
-    pub(super) fn of(path: &Path, config: Config, metrics: Metrics) -> std::io::Result<Self> {
+    pub(super) fn of(
+        path: &Path,
+        config: Config,
+        metrics: Metrics,
+        journal: Journal,
+    ) -> std::io::Result<Self> {
         metrics.config_is_good.set(1);
         let config = Arc::new(config);
         Ok(Self {
@@ -92,6 +98,7 @@ impl Edits {
             looks: Looks::at([path.to_owned()]),
             reload: signal(SignalKind::hangup())?,
             metrics,
+            journal,
             before: config.clone(),
             config,
         })
@@ -124,9 +131,16 @@ impl Edits {
         self.tell(why);
     }
 
-    fn tell(&self, why: &anyhow::Error) {
+    fn tell(&mut self, why: &anyhow::Error) {
         self.metrics.config_is_good.set(0);
         tracing::error!("the configuration before stays in force: {why:#}");
+        self.emit(Lifecycle::ConfigRejected, Some(&format!("{why:#}")));
+    }
+
+    fn emit(&mut self, action: Lifecycle, reason: Option<&str>) {
+        let mode = self.config.policy.mode.name();
+        self.journal.emit_lifecycle(action, mode, reason);
+        self.journal.flush();
     }
 
     /// The kernel side did not take the last one: by which programs are held, and what is refused.
@@ -139,8 +153,13 @@ impl Edits {
     }
 
     /// The last one is in force.
-    pub(super) fn accept(&self) {
+    pub(super) fn accept(&mut self) {
         self.metrics.config_is_good.set(1);
+        self.emit(Lifecycle::ConfigReloaded, None);
+        if self.config.policy.mode != self.before.policy.mode {
+            let before = self.before.policy.mode.name();
+            self.emit(Lifecycle::ModeChanged, Some(&format!("it was {before}")));
+        }
         let Config {
             secrets, policy, ..
         } = &*self.config;

@@ -1,8 +1,10 @@
 //! The one place that wires everything: from a configuration to an agent at work, and its end.
 
 mod edits;
+mod guard_watch;
 mod neighbours;
 mod objects;
+mod readiness;
 mod shift;
 
 use std::{
@@ -12,10 +14,6 @@ use std::{
     path::{Path, PathBuf},
     pin::pin,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
 use anyhow::{Context as _, ensure};
@@ -29,6 +27,7 @@ use self::{
     edits::{Edits, Looks, Signals, interval},
     neighbours::Neighbours,
     objects::Objects,
+    readiness::Readiness,
     shift::Shift,
 };
 use crate::{
@@ -38,7 +37,6 @@ use crate::{
     observe::{self, Journal, Metrics},
     out_of_reach,
     process::{LABELS, Pod, Pods},
-    seal::Watchdog,
     secrets::{self, Known, Origins, Store},
     takeover::Others,
 };
@@ -150,14 +148,16 @@ async fn serve_until(
     journal: Journal,
     metrics: Metrics,
 ) -> anyhow::Result<()> {
-    let ready = Arc::new(AtomicBool::new(false));
+    let mut ready = Readiness::default();
     let mut origins = Origins::default();
     let pods = Pods::default();
     listen(&config.monitoring, &metrics, &ready, origins.known(), &pods).await?;
-    let mut edits = Edits::of(path, config, metrics.clone())?;
+    let mut edits = Edits::of(path, config, metrics.clone(), journal.clone())?;
     let mut neighbours = Neighbours::find().await?;
     let mut objects = Objects::of(neighbours.as_ref());
     let mut known = None;
+    // Before the first secret is read.
+    ensure_guard_works(&edits.config)?;
     let mut store = open_store(path, &edits.config, &mut origins).await?;
     let mut monitors = Monitors::new(journal.clone(), metrics.clone(), own_pod());
     while edits.config.policy.mode == Mode::Disabled {
@@ -168,16 +168,17 @@ async fn serve_until(
         monitors.know(known.clone());
         objects.heed_edit(&mut monitors, &edits.config).await?;
         store.settle(edits.config.policy.hold_timeout).await;
-        ready.store(true, Ordering::Relaxed);
+        ready.set_unguarded_by_policy();
         if !is_edited(&mut edits, &mut objects, &mut monitors, signals).await {
             return Ok(());
         }
         match open_store(path, &edits.config, &mut origins).await {
-            Ok(opened) => store = opened,
+            Ok(opened) => (store, ()) = (opened, edits.accept()),
             Err(e) => edits.reject(&e),
         }
     }
-    ready.store(false, Ordering::Relaxed);
+    ready.set_in_force(false);
+    ensure_guard_works(&edits.config)?;
     let mut sources = Looks::at(store.files(&edits.config));
     let mut changes = origins.changes().listen();
     let mut others = pods.changes();
@@ -186,8 +187,9 @@ async fn serve_until(
     monitors.know(known.clone());
     let (mut shift, mut has_ended) =
         Shift::begin(&edits.config, store, &metrics, known, journal).await?;
+    ready.set_guarded(shift.is_guarded());
     // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
-    let mut tick = interval(Watchdog::interval(&edits.config.policy));
+    let mut tick = interval(Shift::interval(&edits.config.policy));
     let heeding = objects.heed_edit(&mut monitors, &edits.config);
     match meanwhile(heeding, &mut shift, &mut tick, signals).await {
         Some(Ok(())) => {}
@@ -197,7 +199,7 @@ async fn serve_until(
         }
         None => return shift.end(&edits.config.policy, false),
     }
-    ready.store(true, Ordering::Relaxed);
+    ready.set_in_force(true);
 
     let mut applied = None;
     // (the kernel side may have no room for it now, and later)
@@ -207,14 +209,9 @@ async fn serve_until(
             () = signals.end() => break false,
             _ = &mut has_ended => break true,
             _ = tick.tick() => {
-                shift.look();
-                if !is_renewed && shift.renew(&edits.config).is_ok() {
-                    is_renewed = true;
-                    ready.store(true, Ordering::Relaxed);
-                    edits.accept();
-                }
+                is_renewed = look(&mut shift, &mut edits, &mut ready, is_renewed);
                 if monitors.have_failed() {
-                    ready.store(false, Ordering::Relaxed);
+                    ready.set_in_force(false);
                 }
             }
             () = sources.change() => shift.refresh()?,
@@ -232,7 +229,7 @@ async fn serve_until(
                     None => break false,
                 };
                 sources = Looks::at(store.files(&edits.config));
-                tick = interval(Watchdog::interval(&edits.config.policy));
+                tick = interval(Shift::interval(&edits.config.policy));
                 shift.settle(&store, &edits.config.policy).await;
                 applied = Some(shift.reconfigure(&edits.config, store)?);
             }
@@ -244,11 +241,11 @@ async fn serve_until(
             }
             () = heard(&mut applied) => {
                 applied = None;
-                is_renewed = renew(&mut shift, &edits, &ready);
+                is_renewed = renew(&mut shift, &mut edits, &mut ready);
             }
         }
     };
-    ready.store(false, Ordering::Relaxed);
+    ready.set_in_force(false);
     let ended = shift.end(&edits.config.policy, has_ended_early);
     // (which may take its time: the kernel waits for each probe to be quiet)
     drop(monitors);
@@ -287,14 +284,35 @@ async fn take_up(
 }
 
 /// Has the kernel side take the last configuration; whether it did.
-fn renew(shift: &mut Shift, edits: &Edits, ready: &AtomicBool) -> bool {
+fn renew(shift: &mut Shift, edits: &mut Edits, ready: &mut Readiness) -> bool {
     let renewed = shift.renew(&edits.config);
-    ready.store(renewed.is_ok(), Ordering::Relaxed);
+    ready.set_in_force(renewed.is_ok());
     match &renewed {
         Ok(()) => edits.accept(),
         Err(e) => edits.is_in_force_by_halves(e),
     }
     renewed.is_ok()
+}
+
+/// Looks after what is held and whether the guard works, and renews what the kernel side did not take; whether it has it now.
+fn look(shift: &mut Shift, edits: &mut Edits, ready: &mut Readiness, is_renewed: bool) -> bool {
+    shift.look();
+    ready.set_guarded(shift.is_guarded());
+    if is_renewed || shift.renew(&edits.config).is_err() {
+        return is_renewed;
+    }
+    ready.set_in_force(true);
+    edits.accept();
+    true
+}
+
+/// Loads the kernel side if it is not there, and sees hooks run: a configuration that asks for a guard is not begun without.
+fn ensure_guard_works(config: &Config) -> anyhow::Result<()> {
+    if config.policy.mode != Mode::Disabled {
+        ensure_loaded()?;
+        kernel::ensure_fires()?;
+    }
+    Ok(())
 }
 
 /// Waits for something that takes its time, and looks after what is held meanwhile; `None` if a signal ends us first.
@@ -333,7 +351,7 @@ async fn heard(answer: &mut Option<oneshot::Receiver<()>>) {
 async fn listen(
     monitoring: &Monitoring,
     metrics: &Metrics,
-    ready: &Arc<AtomicBool>,
+    ready: &Readiness,
     known: Known,
     pods: &Pods,
 ) -> anyhow::Result<()> {
@@ -348,7 +366,7 @@ async fn listen(
             let weaker = kernel::version::weaker().map(str::to_owned);
             weaker.chain(known.notes()).chain(pods.note()).collect()
         };
-        let server = observe::serve(port, metrics.clone(), ready.clone(), notes)
+        let server = observe::serve(port, metrics.clone(), ready.published(), notes)
             .await
             .with_context(|| format!("monitoring.metricsPort {port}"))?;
         tokio::spawn(server);

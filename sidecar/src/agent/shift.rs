@@ -9,12 +9,17 @@ use std::{
 use anyhow::{Context as _, bail};
 use tokio::sync::oneshot;
 
-use super::{Staked, edits::interval, is_started_from_outside, own_pod, stake, wish};
+use super::{
+    Staked,
+    edits::interval,
+    guard_watch::{self, GuardWatch},
+    is_started_from_outside, own_pod, stake, wish,
+};
 use crate::{
-    config::{Config, Policy},
+    config::{Config, Mode, Policy},
     guardian::Guardian,
     kernel::{Claim, Maps, pins},
-    observe::{Journal, Metrics},
+    observe::{Journal, Lifecycle, Metrics},
     process::{Pods, Whereabouts},
     seal::{GivenUp, Order, Orders, Sealer, Watchdog},
     secrets::Store,
@@ -27,6 +32,8 @@ const SEALER_STACK: usize = 512 * 1024;
 pub(super) struct Shift {
     claim: Claim,
     guardian: Guardian,
+    guard: GuardWatch,
+    mode: Mode,
     watchdog: Watchdog,
     orders: Orders,
     thread: JoinHandle<std::io::Result<()>>,
@@ -50,6 +57,16 @@ impl Shift {
         } = stake(config)?;
         let scope = claim.scope();
         let guardian = Guardian::start(audit_log)?;
+        // Before anything is kept in memory, and before the first program is delivered to.
+        let guard = match GuardWatch::begin(guardian.pid(), metrics.clone(), journal.clone()) {
+            Ok(guard) => guard,
+            Err(e) => {
+                let under_seal = Maps::open()?.sealed_in(scope);
+                claim.leave(&pins::lock()?, under_seal)?;
+                guardian.dismiss();
+                return Err(e.into());
+            }
+        };
         // Now that this process is guarded: what is kept elsewhere comes into memory here, and not before (nothing
         // before this waits, so that no task that listens has run). What is held meanwhile waits no longer than it may.
         store.settle(config.policy.hold_timeout).await;
@@ -65,6 +82,7 @@ impl Shift {
         for maps in others {
             watchdog.succeed_agent_of(maps);
         }
+        let journal_of_agent = journal.clone();
         let sealer = Sealer {
             config: config.clone(),
             store,
@@ -96,9 +114,15 @@ impl Shift {
             })?;
         let in_a_pod = is_started_from_outside();
         tracing::info!(scope, bindings = config.secrets.len(), mode = ?config.policy.mode, in_a_pod, "watching");
+        let mode = config.policy.mode;
+        let mut started = journal_of_agent;
+        started.emit_lifecycle(Lifecycle::Started, mode.name(), None);
+        started.flush();
         let shift = Self {
             claim,
             guardian,
+            guard,
+            mode,
             watchdog,
             orders,
             thread,
@@ -110,12 +134,23 @@ impl Shift {
     pub(super) fn look(&mut self) {
         self.watchdog.look(self.watchdog.hold_timeout);
         self.guardian.renew();
+        self.guard.look(self.guardian.pid(), self.mode.name());
+    }
+
+    /// How often [`look`](Self::look) wants to be called.
+    pub(super) fn interval(policy: &Policy) -> Duration {
+        Watchdog::interval(policy).min(guard_watch::INTERVAL)
+    }
+
+    /// Whether the guard worked when it was last looked at.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.guard.is_up()
     }
 
     /// Waits until a store knows what is kept elsewhere, or will not soon. Looks on meanwhile.
     pub(super) async fn settle(&mut self, store: &Store, policy: &Policy) {
         let begun = Instant::now();
-        let mut tick = interval(Watchdog::interval(policy));
+        let mut tick = interval(Self::interval(policy));
         loop {
             tokio::select! {
                 () = store.settle(policy.hold_timeout.saturating_sub(begun.elapsed())) => return,
@@ -152,7 +187,9 @@ impl Shift {
     /// Asks the kernel side for what the configuration says. A new name only now: what is held must find a thread
     /// that knows it.
     pub(super) fn renew(&mut self, config: &Config) -> anyhow::Result<()> {
-        Ok(self.claim.renew(&pins::lock()?, &wish(config))?)
+        self.claim.renew(&pins::lock()?, &wish(config))?;
+        self.mode = config.policy.mode;
+        Ok(())
     }
 
     /// Ends in order: what is held is delivered first.
@@ -160,11 +197,16 @@ impl Shift {
         let Self {
             mut claim,
             guardian,
+            guard,
+            mode,
             mut watchdog,
             orders,
             thread,
         } = self;
         tracing::info!("ending");
+        watchdog
+            .journal
+            .emit_lifecycle(Lifecycle::Stopping, mode.name(), None);
         claim.stop_holding(&pins::lock()?)?;
         orders.give(Order::Stop)?;
         wait_for(&mut watchdog, policy, &thread);
@@ -177,6 +219,7 @@ impl Shift {
         };
         let under_seal = watchdog.maps.sealed_in(claim.scope());
         claim.leave(&pins::lock()?, under_seal)?;
+        drop(guard);
         guardian.dismiss();
         drop(watchdog);
         match result {

@@ -19,7 +19,7 @@ use sidecar_common::{
 use super::{
     Error, Ring, ask, load,
     maps::{BPF_EXIST, Pinned, failed, present},
-    pins,
+    own_objects, pins,
 };
 
 /// The kernel's number of the ring buffer's map type (`BPF_MAP_TYPE_RINGBUF`).
@@ -57,7 +57,7 @@ impl Books {
     fn open(dir: &Path) -> Result<Self, Error> {
         let pinned = Pinned(dir);
         Ok(Self {
-            scopes: pinned.hash("SCOPES")?,
+            scopes: pinned.hash("SCOPE_LEASES")?,
             name_filter: pinned.array("NAME_FILTER")?,
             bindings: pinned.hash("BINDINGS")?,
             all_execs: pinned.array("ALL_EXECS")?,
@@ -149,13 +149,24 @@ impl Books {
         for key in orphans {
             self.drop_name(&key)?;
         }
+        // What the agents of such scopes were given, the kernel side cannot give back.
+        let ended: Vec<ScopeId> = self
+            .counters
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| matches!(self.scopes.get(key, 0), Err(MapError::KeyNotFound)))
+            .collect();
+        for key in ended {
+            let _ = self.rings.remove(&key);
+            let _ = self.counters.remove(&key);
+        }
         if let Some(left) = &mut left
             && left.flags & SCOPE_ALL_EXECS != 0
         {
             self.want_all_execs(-1)?;
             left.flags &= !SCOPE_ALL_EXECS;
             let scopes = self.scopes.insert(scope, *left, BPF_EXIST);
-            scopes.map_err(failed("SCOPES"))?;
+            scopes.map_err(failed("SCOPE_LEASES"))?;
         }
         Ok(left)
     }
@@ -189,6 +200,7 @@ impl Claim {
             None,
         )
         .map_err(failed("ring"))?;
+        own_objects::note_map(&ring)?;
         books
             .rings
             .insert(scope, &ring, 0)
@@ -278,7 +290,7 @@ impl Claim {
             .books
             .scopes
             .insert(self.scope, Scope { flags, ..scope }, BPF_EXIST);
-        changed.map_err(failed("SCOPES"))
+        changed.map_err(failed("SCOPE_LEASES"))
     }
 
     /// No new program is held from here on.
@@ -302,17 +314,19 @@ impl Claim {
                 .books
                 .scopes
                 .remove(&self.scope)
-                .map_err(failed("SCOPES"));
+                .map_err(failed("SCOPE_LEASES"));
         }
+        let scope = present("SCOPE_LEASES", self.books.scopes.get(&self.scope, 0))?;
         let scope = Scope {
             agent: 0,
             flags: self.flags & !SCOPE_ALL_EXECS,
             agent_pid: 0,
+            ..scope.ok_or(Error::NotEnlisted)?
         };
         self.books
             .scopes
-            .insert(self.scope, scope, 0)
-            .map_err(failed("SCOPES"))
+            .insert(self.scope, scope, BPF_EXIST)
+            .map_err(failed("SCOPE_LEASES"))
     }
 
     /// Undoes a stake that failed half-way: where an agent before us had left the scope, its names stay
@@ -322,7 +336,7 @@ impl Claim {
         let _ = self.books.counters.remove(&self.scope);
         if let Some(left) = left {
             let put_back = self.books.scopes.insert(self.scope, left, 0);
-            return put_back.map_err(failed("SCOPES"));
+            return put_back.map_err(failed("SCOPE_LEASES"));
         }
         for key in std::mem::take(&mut self.names) {
             self.books.drop_name(&key)?;

@@ -14,6 +14,7 @@ use super::{
     offsets::{self, Types},
     points,
     relocate::relocate,
+    self_test,
 };
 
 /// The kernel side, as `build.rs` left it.
@@ -25,10 +26,17 @@ pub(super) const HOOKS: &[&str] = &[
     "sb_free_security",
     "sb_kern_mount",
     "file_open",
+    "file_permission",
     "ptrace_access_check",
     "ptrace_traceme",
     "perf_event_open",
     "bpf",
+    "bpf_map",
+    "bpf_prog",
+    "inode_unlink",
+    "inode_rmdir",
+    "inode_rename",
+    "inode_setattr",
     "locked_down",
     "path_notify",
     "task_kill",
@@ -64,6 +72,24 @@ pub(super) const OWN_CGROUP: &str = "own_cgroup";
 /// Takes a program that was delivered to off what is held.
 pub(super) const SETTLE: &str = "settle";
 const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
+/// What an agent runs itself, and is pinned for that.
+pub(super) const PINNED_PROGRAMS: &[&str] = &[ENLIST, OWN_CGROUP, SETTLE];
+/// What agents open.
+pub(super) const MAPS: &[&str] = &[
+    "SCOPE_LEASES",
+    "SEALED",
+    "TREES",
+    "HELD",
+    "VAULTS",
+    "MOUNTING",
+    "COUNTERS",
+    "BINDINGS",
+    "NAME_FILTER",
+    "ALL_EXECS",
+    "RINGS",
+    "FIRED",
+    "OWN_OBJECTS",
+];
 
 /// A loaded and attached kernel side; gone when dropped, unless it is pinned.
 pub(crate) struct Loaded {
@@ -136,6 +162,8 @@ pub(crate) fn load() -> Result<Loaded, Error> {
             .map_err(failed(name))?;
         links.push((name, link.into()));
     }
+    // Attached is not at work.
+    self_test::ensure_fires()?;
     Ok(Loaded { ebpf, links })
 }
 

@@ -77,7 +77,7 @@ impl Maps {
     pub(crate) fn open_at(dir: &Path) -> Result<Self, Error> {
         let pinned = Pinned(dir);
         Ok(Self {
-            scopes: pinned.hash("SCOPES")?,
+            scopes: pinned.hash("SCOPE_LEASES")?,
             sealed: pinned.hash("SEALED")?,
             trees: pinned.hash("TREES")?,
             held: pinned.hash("HELD")?,
@@ -105,7 +105,7 @@ impl Maps {
             Some(scope) if scope.agent != 0 && scope.agent_pid == pid => {
                 let left = Scope { agent: 0, ..scope };
                 let ended = self.scopes.insert(id, left, BPF_EXIST);
-                ended.map_err(failed("SCOPES"))
+                ended.map_err(failed("SCOPE_LEASES"))
             }
             _ => Ok(()),
         }

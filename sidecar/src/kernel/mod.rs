@@ -7,12 +7,14 @@ mod load;
 mod maps;
 mod network;
 mod offsets;
+mod own_objects;
 mod parts;
 pub(crate) mod pins;
 mod places;
 mod points;
 mod relocate;
 mod ring;
+mod self_test;
 mod syscalls;
 pub(crate) mod version;
 
@@ -26,6 +28,9 @@ pub(crate) use network::{Network, NetworkRecord, NetworkRing, NetworkWish};
 pub(crate) use offsets::VMLINUX_BTF;
 pub(crate) use places::path_of;
 pub(crate) use ring::{Record, Ring};
+pub(crate) use self_test::{
+    Answer, Cause, LSM_LIST, SelfTest, ask as ask_hook, ensure_fires, is_confidential, names_bpf,
+};
 pub(crate) use syscalls::{How, SyscallRecord, SyscallRing, Syscalls, SyscallsWish};
 
 /// What can go wrong between us and the kernel, with what to do about it.
@@ -52,6 +57,9 @@ pub(crate) enum Error {
         /// What it said.
         cause: String,
     },
+    /// Programs are attached and do not run.
+    #[error("the guard does not work: its hooks are attached and do not run: {0}")]
+    Silent(Cause),
     /// A monitor's programs could not be loaded or attached.
     #[error(
         "monitoring.{monitor}: {what}: {cause}. It needs a kernel with kprobes (CONFIG_KPROBES), CONFIG_SECURITY_NETWORK for connections, and CAP_SYS_ADMIN (or CAP_BPF and CAP_PERFMON); to do without, set monitoring.{monitor}.enabled to false"

@@ -82,6 +82,8 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         path_dentry: at("path.dentry")?,
         vfsmount_sb: at("vfsmount.mnt_sb")?,
         dentry_sb: at("dentry.d_sb")?,
+        dentry_inode: at("dentry.d_inode")?,
+        dentry_parent: at("dentry.d_parent")?,
         dentry_name: at("dentry.d_name.name")?,
         dentry_name_len: at("dentry.d_name.len")?,
         dentry_short_name: at("dentry.d_iname").or_else(|_| at("dentry.d_shortname"))?,
@@ -93,6 +95,10 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         upid_nr: at("upid.nr")?,
         upid_ns: at("upid.ns")?,
         pidns_inum: at("pid_namespace.ns.inum")?,
+        pidns_reaper: at("pid_namespace.child_reaper")?,
+        map_id: at("bpf_map.id")?,
+        prog_aux: at("bpf_prog.aux")?,
+        prog_aux_id: at("bpf_prog_aux.id")?,
         regs_syscall_from_end: types.size("pt_regs")? - at(SYSCALL_IN_REGISTERS)?,
         regs_syscall: at(SYSCALL_IN_REGISTERS)?,
         sys_bpf: number(libc::SYS_bpf)?,
@@ -104,6 +110,7 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         lockdown_kcore: lockdown_reason("LOCKDOWN_KCORE")?,
         lockdown_dev_mem: lockdown_reason("LOCKDOWN_DEV_MEM")?,
         exit_keeps_memory: u32::from(types.exit_keeps_memory()?),
+        setattr_has_idmap: u32::from(types.setattr_has_idmap()?),
         knows_current: types.number_in("bpf_func_id", TYPED_CURRENT).is_ok().into(),
     })
 }
@@ -185,6 +192,21 @@ impl Types {
             .ok_or_else(|| Error::Btf {
                 what: PROTOTYPE.into(),
                 cause: "this kernel's BTF has no such prototype".into(),
+            })?;
+        Ok(parameters > ARGUMENTS_BEFORE)
+    }
+
+    /// Whether `inode_setattr` is told of the mount's mapping of users first: the change that did so gave it a third
+    /// argument (6.9).
+    fn setattr_has_idmap(&self) -> Result<bool, Error> {
+        const FUNCTION: &str = "bpf_lsm_inode_setattr";
+        const ARGUMENTS_BEFORE: usize = 2;
+        let parameters = self
+            .of(FUNCTION)
+            .find_map(|found| self.parameters(&found))
+            .ok_or_else(|| Error::Btf {
+                what: FUNCTION.into(),
+                cause: "this kernel's BTF has no such function".into(),
             })?;
         Ok(parameters > ARGUMENTS_BEFORE)
     }

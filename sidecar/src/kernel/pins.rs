@@ -16,7 +16,7 @@ use nix::{
 };
 use sidecar_common::layout::LAYOUT_VERSION;
 
-use super::{Error, load};
+use super::{Error, load, own_objects};
 
 /// Where BPF objects are pinned on every system.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -91,6 +91,11 @@ pub(crate) fn bpf_fs() -> Result<(), Error> {
 
 /// Checks that every link is there: a set that lost one guards less than it says.
 pub(crate) fn verify(_lock: &Lock) -> Result<(), Error> {
+    ensure_complete()
+}
+
+/// The same, by an agent of this set: nobody changes it without taking its scope away first.
+pub(super) fn ensure_complete() -> Result<(), Error> {
     let link = |name: &str| dir().join(format!("link_{name}"));
     // Where one of the late ones is needed, all are.
     let has_late = load::LATE.iter().any(|name| link(name).exists());
@@ -101,6 +106,17 @@ pub(crate) fn verify(_lock: &Lock) -> Result<(), Error> {
             path,
             cause: e.to_string(),
         })?;
+    }
+    let pins = load::PINNED_PROGRAMS
+        .iter()
+        .map(|name| program(&dir(), name));
+    for path in pins.chain(load::MAPS.iter().map(|name| map(&dir(), name))) {
+        if let Err(e) = fs::symlink_metadata(&path) {
+            return Err(Error::Incomplete {
+                path,
+                cause: e.to_string(),
+            });
+        }
     }
     Ok(())
 }
@@ -155,7 +171,8 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
                 .map_err(|e| pinned(format!("pin of map {name}"))(&e))?;
         }
     }
-    for name in [load::ENLIST, load::OWN_CGROUP, load::SETTLE] {
+    own_objects::note(&mut loaded)?;
+    for name in load::PINNED_PROGRAMS {
         if let Some(program) = loaded.ebpf.program_mut(name) {
             program
                 .pin(staging.join(format!("prog_{name}")))

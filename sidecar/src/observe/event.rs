@@ -32,6 +32,28 @@ pub(crate) enum Kind {
     Syscall,
     /// Events were lost.
     Dropped,
+    /// Something became of the agent itself, and so of the protection.
+    Agent,
+}
+
+/// What became of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Lifecycle {
+    /// It watches.
+    Started,
+    /// It was told to end, and watches no more.
+    Stopping,
+    /// Another configuration is in force.
+    ConfigReloaded,
+    /// The configuration file is wrong, and the configuration before stays in force.
+    ConfigRejected,
+    /// `policy.mode` is another: guards may be off, or on again.
+    ModeChanged,
+    /// The guard does not work any more.
+    GuardLost,
+    /// It works again.
+    GuardRestored,
 }
 
 /// What became of an attempt to connect.
@@ -356,6 +378,16 @@ pub(crate) enum Detail<'a> {
         duration_ns: u64,
         /// Its process's user, as the node numbers it.
         uid: u32,
+    },
+    /// AGENT
+    Agent {
+        /// What became of it.
+        action: Lifecycle,
+        /// The mode in force.
+        mode: &'a str,
+        /// Why, where there is something to say.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'a str>,
     },
     /// DROPPED
     Dropped {

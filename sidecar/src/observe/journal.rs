@@ -17,7 +17,7 @@ use std::{
 
 use prometheus::IntCounterVec;
 
-use super::{Clock, Container, Detail, Event, Kind, Who};
+use super::{Clock, Container, Detail, Event, Kind, Lifecycle, Who};
 
 /// Hand-overs that may wait for the writer, and their bytes: what an attacker makes us say must not
 /// take our memory.
@@ -129,6 +129,16 @@ impl Journal {
         let detail = Detail::Dropped { count, lost_in };
         self.emit(Clock::monotonic_ns(), Kind::Dropped, who, detail);
         self.events += count;
+    }
+
+    /// Takes an event of the agent's own; `mode` is the one in force.
+    pub(crate) fn emit_lifecycle(&mut self, action: Lifecycle, mode: &str, reason: Option<&str>) {
+        let detail = Detail::Agent {
+            action,
+            mode,
+            reason,
+        };
+        self.emit(Clock::monotonic_ns(), Kind::Agent, Who::agent(), detail);
     }
 
     /// Hands over what was taken. Never waits: where the writer cannot keep up, the loss is

@@ -28,6 +28,8 @@ pub(crate) struct Metrics {
     pub(crate) rotated: IntCounter,
     /// Whether the configuration's file, as it is now, is the one in force.
     pub(crate) config_is_good: IntGauge,
+    /// Whether the guard's last self-test passed.
+    pub(crate) guard_is_up: IntGauge,
     /// Programs refused.
     pub(crate) refused: IntCounter,
     /// Events lost, by `lost_in`.
@@ -73,6 +75,10 @@ impl Metrics {
                 "kernelseal_config_last_reload_successful",
                 "1 if the configuration file was last found to be right and is in force, 0 if it was refused and the one before stays in force.",
             )?,
+            guard_is_up: IntGauge::new(
+                "kernelseal_guard_up",
+                "1 if the last self-test saw the guard's hooks at work, 0 if not, or if no guard is asked for (policy.mode disabled).",
+            )?,
             refused: IntCounter::new(
                 "kernelseal_programs_refused_total",
                 "Programs that were refused their secrets.",
@@ -109,6 +115,7 @@ impl Metrics {
         registry.register(Box::new(metrics.access_audit.clone()))?;
         registry.register(Box::new(metrics.rotated.clone()))?;
         registry.register(Box::new(metrics.config_is_good.clone()))?;
+        registry.register(Box::new(metrics.guard_is_up.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
         registry.register(Box::new(metrics.events_dropped.clone()))?;
         registry.register(Box::new(metrics.sealed_processes.clone()))?;

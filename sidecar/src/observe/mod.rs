@@ -11,7 +11,8 @@ mod traffic;
 
 pub(crate) use clock::Clock;
 pub(crate) use event::{
-    Action, Argument, Arguments, Between, Connection, Container, Detail, Event, Kind, Outcome, Who,
+    Action, Argument, Arguments, Between, Connection, Container, Detail, Event, Kind, Lifecycle,
+    Outcome, Who,
 };
 pub(crate) use http::{listen, serve};
 pub(crate) use journal::{Journal, NODE_NAME, node_in_kubernetes};

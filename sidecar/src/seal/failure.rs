@@ -22,6 +22,9 @@ pub(super) enum Failure {
     /// Its secrets are in its memory: whatever the policy, it does not start without the seal.
     #[error("with its secrets written: {0}")]
     Late(HoldError),
+    /// What it was given would be open to all.
+    #[error("the guard does not work: its hooks do not run. See the agent's log")]
+    Unguarded,
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
 }

@@ -45,7 +45,7 @@ use self::{
 };
 use crate::{
     config::{Binding, Config, OnFailure},
-    kernel::Maps,
+    kernel::{self, Maps},
     observe::{Journal, Metrics},
     process::{Place, Process, Whereabouts},
     secrets::{Store, Value},
@@ -242,6 +242,9 @@ impl Work {
         task: &HeldTask,
         bindings: &[&'c Binding],
     ) -> Result<Vec<Secret<'c>>, Failure> {
+        if kernel::ask_hook() == kernel::Answer::Silent {
+            return Err(Failure::Unguarded);
+        }
         if let Some(variable) = task.stack()?.preload() {
             return Err(Refusal::Preload(variable).into());
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use sidecar_common::{
     event::{
-        Exec, REASON_FORK_UNSEALED, REASON_HELD_FULL, REASON_NO_AGENT, REASON_NO_FORK,
-        REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
+        Exec, REASON_FORK_UNSEALED, REASON_HELD_FULL, REASON_HOOK_SILENT, REASON_NO_AGENT,
+        REASON_NO_FORK, REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
     },
     policy::Held,
 };
@@ -87,6 +87,9 @@ impl Work {
             REASON_NO_AGENT => "its agent ended while it was started",
             REASON_NOTE_LOST => {
                 "thousands of other starts of watched programs failed while it was started"
+            }
+            REASON_HOOK_SILENT => {
+                "the hook that would have held it did not run: security programs are switched off"
             }
             _ => "the kernel side refused it",
         };

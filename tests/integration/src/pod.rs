@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -31,7 +32,18 @@ pub enum Place {
 impl Place {
     /// A new pod on the machine.
     pub fn pod() -> Result<Self> {
-        let first = start(&mut in_pid_namespace("sh"))?;
+        let mut first = in_pid_namespace("sh");
+        first.args(["-c", FIRST]);
+        Self::begun_by(&mut first)
+    }
+
+    /// The same, with a program as its process 1 that prints "ready".
+    pub fn pod_of(program: &Path) -> Result<Self> {
+        Self::begun_by(&mut in_pid_namespace(program))
+    }
+
+    fn begun_by(command: &mut Command) -> Result<Self> {
+        let first = start(command)?;
         let number = process_one(first.pid())?;
         Ok(Self::Pod {
             _first: first,
@@ -47,7 +59,7 @@ impl Place {
         let own = env::current_exe().context("cannot find this program")?;
         let asking = in_pid_namespace("sh");
         let mut command = beside(*number, own)?;
-        command.args(asking.get_args());
+        command.args(asking.get_args()).args(["-c", FIRST]);
         let first = start(&mut command)?;
         let number = process_one(process_one(first.pid())?)?;
         Ok(Self::Pod {
@@ -66,7 +78,7 @@ impl Place {
 }
 
 fn start(command: &mut Command) -> Result<Running> {
-    let mut first = spawn(command.args(["-c", FIRST]))?;
+    let mut first = spawn(command)?;
     let line = first.line(SOON)?;
     ensure!(line == "ready", "a pod's first process printed {line}");
     Ok(first)

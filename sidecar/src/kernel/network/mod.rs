@@ -23,7 +23,7 @@ use self::{settings::Applied, unix::Unix};
 use super::{
     Error, fields,
     load::program,
-    maps,
+    maps, own_objects,
     parts::{SETTINGS, array, refused, take, within},
     points::{self, Point},
     relocate::relocate,
@@ -113,6 +113,7 @@ impl Network {
         }
         let mut unix = Unix::new(fields.knows_unix != 0);
         unix.follow(&mut ebpf, wish.watch & WATCH_UNIX != 0)?;
+        own_objects::note_monitor(&ebpf)?;
         // Last: until then the programs find nothing to do.
         applied.apply(wish)?;
         let network = Self {
@@ -136,6 +137,7 @@ impl Network {
         let (was_asked, is_asked) = (self.unix.is_attached(), wish.watch & WATCH_UNIX != 0);
         if is_asked {
             self.unix.follow(&mut self.ebpf, true)?;
+            own_objects::note_monitor(&self.ebpf)?;
         }
         let applied = self.applied.apply(wish);
         let is_asked = if applied.is_ok() { is_asked } else { was_asked };

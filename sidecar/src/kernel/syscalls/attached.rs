@@ -17,7 +17,7 @@ use aya::{
 use super::{Error, MONITOR, refused};
 use crate::{
     config::calls::{self, Call, End},
-    kernel::load::program,
+    kernel::{load::program, own_objects},
 };
 
 /// The programs at a function's beginning and end.
@@ -80,6 +80,7 @@ impl Attached {
             }
             self.is_loaded = true;
         }
+        own_objects::note_monitor(&self.ebpf)?;
         self.follow_execs(calls.iter().any(|call| call.end == End::Execs))?;
         // One way for all calls: both would tell of one twice. (While one follows the other the kernel side sees to that.)
         let probed = match self.probe_all(calls) {

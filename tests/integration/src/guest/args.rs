@@ -25,6 +25,7 @@ usage: guest run --kernel LINE [OPTION]... -- PROGRAM [ARG]...
   --timeout SECONDS      give up after so long, 300 unless told; the exit status is then 124
   --icount               count instructions instead of time: same figures on every machine, one processor
   --console FILE         keep the kernel's log in FILE
+  --boot WORDS           more words for the kernel's command line, which overrule those that are there: lsm=lockdown,yama
 
 A PROGRAM without a slash that was built beside `guest` itself is added by itself.
 Exit status: the program's; 128 + N when signal N ended it; 124 on a timeout; 125 when the guest failed.";
@@ -67,6 +68,8 @@ pub struct Run {
     pub icount: bool,
     /// Where to keep the kernel's log.
     pub console: Option<PathBuf>,
+    /// More words for the kernel's command line.
+    pub boot: String,
     /// The program and its arguments.
     pub command: Vec<String>,
 }
@@ -120,6 +123,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command> {
         timeout: Duration::from_mins(5),
         icount: false,
         console: None,
+        boot: String::new(),
         command: Vec::new(),
     };
     while let Some(option) = args.next() {
@@ -140,6 +144,7 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command> {
             "--timeout" => run.timeout = Duration::from_secs(positive(&option, &value()?)?),
             "--icount" => run.icount = true,
             "--console" => run.console = Some(value()?.into()),
+            "--boot" => run.boot = value()?,
             "--help" | "-h" => return Ok(Command::Help),
             "--" => {
                 run.command = args.collect();

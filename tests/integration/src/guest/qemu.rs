@@ -138,7 +138,9 @@ fn kernel_arguments(run: &Run, kernel: &Kernel) -> String {
     } else {
         kernel.machine.shortcuts()
     };
-    format!("console={console} {KERNEL_ARGUMENTS} {besides}")
+    // (of two words of a name, the kernel takes the last)
+    let boot = &run.boot;
+    format!("console={console} {KERNEL_ARGUMENTS} {besides} {boot}")
 }
 
 /// A network of the guest's own, with one port of this machine's loopback in it: QEMU starts a relay for each connection.

@@ -21,6 +21,7 @@ mod observe;
 mod ordinary;
 mod pods;
 mod policy;
+mod proof;
 mod races;
 mod scopes;
 mod sources;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         sources::register,
         examples::register,
         policy::register,
+        proof::register,
         guards::register,
         bad_input::register,
         races::register,

@@ -181,7 +181,10 @@ fn in_a_shell_without_an_interpreter() -> Result<()> {
     }
     ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
     let events = agent.events(Duration::from_millis(300))?;
-    ensure!(events.is_empty(), "{events:?}");
+    ensure!(
+        events.iter().all(|event| event["type"] == "AGENT"),
+        "{events:?}"
+    );
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::namespace::{number_inside, process_one};
 use kernelseal_integration::pinned;
@@ -20,13 +20,14 @@ use serde_json::Value;
 use sidecar_common::policy::Vault;
 
 use super::lines;
-use super::scene::{FILE, SECRET, agent_in, kernelseal};
+use super::scene::{FILE, PORT, SECRET, agent_in, config, kernelseal};
+use crate::scopes::Pod;
 
 const SOON: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_mins(5);
 const POLICY: &str = "mode: enforce";
 /// The ways of `fixtures/neighbour.c`, and what events call them.
-const AGENT: [(&str, &str); 19] = [
+const AGENT: [(&str, &str); 21] = [
     ("root", "agent"),
     ("threads_root", "agent"),
     ("cwd", "agent"),
@@ -37,6 +38,8 @@ const AGENT: [(&str, &str); 19] = [
     ("queue", "signal"),
     ("prlimit", "prlimit"),
     ("oom_score", "oom_score_adj"),
+    ("autogroup", "autogroup"),
+    ("timer_slack", "timerslack_ns"),
     ("nice", "priority"),
     ("affinity", "priority"),
     ("ioprio", "priority"),
@@ -52,7 +55,7 @@ const INSTRUMENTS: [(&str, &str); 14] = [
     ("bpf_ids", "bpf"),
     ("bpf_map", "bpf"),
     ("perf_event", "perf_event"),
-    ("tracefs", "tracefs"),
+    ("tracefs", "uprobe_events"),
     ("kcore", "kcore"),
     ("dev_mem", "/dev/mem"),
     ("sysrq", "sysrq-trigger"),
@@ -63,6 +66,36 @@ const INSTRUMENTS: [(&str, &str); 14] = [
     ("answers_reads", "fanotify"),
     ("answers_execs", "fanotify"),
     ("answers_first", "fanotify"),
+];
+/// What files by which the kernel is told something are called in events.
+const TUNABLES: [(&str, &str); 4] = [
+    ("mount_max", "mount-max"),
+    ("map_count", "max_map_count"),
+    ("caches", "drop_caches"),
+    ("huge_pages", "enabled"),
+];
+const OWN: [(&str, &str); 7] = [
+    ("host_name", ""),
+    ("shared_memory", ""),
+    ("forwarding", ""),
+    ("namespaces", ""),
+    ("device", ""),
+    ("read_map_count", ""),
+    ("read_huge_pages", ""),
+];
+const SWITCHES: [(&str, &str); 2] = [
+    ("ftrace", "ftrace_enabled"),
+    ("ftrace_elsewhere", "ftrace_enabled"),
+];
+const IDS: [(&str, &str); 3] = [("maps", "bpf"), ("programs", "bpf"), ("links", "bpf")];
+const PINS: [(&str, &str); 7] = [
+    ("unlinked", "pins"),
+    ("renamed", "pins"),
+    ("replaced", "pins"),
+    ("opened_up", "pins"),
+    ("given_away", "pins"),
+    ("version", "pins"),
+    ("folder", "pins"),
 ];
 const MOUNTS: [(&str, &str); 6] = [
     ("other_flags", "mount"),
@@ -96,6 +129,18 @@ pub fn register(registry: Registry) -> Registry {
             leave_alone(process_one)
         })
         .slow_test("neighbours::have_no_instruments", LIMIT, no_instruments)
+        .slow_test("neighbours::change_no_tunable", LIMIT, change_no_tunable)
+        .slow_test("neighbours::below_a_node_change_no_switch", LIMIT, || {
+            below_a_node("mode: enforce")
+        })
+        .slow_test("neighbours::below_a_node_in_audit_mode", LIMIT, || {
+            below_a_node("mode: audit")
+        })
+        .slow_test(
+            "neighbours::as_process_one_ends",
+            LIMIT,
+            as_process_one_ends,
+        )
         .slow_test("neighbours::leave_the_files_alone", LIMIT, leave_the_files)
         .slow_test("neighbours::change_no_file", LIMIT, change_no_file)
         .slow_test("neighbours::moved_files", LIMIT, moved_files)
@@ -192,6 +237,83 @@ fn no_instruments() -> Result<()> {
     );
     let below = place.pod_below()?;
     ensure_ended(&tried(&below, &["instruments"])?, &INSTRUMENTS, libc::EPERM)
+}
+
+/// Files by which the whole node's kernel is told what to do: whatever they are, but for those of a namespace's own.
+fn change_no_tunable() -> Result<()> {
+    let place = Place::pod()?;
+    ensure_ended(&tried(&place, &["tunables"])?, &TUNABLES, 0)?;
+    let (mut agent, _) = agent_in(&place, POLICY)?;
+    ensure_ended(&tried(&place, &["tunables"])?, &TUNABLES, libc::EPERM)?;
+    ensure_told(&mut agent, &TUNABLES)?;
+    ensure_ended(&tried(&place, &["switches"])?, &SWITCHES, libc::EPERM)?;
+    ensure_told(&mut agent, &SWITCHES)?;
+    ensure_ended(&tried(&place, &["pins"])?, &PINS, libc::EPERM)?;
+    ensure_told(&mut agent, &PINS)?;
+    ensure_ended(&tried(&place, &["own"])?, &OWN, 0)
+}
+
+/// A pod that a node's agent answers for: what takes the guard off the node is kept from it, in any mode, and nothing else.
+fn below_a_node(policy: &str) -> Result<()> {
+    let (mut agent, _) = agent_in(&Place::Machine, policy)?;
+    let place = Place::pod()?;
+    ensure_ended(&tried(&place, &["switches"])?, &SWITCHES, libc::EPERM)?;
+    ensure_told(&mut agent, &SWITCHES)?;
+    ensure_ended(&tried(&place, &["pins"])?, &PINS, libc::EPERM)?;
+    ensure_told(&mut agent, &PINS)?;
+    ensure_ended(&tried(&place, &["ids"])?, &IDS, libc::EPERM)?;
+    ensure_told(&mut agent, &IDS)?;
+    ensure_ended(&tried(&place, &["own_ids"])?, &[("own", "")], 0)?;
+    ensure_ended(&tried(&place, &["tunables"])?, &TUNABLES, 0)?;
+    ensure_ended(&tried(&place, &["own"])?, &OWN, 0)?;
+    // On the node itself all of it is allowed, and told.
+    let errno = tried(&Place::Machine, &["switches"])?;
+    ensure_ended(&errno, &SWITCHES, 0)?;
+    agent
+        .wait_for(
+            |event| event["access"] == "ftrace_enabled" && event["verdict"] == "allowed",
+            SOON,
+        )
+        .map(drop)
+}
+
+/// As long as anything of the pod lives, so does the scope: its process 1 may take its time to end.
+fn as_process_one_ends() -> Result<()> {
+    let place = Place::pod_of(&probe::path("slow_end")?)?;
+    let Place::Pod { number, .. } = &place else {
+        bail!("a pod is a pod");
+    };
+    let first = Pid::from_raw(number.cast_signed());
+    let mut other = Pod::start(Place::pod()?, "other")?;
+    let agent = quiet_agent_in(&place)?;
+    let outside = process_one(agent.pid())?;
+    let (_target, _) = target(&place)?;
+    let mut command = place.command(probe::path("neighbour")?)?;
+    let mut watching = spawn(command.args(["watch", &number_inside(outside)?.to_string()]))?;
+    ensure!(watching.json(SOON)?["way"] == "begun");
+    kill(first, Signal::SIGTERM)?;
+    // It ends with the pod.
+    let mut allowed = Vec::new();
+    while let Ok(line) = watching.json(LIMIT) {
+        allowed.push(line);
+    }
+    let status = agent.stop()?;
+    ensure!(!status.success(), "the agent survived its pod: {status}");
+    ensure!(allowed.is_empty(), "{allowed:?}");
+    // The other pod's agent guards as before.
+    let target = other.seals()?;
+    let environ = format!("/proc/{}/environ", process_one(target.pid())?);
+    ensure!(
+        File::open(environ).is_err(),
+        "another pod's agent guards nothing"
+    );
+    Ok(())
+}
+
+/// One that answers nobody over HTTP.
+fn quiet_agent_in(place: &Place) -> Result<Agent> {
+    let text = config(POLICY).replace(&format!("metricsPort: {PORT}"), "metricsPort: 0");
+    Agent::start_as(place.command(kernelseal())?, &text)?.readied()
 }
 
 fn leave_the_files() -> Result<()> {

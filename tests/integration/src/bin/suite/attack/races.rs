@@ -23,6 +23,11 @@ pub fn register(registry: Registry) -> Registry {
             LIMIT,
             opened_before_the_exec,
         )
+        .slow_test(
+            "attack::used_from_before_the_exec",
+            LIMIT,
+            used_from_before_the_exec,
+        )
         .slow_test("attack::opened_amid_the_exec", LIMIT, opened_amid_the_exec)
         .slow_test(
             "attack::opened_as_the_child_is_born",
@@ -55,6 +60,27 @@ fn opened_before_the_exec() -> Result<()> {
         if name.contains("dirfd") {
             ensure!(line["errno"] == libc::EPERM, "{line}");
         }
+    }
+    Ok(())
+}
+
+/// What may be opened before the exec may not be used after it.
+fn used_from_before_the_exec() -> Result<()> {
+    let mut agent = agent()?;
+    let mut command = probe::command("attack")?;
+    command
+        .args(["used", "0", &backwards()])
+        .arg(probe::path("probe-static")?);
+    let found = lines(command.args(["--env", FILE, "--sleep", "60"]))?;
+    ensure!(found.len() == 5, "{} ways were tried", found.len());
+    for line in &found {
+        ensure!(line["errno"] == libc::EPERM, "{line}");
+        let name = line["vector"].as_str().context("no name")?;
+        let access = name.trim_start_matches("used:").to_owned();
+        agent.wait_for(
+            |event| event["type"] == "BLOCKED" && event["access"] == access.as_str(),
+            SOON,
+        )?;
     }
     Ok(())
 }

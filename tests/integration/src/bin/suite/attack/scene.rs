@@ -22,7 +22,7 @@ pub const SECRET: &str = "correct-horse-battery-staple-7f3a";
 pub const FILE: &str = "PGPASSWORD";
 const SOON: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_millis(400);
-const PORT: u16 = 9107;
+pub const PORT: u16 = 9107;
 
 /// Who is where. The attacker is always next to the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

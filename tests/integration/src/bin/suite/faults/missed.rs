@@ -42,13 +42,13 @@ pub fn register(registry: Registry) -> Registry {
 /// The scope that we are in, and its entry. (Other tests leave others.)
 fn scope() -> Result<(ScopeId, Scope)> {
     let id = ScopeId::try_from(fs::metadata("/proc/self/ns/pid")?.ino())?;
-    let entry = pinned::hash("SCOPES")?.get(&id, 0);
+    let entry = pinned::hash("SCOPE_LEASES")?.get(&id, 0);
     Ok((id, entry.context("no such scope")?))
 }
 
 /// The kernel side says that an agent lives which does not.
 fn revive(id: ScopeId, scope: Scope) -> Result<()> {
-    let mut scopes = pinned::hash::<ScopeId, Scope>("SCOPES")?;
+    let mut scopes = pinned::hash::<ScopeId, Scope>("SCOPE_LEASES")?;
     ensure!(scopes.get(&id, 0)?.agent == 0, "its end was noticed");
     Ok(scopes.insert(id, scope, 0)?)
 }

@@ -1,0 +1,83 @@
+//! What is ours among the kernel's BPF objects: below the node nobody but an agent gets a descriptor of it, and the kernel
+//! side is told which they are.
+
+use std::collections::BTreeSet;
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData},
+    programs::ProgramInfo,
+};
+use sidecar_common::policy::{OBJECT_LINK, OBJECT_MAP, OBJECT_PROGRAM, OwnObject};
+
+use super::{
+    Error,
+    load::{Loaded, chain},
+    maps::{Pinned, failed},
+    pins,
+};
+
+/// The map of them.
+const NAME: &str = "OWN_OBJECTS";
+
+/// Notes all that was loaded, before it is pinned.
+pub(super) fn note(loaded: &mut Loaded) -> Result<(), Error> {
+    let mut objects = of(&loaded.ebpf)?;
+    for (name, link) in &loaded.links {
+        let info = link.info().map_err(|e| unknown(name, &e))?;
+        objects.insert((OBJECT_LINK, info.id()));
+    }
+    let map = loaded.ebpf.map_mut(NAME).ok_or_else(|| Error::Map {
+        name: NAME,
+        cause: "not in the kernel object".into(),
+    })?;
+    let mut own = HashMap::try_from(map).map_err(failed(NAME))?;
+    for (kind, id) in objects {
+        let object = OwnObject { kind, id };
+        own.insert(object, 1u8, 0).map_err(failed(NAME))?;
+    }
+    Ok(())
+}
+
+/// Notes what an agent's monitor loaded, where there is a kernel side to note it in.
+pub(super) fn note_monitor(ebpf: &Ebpf) -> Result<(), Error> {
+    if pins::exist() {
+        insert(of(ebpf)?)?;
+    }
+    Ok(())
+}
+
+/// Notes an agent's ring, of which the kernel side has a map of maps.
+pub(super) fn note_map(map: &MapData) -> Result<(), Error> {
+    let info = map.info().map_err(failed("ring"))?;
+    insert([(OBJECT_MAP, info.id())])
+}
+
+fn insert(objects: impl IntoIterator<Item = (u32, u32)>) -> Result<(), Error> {
+    let mut own = Pinned(&pins::dir()).hash(NAME)?;
+    for (kind, id) in objects {
+        let object = OwnObject { kind, id };
+        own.insert(object, 1u8, 0).map_err(failed(NAME))?;
+    }
+    Ok(())
+}
+
+/// The programs of a loaded object, and all the maps that they use: those of its own memory, too.
+fn of(ebpf: &Ebpf) -> Result<BTreeSet<(u32, u32)>, Error> {
+    let mut objects = BTreeSet::new();
+    for (name, program) in ebpf.programs() {
+        // (one that this kernel does not need is not loaded)
+        let Ok(info) = program.info() else { continue };
+        objects.insert((OBJECT_PROGRAM, info.id()));
+        let maps = ProgramInfo::map_ids(&info).map_err(|e| unknown(name, &e))?;
+        objects.extend(maps.into_iter().flatten().map(|id| (OBJECT_MAP, id)));
+    }
+    Ok(objects)
+}
+
+fn unknown(name: &str, error: &dyn std::error::Error) -> Error {
+    Error::Load {
+        what: format!("{name}, asked for its number"),
+        cause: chain(error),
+    }
+}
