@@ -83,6 +83,10 @@ pub struct Offsets {
     pub task_leader: u32,
     /// `task_struct.real_parent`
     pub task_parent: u32,
+    /// `task_struct.parent`: who traces it, where somebody does
+    pub task_tracer: u32,
+    /// `task_struct.blocked`
+    pub task_blocked: u32,
     /// `task_struct.__state`, before 5.14 `state`
     pub task_state: u32,
     /// `task_struct.exit_code`
@@ -99,8 +103,6 @@ pub struct Offsets {
     pub node_parent: u32,
     /// `signal_struct.live`
     pub signal_live: u32,
-    /// `signal_struct.tty`
-    pub signal_tty: u32,
     /// `mm_struct.start_stack`
     pub mm_start_stack: u32,
     /// `cred.euid`

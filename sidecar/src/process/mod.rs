@@ -220,6 +220,11 @@ impl Process {
             .ok_or_else(|| io::Error::other("/proc/<pid>/stat has no startstack"))
     }
 
+    /// Whether nothing of it runs any more, and it is only there for its parent to hear.
+    pub(crate) fn has_ended(self) -> bool {
+        fs::read(self.file("stat")).is_ok_and(|stat| text::has_ended(&stat))
+    }
+
     /// Who traces it, if anybody: number and name.
     pub(crate) fn tracer(self) -> Option<(u32, String)> {
         let pid = text::tracer(&fs::read(self.file("status")).ok()?)?;
