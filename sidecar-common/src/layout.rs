@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 ///
 /// A map that changes its shape changes its name, too: a version opens another's maps by name to take
 /// over from it, and must not mistake one for the other.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// PID namespaces with an agent of their own, on one node.
 pub const MAX_SCOPES: usize = 1024;
@@ -119,6 +119,8 @@ pub struct Offsets {
     pub bprm_file: u32,
     /// `file.f_inode`
     pub file_inode: u32,
+    /// `file.f_flags`
+    pub file_flags: u32,
     /// `file.f_mode`
     pub file_mode: u32,
     /// `file.f_path.dentry`

@@ -122,9 +122,8 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
         return kernel::eperm();
     }
     // Guarded from here on: in between, the new memory would be open to whoever is quick.
-    // SAFETY: the helper has no preconditions. Microseconds and the process's number (22 bits,
-    // PID_MAX_LIMIT): unique while somebody carries it.
-    let seal = (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid);
+    // (the same for all tries of one exec)
+    let seal = coming.map_or_else(|| new_seal(tgid), |held| held.seal);
     let earlier = sealed::get(tgid, || start_ns);
     if earlier.is_none() && sealed::has_only(SEALED_FOR_FORKS) {
         report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
@@ -159,6 +158,13 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     pending.name_len = unsafe { bpf_probe_read_kernel_str_bytes(name as Ptr, &mut pending.name) }
         .map_or(0, |name| name.len() as u32);
     wait_for_agent(kernel::current(), tgid, pending, scope.agent)
+}
+
+/// Microseconds and the process's number (22 bits, `PID_MAX_LIMIT`): unique while somebody carries it.
+#[inline(always)]
+fn new_seal(tgid: u32) -> u64 {
+    // SAFETY: the helper has no preconditions.
+    (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid)
 }
 
 /// Whether the agent is attached to a task, to have it stop at its exec. From here to the end of the exec that stays so: to
@@ -220,6 +226,31 @@ fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u32) -> i32 {
         report::held(pending.scope, tgid);
     }
     begin_anew(tgid, pending.start_ns)
+}
+
+/// A file is opened to be executed. What its program waits for already, it waits for here from then on: the exec has cost less so
+/// far, and does not stand in its own agent's way (it has `cred_guard_mutex` for a moment only, and since 6.8 not yet). Where
+/// there is something to decide, [`bprm_creds_for_exec`] does.
+#[inline(never)]
+pub(crate) fn open(file: Ptr) -> i32 {
+    let tgid = kernel::current_tgid();
+    if !sealed::may_be_sealed(tgid) {
+        return 0;
+    }
+    let task = kernel::current();
+    let start_ns = kernel::start_of(task);
+    let Some(held) = coming_by(tgid, start_ns) else {
+        return 0;
+    };
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let waits = held.flags & HELD_WAIVED == 0
+        && held.kernels_thread() == kernel::current_pid()
+        && read::<u32>(task, off!(task_ptrace)) == 0
+        && now < held.since_ns + MAX_COMING_NS
+        && identity(file) == (held.file_dev, held.file_ino)
+        && sealed::scope(held.scope).is_some_and(|scope| scope.agent != 0);
+    if waits { begin_anew(tgid, start_ns) } else { 0 }
 }
 
 /// What is known of a process that waits for its agent before an exec.

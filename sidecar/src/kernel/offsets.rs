@@ -73,6 +73,7 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         bprm_interp: at("linux_binprm.interp")?,
         bprm_file: at("linux_binprm.file")?,
         file_inode: at("file.f_inode")?,
+        file_flags: at("file.f_flags")?,
         file_mode: at("file.f_mode")?,
         file_dentry: at("file.f_path.dentry")?,
         inode_sb: at("inode.i_sb")?,

@@ -85,6 +85,11 @@ impl Arrivals {
         self.coming.is_empty() && self.standing.is_empty()
     }
 
+    /// By their number in the kernel's own.
+    pub(super) fn all_coming(&self) -> Vec<u32> {
+        self.coming.keys().copied().collect()
+    }
+
     /// Somebody stands.
     pub(super) fn is_any_standing(&self) -> bool {
         !self.order.is_empty()

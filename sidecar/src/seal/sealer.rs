@@ -4,6 +4,7 @@ use std::{collections::HashMap, io, os::fd::AsFd as _, sync::Arc};
 
 use nix::{
     errno::Errno,
+    libc,
     poll::{PollFd, PollFlags, ppoll},
 };
 use sidecar_common::policy::ScopeId;
@@ -22,6 +23,9 @@ use crate::{
 
 /// Records that are taken before the next program is served: whoever floods us keeps nobody from his secrets.
 const RECORDS_AT_ONCE: usize = 64;
+/// Of the delivering thread, where it may have it: it is short of time when many programs come at once, and each keeps a
+/// processor busy until it is attached to.
+const NICE: libc::c_int = -10;
 /// Programs that are served before it is looked at what else there is to do.
 const SERVED_AT_ONCE: usize = 32;
 
@@ -52,6 +56,10 @@ impl Sealer {
             metrics,
             given_up,
         } = self;
+        // SAFETY: a number of a system call; 0 is the calling thread.
+        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+            tracing::debug!("no priority for the delivering thread: {}", Errno::last());
+        }
         let mut work = Work {
             config,
             store,
@@ -163,7 +171,9 @@ impl Work {
         self.catch_up();
         self.receive(ring);
         // (what was told after the order to stop)
-        self.obey();
+        for tgid in self.arrivals.all_coming() {
+            self.proceed(tgid);
+        }
         while !self.arrivals.is_empty() {
             self.wait(ring)?;
             self.receive(ring);

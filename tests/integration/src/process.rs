@@ -169,7 +169,7 @@ pub fn by_a_shell(command: &Command) -> Command {
 #[must_use]
 pub fn waits_for_agent(pid: u32) -> bool {
     /// In ticks (hundredths of a second): no shell needs so long to come to its exec.
-    const LONG: u64 = 4;
+    const LONG: u64 = 2;
     /// `stime` after the name (`proc_pid_stat(5)`).
     const SYSTEM_TIME: usize = 12;
     let of = |name| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();

@@ -80,7 +80,7 @@ pub fn held(agent: &Agent, number: usize) -> Result<Vec<Running>> {
 }
 
 fn ending_leaves_nobody_stopped() -> Result<()> {
-    let agent = agent()?;
+    let agent = Agent::run(&Config::token_for("probe-static").policy("holdTimeout", "1m"))?;
     let mut all = held(&agent, 20)?;
     // `stop` asks it to end, and then lets it go on.
     let status = agent.stop()?;
