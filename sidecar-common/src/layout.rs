@@ -91,6 +91,12 @@ pub struct Offsets {
     pub task_state: u32,
     /// `task_struct.exit_code`
     pub task_exit_code: u32,
+    /// `task_struct.files`
+    pub task_files: u32,
+    /// `files_struct.fdt`
+    pub files_table: u32,
+    /// `fdtable.fd`
+    pub table_files: u32,
     /// `task_struct.cgroups`
     pub task_cgroups: u32,
     /// `css_set.dfl_cgrp`: in the unified hierarchy

@@ -5,6 +5,8 @@
 //! interpreter) and can still refuse the exec. `sched_process_exec` runs when the new image is in
 //! place and the task has not returned to user space.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     btf_maps::{Array, LruHashMap},
     helpers::{
@@ -14,7 +16,7 @@ use aya_ebpf::{
         },
     },
     macros::{btf_map, btf_tracepoint, lsm},
-    programs::{BtfTracePointContext, LsmContext},
+    programs::{BtfTracePointContext, LsmContext, RawTracePointContext},
 };
 use sidecar_common::{
     event::{
@@ -51,6 +53,11 @@ static ALL_EXECS: Array<u32, 1> = Array::new();
 /// [`SEALED_NOTED`] tells.
 #[btf_map]
 static PENDING: LruHashMap<u32, Held, MAX_HELD> = LruHashMap::new();
+
+/// Scripts that were executed, by seal: their inodes' addresses. A file's numbers are not for every file system those that
+/// `stat` tells (btrfs, overlays), nor one file's alone.
+#[btf_map]
+static SCRIPTS: LruHashMap<u64, u64, MAX_HELD> = LruHashMap::new();
 
 /// What an entry of `PENDING` starts as; too large for the stack.
 static NOTHING_YET: Held = {
@@ -149,6 +156,8 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // SAFETY: a live map value that only this task's two hooks use.
     let pending = unsafe { &mut *pending };
     (pending.file_dev, pending.file_ino) = identity(file);
+    // (until the exec is there; then it is what the field is for)
+    pending.cgroup = follow(file, off!(file_inode)) as u64;
     pending.seal = seal;
     pending.start_ns = start_ns;
     pending.scope = number.namespace;
@@ -419,6 +428,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     let cred = follow(task, off!(task_cred));
     pending.uid = read(cred, off!(cred_euid));
     pending.gid = read(cred, off!(cred_egid));
+    let asked_for = pending.cgroup;
     // SAFETY: the helper has no preconditions.
     pending.cgroup = unsafe { bpf_get_current_cgroup_id() };
     // Its agent may have ended since the first hook, and nobody would release it. Where it ended in
@@ -452,6 +462,10 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     let is_script = identity(file) != (pending.file_dev, pending.file_ino);
     if is_script && load_text!(bprm, bprm_interp) == load_text!(bprm, bprm_filename) {
         return Err(REASON_OTHER_FILE);
+    }
+    if is_script {
+        // (without it the agent goes by the numbers alone)
+        let _ = SCRIPTS.insert(pending.seal, asked_for, 0);
     }
     pending.flags = if is_script { HELD_SCRIPT } else { 0 }
         | if is_writable(file) { HELD_WRITABLE } else { 0 }
@@ -547,4 +561,25 @@ fn kill(tgid: u32, start_ns: u64, number: Number, reason: u32, name: Ptr) {
     if let Some(now) = sealed::get(tgid, || start_ns) {
         forget_note(tgid, now);
     }
+}
+
+/// Whether a descriptor of the caller's, an agent's, is the script that was executed when a seal was given: 1, else 0.
+/// While it is open its inode stays where it is; one that was freed since the exec is another.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub fn is_executed(ctx: *mut c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let (number, seal): (u32, u64) = (ctx.arg(0), ctx.arg(1));
+    // SAFETY: read at once.
+    let Some(wanted) = (unsafe { SCRIPTS.get(seal) }) else {
+        return 0;
+    };
+    let table = follow(
+        follow(kernel::current(), off!(task_files)),
+        off!(files_table),
+    );
+    let files = follow(table, off!(table_files));
+    let file = follow(files, number as usize * size_of::<Ptr>());
+    let inode = follow(file, off!(file_inode)) as u64;
+    u32::from(inode != 0 && inode == *wanted)
 }

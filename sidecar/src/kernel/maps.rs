@@ -1,6 +1,10 @@
 //! The shared maps, opened from their pins.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    path::Path,
+};
 
 use aya::{
     Pod,
@@ -199,6 +203,12 @@ impl Maps {
             0 => Err(failed("HELD")(MapError::KeyNotFound)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether an open file of ours is the script that was executed when that seal was given.
+    pub(crate) fn is_executed(file: BorrowedFd<'_>, seal: u64) -> Result<bool, Error> {
+        let number = file.as_raw_fd().cast_unsigned();
+        Ok(ask::run(load::IS_EXECUTED, &[number.into(), seal])? == 1)
     }
 
     /// Takes the seal off a process that is let go without secrets. One that it had before is its again: what it was

@@ -155,7 +155,12 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
                 .map_err(|e| pinned(format!("pin of map {name}"))(&e))?;
         }
     }
-    for name in [load::ENLIST, load::OWN_CGROUP, load::SETTLE] {
+    for name in [
+        load::ENLIST,
+        load::OWN_CGROUP,
+        load::SETTLE,
+        load::IS_EXECUTED,
+    ] {
         if let Some(program) = loaded.ebpf.program_mut(name) {
             program
                 .pin(staging.join(format!("prog_{name}")))

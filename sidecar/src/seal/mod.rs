@@ -203,6 +203,12 @@ impl Work {
             // (who is not attached to cannot be waited for)
             may_wait: task.is_some() && self.may_wait(held),
             stack: stack.as_ref(),
+            is_executed: &|file| {
+                Maps::is_executed(file, held.seal).unwrap_or_else(|e| {
+                    tracing::warn!("{e}");
+                    false
+                })
+            },
             is_held: &|| matches!(self.maps.held(tgid), Ok(Some(_))),
         };
         verify(&evidence, config.secrets.iter())
