@@ -289,6 +289,7 @@ impl Work {
                 name: secret.name,
                 value: &secret.value,
                 binding: &secret.binding.name,
+                access: Some(secret.binding.file),
             })
             .collect();
         let directory;
