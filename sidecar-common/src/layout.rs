@@ -87,10 +87,20 @@ pub struct Offsets {
     pub task_leader: u32,
     /// `task_struct.real_parent`
     pub task_parent: u32,
+    /// `task_struct.parent`: who traces it, where somebody does
+    pub task_tracer: u32,
+    /// `task_struct.blocked`
+    pub task_blocked: u32,
     /// `task_struct.__state`, before 5.14 `state`
     pub task_state: u32,
     /// `task_struct.exit_code`
     pub task_exit_code: u32,
+    /// `task_struct.files`
+    pub task_files: u32,
+    /// `files_struct.fdt`
+    pub files_table: u32,
+    /// `fdtable.fd`
+    pub table_files: u32,
     /// `task_struct.cgroups`
     pub task_cgroups: u32,
     /// `css_set.dfl_cgrp`: in the unified hierarchy
@@ -103,8 +113,6 @@ pub struct Offsets {
     pub node_parent: u32,
     /// `signal_struct.live`
     pub signal_live: u32,
-    /// `signal_struct.tty`
-    pub signal_tty: u32,
     /// `mm_struct.start_stack`
     pub mm_start_stack: u32,
     /// `cred.euid`
@@ -121,6 +129,8 @@ pub struct Offsets {
     pub bprm_file: u32,
     /// `file.f_inode`
     pub file_inode: u32,
+    /// `file.f_flags`
+    pub file_flags: u32,
     /// `file.f_mode`
     pub file_mode: u32,
     /// `file.f_path.dentry`

@@ -138,7 +138,8 @@ pub struct Held {
     /// When, on the monotonic clock, in nanoseconds.
     pub since_ns: u64,
     /// `mm->start_stack`: the stack pointer at the first instruction. Random per exec, so it also
-    /// tells this exec from any other.
+    /// tells this exec from any other. Before the exec ([`HELD_COMING`]): the thread that executes, as
+    /// [`Held::of_thread`] has it.
     pub stack: u64,
     /// The seal given at this exec.
     pub seal: u64,
@@ -175,8 +176,28 @@ pub struct Held {
     pub name: [u8; NAME_LEN],
 }
 
-/// Its exec is still to come: under a terminal, where a stop would show, it is held before that. It
-/// tries again and again until the agent is attached.
+impl Held {
+    /// [`Held::stack`] of one that is coming: the thread's number in the kernel's own eyes, and in its agent's.
+    #[must_use]
+    pub const fn of_thread(kernels: u32, agents: u32) -> u64 {
+        (kernels as u64) << 32 | agents as u64
+    }
+
+    /// The thread that is about to execute, in the kernel's own number.
+    #[must_use]
+    pub const fn kernels_thread(&self) -> u32 {
+        (self.stack >> 32) as u32
+    }
+
+    /// The same in its agent's PID namespace.
+    #[must_use]
+    pub const fn agents_thread(&self) -> u32 {
+        (self.stack & 0xffff_ffff) as u32
+    }
+}
+
+/// Its exec is still to come: a stop would show to its parent, so it is held before that. It tries again
+/// and again until the agent is attached.
 pub const HELD_COMING: u32 = 1 << 0;
 /// Somebody traces the task.
 pub const HELD_TRACED: u32 = 1 << 1;
@@ -184,11 +205,13 @@ pub const HELD_TRACED: u32 = 1 << 1;
 pub const HELD_WAIVED: u32 = 1 << 2;
 /// What runs is not the file that was asked for but its interpreter (a script).
 pub const HELD_SCRIPT: u32 = 1 << 3;
-/// The agent is attached to a program that is coming, and has it stop at the event of its exec.
+/// The agent was attached before the exec, and the program stops at the event of that.
 pub const HELD_SEIZED: u32 = 1 << 4;
 /// The kernel does not keep writers from what runs, as it does from every executable but one that a fanotify
 /// listener asked to be told of before its content is there (6.14), and did not in 6.11.
 pub const HELD_WRITABLE: u32 = 1 << 5;
+/// It was kept waiting with `SIGCONT` blocked: one that nobody sent is pending.
+pub const HELD_CONTINUED: u32 = 1 << 6;
 /// Longest that a program is coming, in nanoseconds, should nobody be there to end it: longer than any
 /// `policy.holdTimeout` (five minutes).
 pub const MAX_COMING_NS: u64 = 360 * 1_000_000_000;

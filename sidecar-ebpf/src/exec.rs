@@ -5,14 +5,18 @@
 //! interpreter) and can still refuse the exec. `sched_process_exec` runs when the new image is in
 //! place and the task has not returned to user space.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     btf_maps::{Array, LruHashMap},
     helpers::{
         bpf_probe_read_kernel_str_bytes,
-        generated::{bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_send_signal},
+        generated::{
+            bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_send_signal, bpf_send_signal_thread,
+        },
     },
     macros::{btf_map, btf_tracepoint, lsm},
-    programs::{BtfTracePointContext, LsmContext},
+    programs::{BtfTracePointContext, LsmContext, RawTracePointContext},
 };
 use sidecar_common::{
     event::{
@@ -21,8 +25,9 @@ use sidecar_common::{
     },
     layout::{EXEC_SLOTS, MAX_HELD, SEALED_FOR_FORKS},
     policy::{
-        HELD_COMING, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED, HELD_WRITABLE, Held,
-        MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED, SEALED_ROOT, Sealed,
+        HELD_COMING, HELD_CONTINUED, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED,
+        HELD_WRITABLE, Held, MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED,
+        SEALED_ROOT, Sealed,
     },
 };
 
@@ -36,6 +41,10 @@ const ERESTARTNOINTR: i64 = 513;
 const SIGKILL: u32 = 9;
 const SIGCONT: u32 = 18;
 const SIGSTOP: u32 = 19;
+/// What waits for an agent that dies waits on so long after it came, for the guardian, which ends it and says so.
+const WITHOUT_AGENT_NS: u64 = 10_000_000_000;
+/// Of `task_struct.ptrace`: the tracer has the task stop at the event of an exec (`PT_TRACE_EXEC`, include/linux/ptrace.h).
+const STOPS_AT_EXEC: u32 = 1 << 7;
 
 /// How many agents want every exec reported.
 #[btf_map]
@@ -57,6 +66,11 @@ fn seen(tgid: u32) -> *mut u64 {
         .cast::<u64>()
         .wrapping_add(tgid as usize & (EXEC_SLOTS - 1))
 }
+
+/// Scripts that were executed, by seal: their inodes' addresses. A file's numbers are not for every file system those that
+/// `stat` tells (btrfs, overlays), nor one file's alone.
+#[btf_map]
+static SCRIPTS: LruHashMap<u64, u64, MAX_HELD> = LruHashMap::new();
 
 /// What an entry of `PENDING` starts as; too large for the stack.
 static NOTHING_YET: Held = {
@@ -87,24 +101,41 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     let tgid = kernel::current_tgid();
     // SAFETY: within the table; what two write at once, one of them does not find, and asks once more.
     unsafe { seen(tgid).write_volatile(bprm as u64) };
+    let mut coming = None;
     if sealed::may_be_sealed(tgid) {
         forget_failed(tgid);
+        coming = coming_by(tgid, kernel::start_of(kernel::current()))
+            .filter(|held| held.kernels_thread() == kernel::current_pid());
     }
     let path = load_text!(bprm, bprm_filename);
     let file: Ptr = load!(bprm, bprm_file);
     let dentry: Ptr = load!(file, file_dentry);
-    if !names::may_be_asked_for(path, dentry) {
+    if coming.is_none() && !names::may_be_asked_for(path, dentry) {
         return 0;
     }
     let pid = kernel::pid_of(kernel::current());
     let Some((number, scope)) = sealed::scope_of(pid) else {
         return 0;
     };
-    let Some(name) = names::asked_for(path, dentry, number.namespace) else {
-        return 0;
+    let name = match names::asked_for(path, dentry, number.namespace) {
+        Some(name) => name,
+        // An agent that ends asks for nothing any more, and still delivers to who came before.
+        None => match coming {
+            Some(held) if identity(file) == (held.file_dev, held.file_ino) => {
+                held.name.as_ptr() as u64
+            }
+            _ => return 0,
+        },
     };
     let start_ns = kernel::start_of(kernel::current());
     if scope.agent == 0 {
+        // SAFETY: the helper has no preconditions.
+        let now = unsafe { bpf_ktime_get_ns() };
+        if coming.is_some_and(|held| {
+            held.flags & HELD_WAIVED == 0 && now < held.since_ns + WITHOUT_AGENT_NS
+        }) {
+            return begin_anew(tgid, start_ns);
+        }
         // nobody would release it: do not hold
         let_go(tgid, start_ns);
         if scope.flags & SCOPE_FAIL_OPEN != 0 {
@@ -113,9 +144,8 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
         return kernel::eperm();
     }
     // Guarded from here on: in between, the new memory would be open to whoever is quick.
-    // SAFETY: the helper has no preconditions. Microseconds and the process's number (22 bits,
-    // PID_MAX_LIMIT): unique while somebody carries it.
-    let seal = (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid);
+    // (the same for all tries of one exec)
+    let seal = coming.map_or_else(|| new_seal(tgid), |held| held.seal);
     let earlier = sealed::get(tgid, || start_ns);
     if earlier.is_none() && sealed::has_only(SEALED_FOR_FORKS) {
         report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
@@ -141,6 +171,8 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // SAFETY: a live map value that only this task's two hooks use.
     let pending = unsafe { &mut *pending };
     (pending.file_dev, pending.file_ino) = identity(file);
+    // (until the exec is there; then it is what the field is for)
+    pending.cgroup = follow(file, off!(file_inode)) as u64;
     pending.seal = seal;
     pending.start_ns = start_ns;
     pending.scope = number.namespace;
@@ -149,33 +181,48 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     // SAFETY: the helper checks the address.
     pending.name_len = unsafe { bpf_probe_read_kernel_str_bytes(name as Ptr, &mut pending.name) }
         .map_or(0, |name| name.len() as u32);
-    let task = kernel::current();
-    if follow(follow(task, off!(task_signal)), off!(signal_tty)).is_null() {
-        return 0;
-    }
-    wait_for_agent(task, tgid, pending)
+    wait_for_agent(kernel::current(), tgid, pending, scope.agent)
 }
 
-/// Under a terminal a stop by a signal would show: the shell takes its terminal back. There the agent
-/// attaches before the exec, and has the program stop at the exec's event, of which no shell hears.
+/// Microseconds and the process's number (22 bits, `PID_MAX_LIMIT`): unique while somebody carries it.
+#[inline(always)]
+fn new_seal(tgid: u32) -> u64 {
+    // SAFETY: the helper has no preconditions.
+    (unsafe { bpf_ktime_get_ns() } >> 10 << 22) | u64::from(tgid)
+}
+
+/// Whether the agent is attached to a task, to have it stop at its exec. From here to the end of the exec that stays so: to
+/// attach takes `cred_guard_mutex`, which the exec has.
+#[inline(always)]
+fn is_seized_by(agent: u32, tracing: u32, task: Ptr) -> bool {
+    let tracer = || read::<u32>(follow(task, off!(task_tracer)), off!(task_tgid));
+    tracing & STOPS_AT_EXEC != 0 && tracer() == agent
+}
+
+/// A stop by a signal would show: the parent hears of it by `SIGCHLD` and by `waitpid`, and a shell takes its terminal
+/// back. So the agent attaches before the exec, and has the program stop at the exec's event, of which nobody else hears.
 /// Until it is attached the system call starts over, again and again: the program before stands still,
 /// this one has not begun, and whatever may end or preempt a process still may.
 #[inline(always)]
-fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held) -> i32 {
-    let is_leader = kernel::is_leader();
-    if let Some(held) = sealed::HELD.get_ptr_mut(tgid) {
-        if !is_leader {
-            // the first thread waits already: what this one begins would have its number, and not its tracer
-            return kernel::eperm();
-        }
-        // SAFETY: a live map value; while the agent is not attached only this task and it touch it.
-        let held = unsafe { &*held };
-        if held.flags & HELD_SEIZED != 0 {
-            return 0;
-        }
+fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u32) -> i32 {
+    let tracing: u32 = read(task, off!(task_ptrace));
+    let thread = kernel::current_pid();
+    if let Some(held) = coming_by(tgid, pending.start_ns) {
         if held.flags & HELD_WAIVED != 0 {
             // the agent gave up, and by its policy the program starts without
             let_go(tgid, pending.start_ns);
+            return 0;
+        }
+        if held.kernels_thread() != thread {
+            // another thread waits already: what this one begins would not have its tracer
+            return kernel::eperm();
+        }
+        if is_seized_by(agent, tracing, task) {
+            return 0;
+        }
+        if tracing != 0 {
+            // somebody else was first, and it is stopped as what is traced is
+            let _ = sealed::HELD.remove(tgid);
             return 0;
         }
         // SAFETY: the helper has no preconditions.
@@ -184,11 +231,17 @@ fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held) -> i32 {
             return kernel::eperm();
         }
     } else {
-        // What cannot be attached to now, or has another number after its exec, is stopped there.
-        if read::<u32>(task, off!(task_ptrace)) != 0 || !is_leader {
+        // What is traced cannot be attached to, and what the kernel starts itself begins no system call anew: both are
+        // stopped after their exec.
+        if tracing != 0 || follow(task, off!(task_mm)).is_null() {
             return 0;
         }
         pending.flags = HELD_COMING;
+        if read::<u64>(task, off!(task_blocked)) & (1 << (SIGCONT - 1)) != 0 {
+            pending.flags |= HELD_CONTINUED;
+        }
+        let number = sealed::number_in(follow(task, off!(task_thread_pid)), pending.scope);
+        pending.stack = Held::of_thread(thread, number);
         // SAFETY: the helper has no preconditions.
         pending.since_ns = unsafe { bpf_ktime_get_ns() };
         if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
@@ -196,11 +249,50 @@ fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held) -> i32 {
         }
         report::held(pending.scope, tgid);
     }
-    // A system call starts over where a signal is pending that comes to nothing. A stop that is
-    // taken back is one: it leaves the task marked, no handler sees it, and no parent.
+    begin_anew(tgid, pending.start_ns)
+}
+
+/// A file is opened to be executed. What its program waits for already, it waits for here from then on: the exec has cost less so
+/// far, and does not stand in its own agent's way (it has `cred_guard_mutex` for a moment only, and since 6.8 not yet). Where
+/// there is something to decide, [`bprm_creds_for_exec`] does.
+#[inline(never)]
+pub(crate) fn open(file: Ptr) -> i32 {
+    let tgid = kernel::current_tgid();
+    if !sealed::may_be_sealed(tgid) {
+        return 0;
+    }
+    let task = kernel::current();
+    let start_ns = kernel::start_of(task);
+    let Some(held) = coming_by(tgid, start_ns) else {
+        return 0;
+    };
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let waits = held.flags & HELD_WAIVED == 0
+        && held.kernels_thread() == kernel::current_pid()
+        && read::<u32>(task, off!(task_ptrace)) == 0
+        && now < held.since_ns + MAX_COMING_NS
+        && identity(file) == (held.file_dev, held.file_ino)
+        && sealed::scope(held.scope).is_some_and(|scope| scope.agent != 0);
+    if waits { begin_anew(tgid, start_ns) } else { 0 }
+}
+
+/// What is known of a process that waits for its agent before an exec.
+#[inline(always)]
+fn coming_by(tgid: u32, start_ns: u64) -> Option<&'static Held> {
+    // SAFETY: a live map value; its agent only replaces it.
+    let held = unsafe { sealed::HELD.get(tgid) };
+    held.filter(|held| held.flags & HELD_COMING != 0 && held.start_ns == start_ns)
+}
+
+/// A system call starts over where a signal is pending that comes to nothing. A stop that is
+/// taken back is one: it leaves the task marked, and no parent hears of it. To this thread alone: another
+/// might take the stop before it is taken back.
+#[inline(always)]
+fn begin_anew(tgid: u32, start_ns: u64) -> i32 {
     // SAFETY: the helper has no preconditions; the signals are for the running task.
-    if unsafe { bpf_send_signal(SIGSTOP) != 0 || bpf_send_signal(SIGCONT) != 0 } {
-        let_go(tgid, pending.start_ns);
+    if unsafe { bpf_send_signal_thread(SIGSTOP) != 0 || bpf_send_signal_thread(SIGCONT) != 0 } {
+        let_go(tgid, start_ns);
         return kernel::eperm();
     }
     kernel::error::<ERESTARTNOINTR>()
@@ -334,14 +426,17 @@ fn without_note(task: Ptr, tgid: u32) -> bool {
         kill(tgid, now.start_ns, number, REASON_NOTE_LOST, comm);
         return true;
     }
-    // Under a terminal a handler of a signal may have executed this instead of what the agent was coming for. Where it
-    // is attached already it sees for itself.
-    // SAFETY: a live map value; its agent writes only the flags.
-    let held = unsafe { sealed::HELD.get(tgid) }.map_or(0, |held| held.flags);
-    if held & (HELD_COMING | HELD_SEIZED) == HELD_COMING {
+    // A handler of a signal, or another thread, may have executed this instead of what the agent was coming for. It is told,
+    // for it may be attached.
+    // SAFETY: a live map value; its agent only replaces it.
+    if let Some(held) = unsafe { sealed::HELD.get(tgid) }
+        && held.flags & HELD_COMING != 0
+    {
+        let scope = held.scope;
         let _ = sealed::HELD.remove(tgid);
+        report::held(scope, tgid);
     }
-    if now.flags & SEALED_EXECING != 0 && held & HELD_SEIZED == 0 {
+    if now.flags & SEALED_EXECING != 0 {
         sealed::forget(tgid);
     }
     false
@@ -358,8 +453,14 @@ fn finish_hold(task: Ptr, tgid: u32) -> bool {
         return false;
     };
     let mm: Ptr = load!(task, task_mm);
-    // SAFETY: a live map value; its agent writes only the flags while it waits.
-    unsafe { (*held).stack = load!(mm, mm_start_stack) };
+    // SAFETY: a live map value; its agent does not write it while it waits for the record below.
+    let (flags, scope) = unsafe {
+        (*held).stack = load!(mm, mm_start_stack);
+        ((*held).flags, (*held).scope)
+    };
+    if flags & HELD_SEIZED != 0 {
+        report::held(scope, tgid);
+    }
     true
 }
 
@@ -377,30 +478,16 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
 fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<(), u32> {
     // (zero in the middle of an exec; then the tracepoint enters it, or the agent looks it up)
     pending.stack = read(follow(task, off!(task_mm)), off!(mm_start_stack));
-    let is_traced = read::<u32>(task, off!(task_ptrace)) != 0;
-    // SAFETY: a live map value; while the agent waits for this exec it does not write.
-    let is_seized = match unsafe { sealed::HELD.get(tgid) } {
-        // (one whose agent is gone again is held like any other)
-        Some(held) if is_traced && held.flags & HELD_SEIZED != 0 => {
-            pending.since_ns = held.since_ns;
-            true
-        }
-        _ => {
-            // SAFETY: the helper has no preconditions.
-            pending.since_ns = unsafe { bpf_ktime_get_ns() };
-            false
-        }
-    };
-
     let cred = follow(task, off!(task_cred));
     pending.uid = read(cred, off!(cred_euid));
     pending.gid = read(cred, off!(cred_egid));
+    let asked_for = pending.cgroup;
     // SAFETY: the helper has no preconditions.
     pending.cgroup = unsafe { bpf_get_current_cgroup_id() };
     // Its agent may have ended since the first hook, and nobody would release it. Where it ended in
     // order, with nothing sealed, the scope is gone, and programs start as if it had not been there.
-    match sealed::scope(pending.scope) {
-        Some(scope) if scope.agent != 0 => {}
+    let agent = match sealed::scope(pending.scope) {
+        Some(scope) if scope.agent != 0 => scope.agent,
         Some(scope) if scope.flags & SCOPE_FAIL_OPEN == 0 => {
             return Err(REASON_NO_AGENT);
         }
@@ -408,16 +495,35 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
             let_go(tgid, pending.start_ns);
             return Ok(());
         }
+    };
+    // SAFETY: the helper has no preconditions.
+    pending.since_ns = unsafe { bpf_ktime_get_ns() };
+    let tracing: u32 = read(task, off!(task_ptrace));
+    // (one whose agent is gone again is held like any other)
+    let mut is_seized = is_seized_by(agent, tracing, task);
+    let mut is_continued = 0;
+    match coming_by(tgid, pending.start_ns) {
+        Some(held) => {
+            pending.since_ns = held.since_ns;
+            is_continued = held.flags & HELD_CONTINUED;
+        }
+        None => is_seized = false,
     }
+
     // What runs is another file only if it came by an interpreter.
     let file: Ptr = load!(bprm, bprm_file);
     let is_script = identity(file) != (pending.file_dev, pending.file_ino);
     if is_script && load_text!(bprm, bprm_interp) == load_text!(bprm, bprm_filename) {
         return Err(REASON_OTHER_FILE);
     }
+    if is_script {
+        // (without it the agent goes by the numbers alone)
+        let _ = SCRIPTS.insert(pending.seal, asked_for, 0);
+    }
     pending.flags = if is_script { HELD_SCRIPT } else { 0 }
         | if is_writable(file) { HELD_WRITABLE } else { 0 }
-        | match (is_seized, is_traced) {
+        | is_continued
+        | match (is_seized, tracing != 0) {
             (true, _) => HELD_SEIZED,
             (false, true) => HELD_TRACED,
             (false, false) => 0,
@@ -468,7 +574,11 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     }
     ring::count(pending.scope, |c| &raw mut c.held);
     if is_seized {
-        return Ok(()); // its agent waits for this exec's event
+        // It stops at this exec's event. In the middle of the exec that is still to come, and told of there: [`finish_hold`].
+        if off!(exit_keeps_memory) == 0 {
+            report::held(pending.scope, tgid);
+        }
+        return Ok(());
     }
     // SAFETY: the helper has no preconditions; the signal is for the running task.
     if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
@@ -504,4 +614,25 @@ fn kill(tgid: u32, start_ns: u64, number: Number, reason: u32, name: Ptr) {
     if let Some(now) = sealed::get(tgid, || start_ns) {
         forget_note(tgid, now);
     }
+}
+
+/// Whether a descriptor of the caller's, an agent's, is the script that was executed when a seal was given: 1, else 0.
+/// While it is open its inode stays where it is; one that was freed since the exec is another.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp/sys_enter")]
+pub fn is_executed(ctx: *mut c_void) -> u32 {
+    let ctx = RawTracePointContext::new(ctx);
+    let (number, seal): (u32, u64) = (ctx.arg(0), ctx.arg(1));
+    // SAFETY: read at once.
+    let Some(wanted) = (unsafe { SCRIPTS.get(seal) }) else {
+        return 0;
+    };
+    let table = follow(
+        follow(kernel::current(), off!(task_files)),
+        off!(files_table),
+    );
+    let files = follow(table, off!(table_files));
+    let file = follow(files, number as usize * size_of::<Ptr>());
+    let inode = follow(file, off!(file_inode)) as u64;
+    u32::from(inode != 0 && inode == *wanted)
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT, REASON_FORK_UNSEALED, REASON_NO_FORK},
     layout::SEALED_FOR_NEWBORN,
-    policy::{Held, SEALED_AGENT, SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Sealed},
+    policy::{HELD_COMING, Held, SEALED_AGENT, SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Sealed},
     proof::Proof,
 };
 
@@ -132,8 +132,17 @@ fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
 fn unhold(tgid: u32) -> Option<(u64, Sealed)> {
     let held = HELD.get_ptr(tgid)?;
     // SAFETY: a live map value; an entry used again meanwhile has another seal, and is not removed twice.
-    let found = unsafe { ((*held).seal, earlier_of(&*held)) };
-    HELD.remove(tgid).is_ok().then_some(found)
+    let (seal, earlier, is_coming, scope) = unsafe {
+        let held = &*held;
+        let is_coming = held.flags & HELD_COMING != 0;
+        (held.seal, earlier_of(held), is_coming, held.scope)
+    };
+    HELD.remove(tgid).ok()?;
+    if is_coming {
+        // (its agent may be attached, and then its parent does not hear before the agent has)
+        report::held(scope, tgid);
+    }
+    Some((seal, earlier))
 }
 
 /// The seal that a held process had before.

@@ -25,6 +25,7 @@ use sidecar_common::{
 };
 
 use crate::{
+    exec,
     kernel::{self, Ptr, load, off},
     ring, sealed,
 };
@@ -61,6 +62,9 @@ enum Own {
     Never,
 }
 
+/// Of a file's flags: it is opened to be executed (`__FMODE_EXEC`, include/linux/fs.h).
+const EXECUTES: u32 = 0x20;
+
 /// Every open on the node comes through here; most are of a file system that is known to have
 /// nothing to guard.
 #[lsm(hook = "file_open")]
@@ -69,7 +73,11 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     let inode: Ptr = load!(file, file_inode);
     let sb: Ptr = load!(inode, inode_sb);
     if plain::is(sb) {
-        0
+        if load!(file, file_flags as u32) & EXECUTES == 0 {
+            0
+        } else {
+            exec::open(file)
+        }
     } else {
         open_elsewhere(file, inode, sb)
     }

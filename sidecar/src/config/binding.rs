@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 
 use super::error::Position;
 
@@ -21,6 +22,9 @@ pub struct Binding {
     /// How the secrets reach the program.
     #[schemars(default)]
     pub delivery: Delivery,
+    /// Owner and mode of the secret files. Without it they are the program's user's, who alone may read them.
+    #[schemars(default)]
+    pub file: FileAccess,
     /// What running programs are told when a value changed. Their files are replaced in any case.
     #[schemars(default)]
     pub on_rotate: OnRotate,
@@ -83,6 +87,54 @@ impl Default for Delivery {
         Self {
             env: true,
             file: true,
+        }
+    }
+}
+
+/// Owner and mode of secret files, for a program that gives up its user after its exec. Nobody outside of its sealed tree reads them,
+/// whatever is given here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileAccess {
+    /// Who may read them, in octal: 0400, 0440 or 0444.
+    #[schemars(default)]
+    pub mode: FileMode,
+    /// User id of their owner. Without it, the program's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Group id of their group. Without it, the program's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+}
+
+/// Who may read a secret file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileMode {
+    /// Its owner.
+    #[default]
+    Owner,
+    /// Its group, too.
+    Group,
+    /// Everybody.
+    All,
+}
+
+impl FileMode {
+    /// By what a configuration has for them.
+    pub(super) const NAMES: [(&str, Self); 3] = [
+        ("0400", Self::Owner),
+        ("0440", Self::Group),
+        ("0444", Self::All),
+    ];
+
+    /// As the kernel has it.
+    #[must_use]
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Owner => 0o400,
+            Self::Group => 0o440,
+            Self::All => 0o444,
         }
     }
 }

@@ -6,8 +6,8 @@ use secrecy::SecretString;
 
 use super::{
     binding::{
-        Binding, Delivery, FileRef, OnRotate, RotateSignal, SecretKeyRef, SecretRef, Selector,
-        Source, VaultRef,
+        Binding, Delivery, FileAccess, FileMode, FileRef, OnRotate, RotateSignal, SecretKeyRef,
+        SecretRef, Selector, Source, VaultRef,
     },
     decode::absolute_path,
     fields::{Fields, Report, quoted},
@@ -25,6 +25,9 @@ pub(super) fn binding(report: &mut Report, node: &Node) -> Option<Binding> {
     let delivery = fields
         .get("delivery")
         .map_or(Some(Delivery::default()), |node| delivery(report, node));
+    let file = fields
+        .get("file")
+        .map_or(Some(FileAccess::default()), |node| file(report, node));
     let on_rotate = fields
         .get("onRotate")
         .map_or(Some(OnRotate::None), |node| on_rotate(report, node));
@@ -36,6 +39,7 @@ pub(super) fn binding(report: &mut Report, node: &Node) -> Option<Binding> {
         name: name?,
         selector: selector?,
         delivery: delivery?,
+        file: file?,
         on_rotate: on_rotate?,
         secret_refs: secret_refs?,
         at: node.mark.at,
@@ -157,6 +161,24 @@ fn delivery(report: &mut Report, node: &Node) -> Option<Delivery> {
         }
     }
     Some(delivery)
+}
+
+fn file(report: &mut Report, node: &Node) -> Option<FileAccess> {
+    let fields = Fields::open(report, node, &keys::FILE)?;
+    let mode = match fields.get("mode") {
+        Some(node) => report.choice(node, "mode", &FileMode::NAMES),
+        None => Some(FileMode::default()),
+    };
+    let mut id = |key| match fields.get(key) {
+        Some(node) => report.number(node, key, u32::MAX - 1).map(Some),
+        None => Some(None),
+    };
+    let (uid, gid) = (id("uid"), id("gid"));
+    Some(FileAccess {
+        mode: mode?,
+        uid: uid?,
+        gid: gid?,
+    })
 }
 
 fn on_rotate(report: &mut Report, node: &Node) -> Option<OnRotate> {

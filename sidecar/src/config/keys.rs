@@ -98,8 +98,15 @@ pub(super) static SYSCALLS: Level = Level::new(
 pub(super) static BINDING: Level = Level {
     name: "secrets[]",
     key: "secrets",
-    keys: &["name", "selector", "delivery", "onRotate", "secretRefs"],
-    below: &[&SELECTOR, &ON_ROTATE, &SECRET_REF],
+    keys: &[
+        "name",
+        "selector",
+        "delivery",
+        "file",
+        "onRotate",
+        "secretRefs",
+    ],
+    below: &[&SELECTOR, &FILE, &ON_ROTATE, &SECRET_REF],
     hides_keys: false,
 };
 pub(super) static SELECTOR: Level = Level::new(
@@ -114,6 +121,7 @@ pub(super) static SELECTOR: Level = Level::new(
         "uid",
     ],
 );
+pub(super) static FILE: Level = Level::new("file", &["mode", "uid", "gid"]);
 pub(super) static ON_ROTATE: Level = Level::new("onRotate", &["signal"]);
 pub(super) static SECRET_REF: Level = Level {
     name: "secretRefs[]",

@@ -12,7 +12,7 @@ use schemars::{
 use serde_json::Value;
 
 use super::{
-    binding::{Delivery, FileRef, OnRotate, RotateSignal},
+    binding::{Delivery, FileMode, FileRef, OnRotate, RotateSignal},
     model::Config,
 };
 use serde::{Serialize, Serializer, ser::SerializeSeq};
@@ -79,6 +79,23 @@ impl JsonSchema for Delivery {
             "minItems": 1,
             "uniqueItems": true,
         })
+    }
+}
+
+impl Serialize for FileMode {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let name = Self::NAMES.iter().find(|(_, other)| other == self);
+        to.serialize_str(name.map_or("", |(name, _)| name))
+    }
+}
+
+impl JsonSchema for FileMode {
+    fn schema_name() -> Cow<'static, str> {
+        "FileMode".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "enum": Self::NAMES.map(|(name, _)| name)})
     }
 }
 

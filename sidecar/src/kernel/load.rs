@@ -71,9 +71,11 @@ pub(super) const ENLIST: &str = "enlist";
 pub(super) const OWN_CGROUP: &str = "own_cgroup";
 /// Takes a program that was delivered to off what is held.
 pub(super) const SETTLE: &str = "settle";
+/// Tells whether a descriptor of its caller's is the script that was executed.
+pub(super) const IS_EXECUTED: &str = "is_executed";
 const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
 /// What an agent runs itself, and is pinned for that.
-pub(super) const PINNED_PROGRAMS: &[&str] = &[ENLIST, OWN_CGROUP, SETTLE];
+pub(super) const PINNED_PROGRAMS: &[&str] = &[ENLIST, OWN_CGROUP, SETTLE, IS_EXECUTED];
 /// What agents open.
 pub(super) const MAPS: &[&str] = &[
     "SCOPE_LEASES",
@@ -120,7 +122,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
             cause: chain(&e),
         })?;
 
-    for name in [ENLIST, OWN_CGROUP, SETTLE, FIND_SYSCALL_SLOT] {
+    for name in [ENLIST, OWN_CGROUP, SETTLE, IS_EXECUTED, FIND_SYSCALL_SLOT] {
         program::<RawTracePoint>(&mut ebpf, name)?
             .load()
             .map_err(failed(name))?;

@@ -1,14 +1,18 @@
 //! The shared maps, opened from their pins.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    path::Path,
+};
 
 use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError},
 };
 use sidecar_common::policy::{
-    BindingKey, Counters, HELD_COMING, HELD_SEIZED, HELD_WAIVED, Held, SEALED_AGENT,
-    SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
+    BindingKey, Counters, HELD_COMING, HELD_WAIVED, Held, SEALED_AGENT, SEALED_EXECING,
+    SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
 };
 
 use super::{Error, ask, load, pins};
@@ -174,21 +178,12 @@ impl Maps {
 
     /// A program that is coming is to start without secrets.
     pub(crate) fn waive(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
-        self.mark_held(tgid, held, HELD_WAIVED)
-    }
-
-    /// We are attached to a program that is coming: its exec may take place.
-    pub(crate) fn tell_seized(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
-        self.mark_held(tgid, held, HELD_SEIZED)
-    }
-
-    fn mark_held(&mut self, tgid: u32, held: &Held, flag: u32) -> Result<(), Error> {
         let is_still = |now: &Held| now.seal == held.seal && now.flags & HELD_COMING != 0;
         if !self.held(tgid)?.as_ref().is_some_and(is_still) {
             return Err(failed("HELD")(MapError::KeyNotFound));
         }
         let held = Held {
-            flags: held.flags | flag,
+            flags: held.flags | HELD_WAIVED,
             ..*held
         };
         // EXIST: if it died meanwhile its entry is gone and must not come back
@@ -208,6 +203,12 @@ impl Maps {
             0 => Err(failed("HELD")(MapError::KeyNotFound)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether an open file of ours is the script that was executed when that seal was given.
+    pub(crate) fn is_executed(file: BorrowedFd<'_>, seal: u64) -> Result<bool, Error> {
+        let number = file.as_raw_fd().cast_unsigned();
+        Ok(ask::run(load::IS_EXECUTED, &[number.into(), seal])? == 1)
     }
 
     /// Takes the seal off a process that is let go without secrets. One that it had before is its again: what it was

@@ -181,6 +181,9 @@ pub(crate) enum Action {
     /// It runs on; what it wanted to do failed.
     #[serde(rename = "goes_on")]
     GoesOn,
+    /// It started under the seal that its process had already, with what that gave it and nothing more.
+    #[serde(rename = "kept_seal")]
+    KeptSeal,
 }
 
 /// An event. `timestamp` and `node` are added when it is written.

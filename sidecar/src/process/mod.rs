@@ -10,7 +10,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     },
     path::{Path, PathBuf},
@@ -34,6 +34,20 @@ pub(crate) struct FileId {
     pub(crate) dev: u32,
     /// Inode.
     pub(crate) ino: u64,
+}
+
+/// A script that the kernel was asked for. Its numbers are the kernel's own, and are what `stat` tells where a file system has
+/// one device; where they are not (btrfs, an overlay over two file systems), the kernel compares the files.
+#[derive(Clone, Copy)]
+pub(crate) struct Script<'a> {
+    pub(crate) id: FileId,
+    pub(crate) is_executed: &'a dyn Fn(BorrowedFd<'_>) -> bool,
+}
+
+impl Script<'_> {
+    fn is(self, file: impl AsFd) -> io::Result<bool> {
+        Ok(file_id(&file)? == self.id || (self.is_executed)(file.as_fd()))
+    }
 }
 
 /// A device number as the kernel keeps it (`MAJOR << 20 | MINOR`), from the one `stat` gives
@@ -77,11 +91,16 @@ impl Process {
         read(fs::File::open(self.file("exe"))?, is_wanted)
     }
 
+    /// Whether a path in its own root leads to that script.
+    pub(crate) fn is_script_at(self, path: &Path, script: Script<'_>) -> io::Result<bool> {
+        script.is(self.open_at(path, OFlags::PATH | OFlags::CLOEXEC)?)
+    }
+
     /// The script at a path in its own root, which must be the file of that identity.
     pub(crate) fn script(
         self,
         path: &Path,
-        script: FileId,
+        script: Script<'_>,
         is_wanted: impl Fn() -> bool,
     ) -> io::Result<Option<Content>> {
         read(self.open_script(path, script)?, is_wanted)
@@ -91,14 +110,14 @@ impl Process {
     pub(crate) fn scripts_interpreter(
         self,
         path: &Path,
-        script: FileId,
+        script: Script<'_>,
     ) -> io::Result<Option<Interpreter>> {
         named_interpreter(self.open_script(path, script)?)
     }
 
-    fn open_script(self, path: &Path, script: FileId) -> io::Result<fs::File> {
+    fn open_script(self, path: &Path, script: Script<'_>) -> io::Result<fs::File> {
         let file = self.open_to_read(path)?;
-        if file_id(&file)? != script {
+        if !script.is(&file)? {
             return Err(io::Error::other("its path leads to another file by now"));
         }
         Ok(file)
@@ -152,27 +171,50 @@ impl Process {
     }
 
     fn open_at(self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-        let base = if path.is_absolute() { "root" } else { "cwd" };
-        let base = open(
-            self.file(base),
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        // A path from the working directory cannot be kept within the root this way, and must
-        // not leave it.
-        let resolve = if path.is_absolute() {
-            ResolveFlags::IN_ROOT
-        } else {
-            ResolveFlags::BENEATH
-        };
-        let relative = path.strip_prefix("/").unwrap_or(path);
+        if path.is_absolute() {
+            return self.open_in_root(path, flags);
+        }
+        // A path from the working directory is kept within the root by making it one from there.
+        let from_root = self.working_directory().map(|base| base.join(path));
+        if let Some(from_root) = from_root {
+            return self.open_in_root(&from_root, flags);
+        }
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         Ok(openat2(
-            &base,
-            relative,
+            self.folder("cwd")?,
+            path,
             flags,
             Mode::empty(),
-            resolve | ResolveFlags::NO_MAGICLINKS,
+            resolve,
         )?)
+    }
+
+    fn open_in_root(self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        Ok(openat2(
+            self.folder("root")?,
+            path.strip_prefix("/").unwrap_or(path),
+            flags,
+            Mode::empty(),
+            resolve,
+        )?)
+    }
+
+    fn folder(self, name: &str) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(open(self.file(name), flags, Mode::empty())?)
+    }
+
+    /// The path of its working directory in its own root; `None` where no path leads there any more.
+    fn working_directory(self) -> Option<PathBuf> {
+        // (both as its mount namespace has them, whatever our own root is)
+        let root = fs::read_link(self.file("root")).ok()?;
+        let path = fs::read_link(self.file("cwd")).ok()?;
+        let path = Path::new("/").join(path.strip_prefix(root).ok()?);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let there = file_id(self.open_in_root(&path, flags).ok()?).ok()?;
+        let found = file_id(self.folder("cwd").ok()?).ok()?;
+        (there == found).then_some(path)
     }
 
     /// Its control group, as our own control group namespace shows it.
@@ -218,6 +260,11 @@ impl Process {
     pub(crate) fn start_stack(self) -> io::Result<u64> {
         text::start_stack(&fs::read(self.file("stat"))?)
             .ok_or_else(|| io::Error::other("/proc/<pid>/stat has no startstack"))
+    }
+
+    /// Whether nothing of it runs any more, and it is only there for its parent to hear.
+    pub(crate) fn has_ended(self) -> bool {
+        fs::read(self.file("stat")).is_ok_and(|stat| text::has_ended(&stat))
     }
 
     /// Who traces it, if anybody: number and name.

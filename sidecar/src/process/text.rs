@@ -32,6 +32,12 @@ pub(crate) fn started(stat: &[u8]) -> Option<u64> {
     parse(after_name(stat)?.nth(STARTED_AFTER_NAME)?)
 }
 
+/// Whether it has ended, and only its number is still there, of `stat`.
+pub(crate) fn has_ended(stat: &[u8]) -> bool {
+    let state = after_name(stat).and_then(|mut fields| fields.next());
+    matches!(state, Some(b"Z" | b"X"))
+}
+
 /// Where the environment is in memory, of `stat`.
 pub(crate) fn environment(stat: &[u8]) -> Option<Range<u64>> {
     let mut fields = after_name(stat)?.skip(ENV_START_AFTER_NAME);
@@ -184,6 +190,7 @@ mod tests {
             Some(47..48)
         );
         assert_eq!(environment(b"7 (a) S 1 2 3"), None);
+        assert!(has_ended(b"7 (a) b) Z 1 2 3") && !has_ended(b"7 (a) Z) S 1 2 3"));
         assert_eq!(start_stack(b"7 (a) S 1 2 3"), None);
         assert_eq!(start_stack(b""), None);
     }

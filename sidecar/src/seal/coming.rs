@@ -1,129 +1,421 @@
-//! Programs that are coming: under a terminal we are attached before the exec, which takes its time, be it for a slow disk
-//! or because somebody wants us to wait. Each has a tracer of its own, so that the others get theirs meanwhile.
+//! Programs that are coming: we are attached before the exec, and each stops behind it. The exec takes its time, be it for a slow
+//! disk or because somebody wants us to wait, and the others get theirs meanwhile: what is followed is looked at when the
+//! kernel side tells that it has executed, and else from time to time. One that cannot be attached to at once, because its
+//! process is in the middle of such an exec, has a tracer of its own.
 
-use std::sync::mpsc::{self, TryRecvError};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::mpsc::{self, TryRecvError},
+    thread,
+    time::{Duration, Instant},
+};
 
 use nix::{sys::ptrace, unistd::Pid};
-use sidecar_common::policy::Held;
+use sidecar_common::policy::{HELD_COMING, HELD_SEIZED, Held};
 
 use super::{
     Order, Orders, Work,
     held::{HeldTask, HoldError},
-    tracee::{Traced, Tracee, Tracer, lost},
+    tracee::{Progress, Traced, Tracee, Tracer, lost},
 };
+use crate::{config::OnFailure, process::Process};
 
-/// Others come when one of these has: each takes some 40 KiB.
-const MOST_AT_ONCE: usize = 256;
+/// Tracers of their own; others get one when one of these has ended: each takes some 40 KiB.
+const MOST_APART: usize = 256;
+/// When one that is followed is looked at for the first time: nearly all have executed by then. Then later and later.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LAST_LOOK: Duration = Duration::from_secs(1);
+/// The same of one of which the kernel side has told that it has executed, or has ended: that is a matter of a few instructions.
+const FIRST_LOOK_TOLD: Duration = Duration::from_micros(100);
 
 type Outcome = Result<(), HoldError>;
 
 /// One of them.
-pub(super) struct Coming {
+struct Coming {
+    /// As it was when it came, and then as it was when it had executed.
     held: Held,
-    tracer: Tracer,
-    /// Of what the tracer was asked to do last.
-    outcome: mpsc::Receiver<Outcome>,
-    /// The kernel side was told that we are attached.
-    may_execute: bool,
+    way: Way,
+}
+
+enum Way {
+    /// This thread is attached.
+    Followed {
+        tracee: Tracee,
+        /// When it is looked at.
+        next: Instant,
+        interval: Duration,
+        /// The kernel side has told that it executed, or ended: a few instructions later it stands, or is gone.
+        is_told: bool,
+        /// It stood where it was not meant to, and was continued.
+        was_trapped: bool,
+    },
+    /// A thread of its own is, or will be. The outcome is that of its exec.
+    Apart {
+        tracer: Tracer,
+        outcome: mpsc::Receiver<Outcome>,
+    },
+}
+
+/// A program that stands before its first instruction.
+enum Standing {
+    /// By a signal.
+    Stopped,
+    /// By us.
+    Traced(Traced),
+}
+
+/// Those that are on their way, and those that stand and are served one after another.
+#[derive(Default)]
+pub(super) struct Arrivals {
+    /// By their number in the kernel's own.
+    coming: HashMap<u32, Coming>,
+    /// When those that are followed are looked at.
+    looks: BTreeSet<(Instant, u32)>,
+    apart: usize,
+    /// More are coming than are attached to.
+    is_crowded: bool,
+    /// By their seal.
+    standing: HashMap<u64, (u32, Held, Standing)>,
+    order: VecDeque<u64>,
+}
+
+impl Arrivals {
+    /// Nobody comes, and nobody stands.
+    pub(super) fn is_empty(&self) -> bool {
+        self.coming.is_empty() && self.standing.is_empty()
+    }
+
+    /// By their number in the kernel's own.
+    pub(super) fn all_coming(&self) -> Vec<u32> {
+        self.coming.keys().copied().collect()
+    }
+
+    /// Somebody stands.
+    pub(super) fn is_any_standing(&self) -> bool {
+        !self.order.is_empty()
+    }
+
+    /// When the next of those that are followed is to be looked at.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.looks.first().map(|(at, _)| *at)
+    }
+
+    fn stands(&mut self, tgid: u32, held: &Held, standing: Standing) {
+        self.order.push_back(held.seal);
+        self.standing.insert(held.seal, (tgid, *held, standing));
+    }
+
+    fn remove(&mut self, tgid: u32) -> Option<Coming> {
+        let coming = self.coming.remove(&tgid)?;
+        match coming.way {
+            Way::Followed { next, .. } => drop(self.looks.remove(&(next, tgid))),
+            Way::Apart { .. } => self.apart -= 1,
+        }
+        Some(coming)
+    }
+
+    fn follow(&mut self, tgid: u32, held: &Held, tracee: Tracee) {
+        let next = Instant::now() + FIRST_LOOK;
+        self.looks.insert((next, tgid));
+        let way = Way::Followed {
+            tracee,
+            next,
+            interval: FIRST_LOOK,
+            is_told: false,
+            was_trapped: false,
+        };
+        self.coming.insert(tgid, Coming { held: *held, way });
+    }
 }
 
 impl Work {
-    /// Whether that is under way; its exec may have taken place by now.
-    pub(super) fn is_coming(&self, tgid: u32, held: &Held) -> bool {
-        let coming = self.coming.get(&tgid);
-        coming.is_some_and(|coming| coming.held.start_ns == held.start_ns)
+    /// A program that is held, or is about to be.
+    pub(super) fn comes(&mut self, tgid: u32, held: &Held) {
+        if self.waits(held) || self.arrivals.standing.contains_key(&held.seal) {
+            return;
+        }
+        let is_coming = held.flags & HELD_COMING != 0;
+        match self.arrivals.coming.get_mut(&tgid) {
+            Some(coming) if coming.held.start_ns == held.start_ns => {
+                if !is_coming && held.flags & HELD_SEIZED != 0 {
+                    coming.held = *held;
+                    self.has_changed(tgid);
+                }
+            }
+            // Its number is another's by now.
+            Some(_) => {
+                if let Some(gone) = self.arrivals.remove(tgid) {
+                    self.report_gone(tgid, &gone.held, HoldError::Gone);
+                }
+                self.comes(tgid, held);
+            }
+            None if is_coming => self.attach(tgid, held),
+            None => self.arrivals.stands(tgid, held, Standing::Stopped),
+        }
     }
 
     /// Begins to attach to one.
-    pub(super) fn await_coming(&mut self, tgid: u32, held: &Held) {
-        if let Some(Coming { held: gone, .. }) = self.coming.remove(&tgid) {
-            // Its number is another's by now.
-            self.arrived(tgid, &gone, Err(HoldError::Gone));
-        }
-        if self.coming.len() == MOST_AT_ONCE {
-            self.is_crowded = true;
-            return;
-        }
+    fn attach(&mut self, tgid: u32, held: &Held) {
+        let thread = Pid::from_raw(held.agents_thread().cast_signed());
         let mut options =
             ptrace::Options::PTRACE_O_TRACEEXEC | ptrace::Options::PTRACE_O_TRACESYSGOOD;
         options.set(ptrace::Options::PTRACE_O_EXITKILL, self.dies_with_us());
+        match Tracee::follow(thread, options, &mut self.deadline) {
+            Ok(Some(tracee)) => self.arrivals.follow(tgid, held, tracee),
+            Ok(None) => self.attach_apart(tgid, held, thread, options),
+            Err(e) => self.not_attached(tgid, held, e),
+        }
+    }
+
+    fn attach_apart(&mut self, tgid: u32, held: &Held, thread: Pid, options: ptrace::Options) {
+        if self.arrivals.apart == MOST_APART {
+            self.arrivals.is_crowded = true;
+            return;
+        }
         let (notice, outcome) = Notice::of(tgid, &self.orders);
-        let pid = Pid::from_raw(held.pid.cast_signed());
-        match Tracer::start(pid, options, |attached| notice.give(attached)) {
+        match Tracer::start(thread, options, |done| notice.give(done)) {
             Ok(tracer) => {
-                let coming = Coming {
-                    held: *held,
-                    tracer,
-                    outcome,
-                    may_execute: false,
-                };
-                self.coming.insert(tgid, coming);
+                self.arrivals.apart += 1;
+                let way = Way::Apart { tracer, outcome };
+                self.arrivals
+                    .coming
+                    .insert(tgid, Coming { held: *held, way });
             }
             Err(cause) => {
                 let what = "start a thread that attaches to it";
-                self.arrived(tgid, held, Err(HoldError::Os { what, cause }));
+                self.report_gone(tgid, held, HoldError::Os { what, cause });
             }
         }
     }
 
-    /// One of them stands: before its exec, which we let it begin, or behind it.
-    pub(super) fn proceed(&mut self, tgid: u32) {
-        let Some(coming) = self.coming.get_mut(&tgid) else {
+    /// Somebody else may have been first: the kernel side sees that, and holds the program as what is traced is held.
+    fn not_attached(&mut self, tgid: u32, held: &Held, e: HoldError) {
+        let is_refused = matches!(&e, HoldError::Os { cause, .. } if cause.raw_os_error() == Some(nix::libc::EPERM));
+        if is_refused && Process::new(held.pid).tracer().is_some() {
+            return;
+        }
+        let is_refused_as_ended = is_refused && Process::new(held.pid).has_ended();
+        let e = if is_refused_as_ended {
+            HoldError::Gone
+        } else {
+            e
+        };
+        self.report_gone(tgid, held, e);
+    }
+
+    /// The kernel side has something to tell of one, if it is coming.
+    pub(super) fn has_changed(&mut self, tgid: u32) {
+        if let Some(Coming {
+            way: Way::Followed {
+                interval, is_told, ..
+            },
+            ..
+        }) = self.arrivals.coming.get_mut(&tgid)
+        {
+            (*interval, *is_told) = (FIRST_LOOK_TOLD, true);
+            self.look_at(tgid);
+        }
+    }
+
+    /// Looks at those that are due.
+    pub(super) fn look_at_coming(&mut self) {
+        let now = Instant::now();
+        while let Some((at, tgid)) = self.arrivals.looks.first().copied()
+            && at <= now
+        {
+            self.look_at(tgid);
+        }
+    }
+
+    /// What has one come to that is followed?
+    fn look_at(&mut self, tgid: u32) {
+        /// How often at once: on a single processor it has to run for that, and does not take long.
+        const TRIES: u32 = 3;
+        let Some(Coming { held, way }) = self.arrivals.coming.get_mut(&tgid) else {
             return;
         };
-        let outcome = match coming.outcome.try_recv() {
+        let Way::Followed {
+            tracee,
+            next,
+            interval,
+            is_told,
+            was_trapped,
+        } = way
+        else {
+            return;
+        };
+        let process = Pid::from_raw(held.pid.cast_signed());
+        let mut progress = tracee.look(process);
+        for _ in 0..TRIES {
+            if !(*is_told && matches!(progress, Ok(Progress::Running))) {
+                break;
+            }
+            thread::yield_now();
+            progress = tracee.look(process);
+        }
+        let result = match progress {
+            Ok(Progress::Executed) => return self.has_executed(tgid),
+            Ok(Progress::Trapped) if *was_trapped => return self.has_not_executed(tgid),
+            // It is about to begin the system call anew, now that we are attached, or will not any more.
+            Ok(Progress::Trapped) => {
+                *was_trapped = true;
+                *interval = FIRST_LOOK;
+                tracee.go_on(None)
+            }
+            Ok(Progress::Running) if *is_told && *interval < FIRST_LOOK => {
+                *interval *= 4;
+                Ok(())
+            }
+            // What is in the middle of an exec, for whatever reason, stops behind that.
+            Ok(Progress::Running) => {
+                *interval = (*interval * 2).min(LAST_LOOK);
+                tracee.interrupt()
+            }
+            Err(e) => Err(e),
+        };
+        match result {
+            Ok(()) => {
+                self.arrivals.looks.remove(&(*next, tgid));
+                *next = Instant::now() + *interval;
+                self.arrivals.looks.insert((*next, tgid));
+            }
+            Err(e) => {
+                if let Some(gone) = self.arrivals.remove(tgid) {
+                    self.report_gone(tgid, &gone.held, e);
+                }
+                self.look_at_other(tgid);
+            }
+        }
+    }
+
+    /// One that is followed stands behind an exec.
+    fn has_executed(&mut self, tgid: u32) {
+        if let Some(Coming {
+            held,
+            way: Way::Followed { tracee, .. },
+        }) = self.arrivals.remove(tgid)
+        {
+            self.has_come(tgid, &held, Traced::Here(tracee));
+        }
+    }
+
+    fn has_come(&mut self, tgid: u32, held: &Held, mut traced: Traced) {
+        if held.flags & HELD_COMING == 0 {
+            return self.arrivals.stands(tgid, held, Standing::Traced(traced));
+        }
+        // (its record is still to come, or was lost)
+        match self.maps.held(tgid) {
+            Ok(Some(now)) if now.start_ns == held.start_ns && now.flags & HELD_COMING == 0 => {
+                self.arrivals.stands(tgid, &now, Standing::Traced(traced));
+            }
+            // What it executed is something else, which nobody watches; the kernel side has forgotten it.
+            Ok(_) => {
+                self.maps.forget_if(tgid, held);
+                self.given_up.take(held.seal);
+                let _ = traced.ask(Tracee::detach);
+            }
+            Err(e) => {
+                let process = Process::new(held.pid);
+                let place = self.place_of(held, process);
+                let task = HeldTask::take(held, traced).ok();
+                self.refuse(tgid, held, &place, task, &e.into());
+            }
+        }
+    }
+
+    /// It goes on as what it was. Off the books first, or its next exec would be taken for one that we see.
+    fn has_not_executed(&mut self, tgid: u32) {
+        if let Some(Coming {
+            held,
+            way: Way::Followed { mut tracee, .. },
+        }) = self.arrivals.remove(tgid)
+        {
+            self.maps.forget_if(tgid, &held);
+            let _ = tracee.detach();
+            self.look_at_other(tgid);
+        }
+    }
+
+    /// One that has a tracer of its own stands behind its exec, or that came to nothing.
+    pub(super) fn proceed(&mut self, tgid: u32) {
+        let Some(Coming {
+            way: Way::Apart { outcome, .. },
+            ..
+        }) = self.arrivals.coming.get(&tgid)
+        else {
+            return;
+        };
+        let outcome = match outcome.try_recv() {
             Ok(outcome) => outcome,
             Err(TryRecvError::Disconnected) => Err(lost()),
             // (the notice was of the one before it)
             Err(TryRecvError::Empty) => return,
         };
-        if outcome.is_ok() && !coming.may_execute {
-            // (the kernel side has forgotten one that executed something else meanwhile)
-            coming.may_execute = self.maps.tell_seized(tgid, &coming.held).is_ok();
-            if coming.may_execute {
-                let notice;
-                (notice, coming.outcome) = Notice::of(tgid, &self.orders);
-                let tracer = &coming.tracer;
-                return tracer.begin(|tracee| notice.give(tracee.see_through_exec()));
-            }
-        }
         let Some(Coming {
             held,
-            tracer,
-            may_execute,
-            ..
-        }) = self.coming.remove(&tgid)
+            way: Way::Apart { tracer, .. },
+        }) = self.arrivals.remove(tgid)
         else {
             return;
         };
-        let mut traced = Traced::There(tracer);
         match outcome {
-            Ok(()) if may_execute => {
-                let task = HeldTask::take(&held, traced);
-                self.arrived(tgid, &held, task);
-            }
-            // It goes on as what it was. Off the books first, or its next exec would be taken for one that we see.
-            Ok(()) | Err(HoldError::NotExecuted) => {
+            Ok(()) => self.has_come(tgid, &held, Traced::There(tracer)),
+            Err(HoldError::NotExecuted) => {
                 self.maps.forget_if(tgid, &held);
-                let _ = traced.ask(Tracee::detach);
-                self.look_at_other(tgid, &held);
+                let _ = Traced::There(tracer).ask(Tracee::detach);
+                self.look_at_other(tgid);
             }
             Err(e) => {
-                self.arrived(tgid, &held, Err(e));
-                self.look_at_other(tgid, &held);
+                drop(tracer);
+                self.not_attached(tgid, &held, e);
+                self.look_at_other(tgid);
             }
         }
-        if std::mem::take(&mut self.is_crowded) {
+        if std::mem::take(&mut self.arrivals.is_crowded) {
             self.catch_up();
         }
     }
 
     /// What its process executed since: while we were attached nobody looked at that.
-    fn look_at_other(&mut self, tgid: u32, held: &Held) {
-        if let Ok(Some(now)) = self.maps.held(tgid)
-            && now.seal != held.seal
-        {
-            self.live(tgid, &now);
+    fn look_at_other(&mut self, tgid: u32) {
+        if let Ok(Some(now)) = self.maps.held(tgid) {
+            self.comes(tgid, &now);
+        }
+    }
+
+    /// One that was coming has ended, or cannot be attached to.
+    fn report_gone(&mut self, tgid: u32, held: &Held, e: HoldError) {
+        if matches!(e, HoldError::NotExecuted) {
+            // its exec failed, and so it ended
+            self.maps.forget_if(tgid, held);
+            return;
+        }
+        let place = self.place_of(held, Process::new(held.pid));
+        self.refuse(tgid, held, &place, None, &e.into());
+    }
+
+    /// Serves the first of those that stand.
+    pub(super) fn serve_next(&mut self) {
+        let Some((tgid, held, standing)) = self
+            .arrivals
+            .order
+            .pop_front()
+            .and_then(|seal| self.arrivals.standing.remove(&seal))
+        else {
+            return;
+        };
+        match standing {
+            Standing::Stopped => self.live(tgid, &held),
+            Standing::Traced(mut traced) => {
+                // It is off the books, and was to start without; but it stands here until we let it go.
+                if self.config.policy.on_failure == OnFailure::Allow
+                    && self.given_up.take(held.seal)
+                {
+                    let _ = traced.ask(Tracee::detach);
+                    return;
+                }
+                self.live_traced(tgid, &held, traced);
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags, fchown,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags, fchmod, fchown,
         fgetxattr, fsetxattr, fstatvfs, mkdirat, openat, openat2, renameat, statat, unlinkat,
     },
     mount::{
@@ -30,7 +30,7 @@ use rustix::{
 use sidecar_common::policy::Held;
 use zeroize::Zeroizing;
 
-use crate::{process::kernel_dev, secrets::Value};
+use crate::{config::FileAccess, process::kernel_dev, secrets::Value};
 
 /// Where secret directories are, from the program's own root.
 const PLACE: [&str; 3] = ["run", "kernelseal", "secrets"];
@@ -59,6 +59,46 @@ pub(crate) struct SecretFile<'a> {
     pub(crate) value: &'a Value,
     /// The binding that it is of.
     pub(crate) binding: &'a str,
+    /// Owner and mode; without it they stay as they are.
+    pub(crate) access: Option<FileAccess>,
+}
+
+/// Whose a file is, and who reads it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Access {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+}
+
+impl Access {
+    /// Of a file of that program's.
+    fn of(file: &SecretFile<'_>, held: &Held) -> Self {
+        let wanted = file.access.unwrap_or_default();
+        Self {
+            uid: wanted.uid.unwrap_or(held.uid),
+            gid: wanted.gid.unwrap_or(held.gid),
+            mode: wanted.mode.bits(),
+        }
+    }
+
+    /// Of the folder with these: who may read one of them may come to it. (Nobody but the sealed tree opens it.)
+    fn of_folder(files: &[SecretFile<'_>], held: &Held) -> Self {
+        let mut all = files.iter().map(|file| Self::of(file, held));
+        let first = all.next().unwrap_or(Self {
+            uid: held.uid,
+            gid: held.gid,
+            mode: 0o400,
+        });
+        if all.any(|other| other != first) {
+            return Self {
+                mode: 0o555,
+                ..first
+            };
+        }
+        let mode = first.mode | first.mode >> 2;
+        Self { mode, ..first }
+    }
 }
 
 /// Why files could not be delivered.
@@ -115,7 +155,7 @@ impl Mounter {
         self.attach(held, Self::prepare(held, files)?)
     }
 
-    /// Makes the tmpfs and writes the files; they are owned by the program's user, mode 0400.
+    /// Makes the tmpfs and writes the files; they are owned by the program's user, mode 0400, unless the binding says otherwise.
     fn prepare(held: &Held, files: &[SecretFile<'_>]) -> Result<OwnedFd, FileError> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(step("make a tmpfs"))?;
         let pages: usize = files
@@ -128,9 +168,10 @@ impl Mounter {
         };
         set("size", ((pages + 1) * PAGE).to_string())?;
         set("nr_inodes", (files.len() * INODES + 2).to_string())?;
-        set("mode", "0500".into())?;
-        set("uid", held.uid.to_string())?;
-        set("gid", held.gid.to_string())?;
+        let folder = Access::of_folder(files, held);
+        set("mode", format!("{:04o}", folder.mode))?;
+        set("uid", folder.uid.to_string())?;
+        set("gid", folder.gid.to_string())?;
         // 6.4; before it, secrets in a tmpfs can be swapped out (SECURITY.md says so)
         let _ = fsconfig_set_flag(context.as_fd(), "noswap");
         fsconfig_create(context.as_fd()).map_err(step("make a tmpfs"))?;
@@ -143,7 +184,7 @@ impl Mounter {
         )
         .map_err(step("make a tmpfs"))?;
         for file in files {
-            write(&mount, file.name, file, (held.uid, held.gid))?;
+            write(&mount, file.name, file, Access::of(file, held))?;
         }
         // From here on nobody deletes, replaces or links them: not by this mount, nor by another of it.
         fsconfig_set_flag(context.as_fd(), READ_ONLY)
@@ -277,14 +318,24 @@ impl Vault {
         const NEW: &str = ".new";
         // theirs is the folder, too
         let whole = statat(&self.mount, "", AtFlags::EMPTY_PATH);
-        let owner = whole
-            .map(|stat| (stat.st_uid, stat.st_gid))
+        let folder = whole
+            .map(|stat| Access {
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                mode: 0o400,
+            })
             .map_err(step("look at a tmpfs"))?;
         for file in files {
             self.make_room(file.value.len())?;
             // (one that an agent was killed over)
             let _ = unlinkat(&self.mount, NEW, AtFlags::empty());
-            write(&self.mount, NEW, file, owner)?;
+            let before = statat(&self.mount, file.name, AtFlags::SYMLINK_NOFOLLOW);
+            let access = before.map_or(folder, |stat| Access {
+                uid: stat.st_uid,
+                gid: stat.st_gid,
+                mode: stat.st_mode & 0o444,
+            });
+            write(&self.mount, NEW, file, access)?;
             let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let before = openat(&self.mount, file.name, flags, Mode::empty());
             renameat(&self.mount, NEW, &self.mount, file.name)
@@ -383,18 +434,19 @@ impl Vault {
     }
 }
 
-/// A secret file of that owner, who alone reads it.
+/// A secret file of that owner and mode.
 fn write(
     dir: &OwnedFd,
     name: &str,
     secret: &SecretFile<'_>,
-    (uid, gid): (u32, u32),
+    access: Access,
 ) -> Result<(), FileError> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = openat(dir, name, flags | OFlags::NOFOLLOW, Mode::RUSR)
         .map_err(step("create a secret file"))?;
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let (uid, gid) = (Uid::from_raw(access.uid), Gid::from_raw(access.gid));
     fchown(&file, Some(uid), Some(gid))
+        .and_then(|()| fchmod(&file, Mode::from_raw_mode(access.mode)))
         .map_err(step("give a secret file to the program's user"))?;
     match fsetxattr(
         &file,

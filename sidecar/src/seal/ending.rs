@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{errno::Errno, poll::PollTimeout};
+use nix::{errno::Errno, sys::time::TimeSpec};
 use rustix::{
     fd::OwnedFd,
     process::{Signal, pidfd_send_signal},
@@ -97,14 +97,14 @@ impl Work {
         }
     }
 
-    /// How long to wait for records before the next of these is due.
-    pub(super) fn until_due(&self) -> PollTimeout {
-        let first = self.due.iter().map(|(at, _)| *at).min();
-        first.map_or(PollTimeout::NONE, |at| {
-            let left = at.saturating_duration_since(Instant::now());
-            // Rounded up, not to come a moment too early, again and again.
-            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-        })
+    /// How long to wait for records before there is something else to do.
+    pub(super) fn until_due(&self) -> Option<TimeSpec> {
+        if self.arrivals.is_any_standing() {
+            return Some(TimeSpec::new(0, 0));
+        }
+        let first = self.due.iter().map(|(at, _)| *at);
+        let first = first.chain(self.arrivals.next_look()).min();
+        first.map(|at| at.saturating_duration_since(Instant::now()).into())
     }
 
     /// Does what is due. With its last descriptor a tmpfs is gone, and with the tmpfs its entry in the

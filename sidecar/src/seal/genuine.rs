@@ -10,15 +10,18 @@ use super::{
 };
 use crate::{
     config::Binding,
-    process::{Content, FileId, Interpreter},
+    process::{Content, FileId, Interpreter, Script},
 };
 
 /// Whether the file is the one the binding means.
 pub(super) fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal> {
     let held = evidence.held;
-    let asked_for = (held.flags & HELD_SCRIPT != 0).then_some(FileId {
-        dev: held.file_dev,
-        ino: held.file_ino,
+    let asked_for = (held.flags & HELD_SCRIPT != 0).then_some(Script {
+        id: FileId {
+            dev: held.file_dev,
+            ino: held.file_ino,
+        },
+        is_executed: evidence.is_executed,
     });
     let selector = &binding.selector;
     let named = Some(Path::new(&selector.binary)).filter(|path| path.is_absolute());
@@ -77,18 +80,19 @@ fn unknown(what: &'static str) -> impl Fn(io::Error) -> Refusal {
 /// Whether what was asked for (the script, or what runs) is the file at that path.
 fn is_at(
     named: &Path,
-    script: Option<FileId>,
+    script: Option<Script<'_>>,
     binding: &Binding,
     evidence: &Evidence<'_>,
 ) -> Result<(), Refusal> {
     let process = evidence.process;
-    let asked_for = match script {
-        Some(script) => script,
-        None => process
-            .executable_file()
-            .map_err(unknown("the file it executes"))?,
+    let is_it = if let Some(script) = script {
+        process.is_script_at(named, script).unwrap_or(false)
+    } else {
+        let executed = process.executable_file();
+        let executed = executed.map_err(unknown("the file it executes"))?;
+        process.file_at(named).ok() == Some(executed)
     };
-    if process.file_at(named).ok() == Some(asked_for) {
+    if is_it {
         return Ok(());
     }
     Err(Refusal::OtherFile {
@@ -101,7 +105,7 @@ fn is_at(
 /// Whether the script, or what runs, has that content; the interpreter that it names.
 fn has_digest(
     wanted: &str,
-    script: Option<(&Path, FileId)>,
+    script: Option<(&Path, Script<'_>)>,
     binding: &Binding,
     evidence: &Evidence<'_>,
 ) -> Result<Option<Interpreter>, Refusal> {

@@ -16,7 +16,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use sidecar_common::policy::Held;
+use sidecar_common::policy::{HELD_CONTINUED, HELD_SEIZED, Held};
 use zeroize::Zeroizing;
 
 use crate::process::Process;
@@ -77,6 +77,10 @@ pub(crate) struct HeldTask {
     traced: Traced,
     registers: Registers,
     stack: StackCopy,
+    /// It was stopped by a signal, too.
+    is_stopped: bool,
+    /// A `SIGCONT` that nobody sent is pending.
+    is_continued: bool,
 }
 
 impl HeldTask {
@@ -109,6 +113,8 @@ impl HeldTask {
             traced,
             registers,
             stack,
+            is_stopped: held.flags & HELD_SEIZED == 0,
+            is_continued: held.flags & HELD_CONTINUED != 0,
         })
     }
 
@@ -134,9 +140,14 @@ impl HeldTask {
         mut self,
         forget: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), HoldError> {
-        self.traced.ask(Tracee::pay)?;
-        // In this order: should we die in between and it live on, it runs.
-        kill(self.pid, Signal::SIGCONT).map_err(os("continue"))?;
+        if self.is_continued {
+            self.traced.ask(Tracee::take_continue)?;
+        }
+        if self.is_stopped {
+            self.traced.ask(Tracee::pay)?;
+            // In this order: should we die in between and it live on, it runs.
+            kill(self.pid, Signal::SIGCONT).map_err(os("continue"))?;
+        }
         if forget().is_err() {
             return Err(HoldError::Gone);
         }

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod coming;
+mod deadline;
 mod deliver_env;
 mod deliver_file;
 mod ending;
@@ -23,7 +24,7 @@ mod watchdog;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use sidecar_common::policy::{HELD_COMING, HELD_TRACED, Held, ScopeId};
+use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
 
 pub(crate) use self::{
     adopt::TakenAway,
@@ -32,14 +33,16 @@ pub(crate) use self::{
     watchdog::{GivenUp, Watchdog},
 };
 use self::{
-    coming::Coming,
+    coming::Arrivals,
+    deadline::Deadline,
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, SecretFile, Vault},
     ending::Due,
     failure::Failure,
-    held::{HeldTask, HoldError},
+    held::HeldTask,
     rotate::{Memory, Prints},
     stack::Variable,
+    tracee::Traced,
     verify::{Evidence, Refusal, Verdict, verify},
     waiting::Waiting,
 };
@@ -96,10 +99,8 @@ struct Work {
     prints: Prints,
     /// What is to be done at a time.
     due: Vec<(Instant, Due)>,
-    /// By their number in the kernel's own.
-    coming: HashMap<u32, Coming>,
-    /// More are coming than are attached to.
-    is_crowded: bool,
+    arrivals: Arrivals,
+    deadline: Deadline,
     orders: Orders,
     waiting: Vec<Waiting>,
     /// Nothing waits any more.
@@ -108,14 +109,8 @@ struct Work {
 }
 
 impl Work {
-    /// The life of a secret, for one program that stands before its first instruction, or is coming to.
+    /// The life of a secret, for one program that a signal has stopped before its first instruction.
     fn live(&mut self, tgid: u32, held: &Held) {
-        if self.waits(held) || self.is_coming(tgid, held) {
-            return;
-        }
-        if held.flags & HELD_COMING != 0 {
-            return self.await_coming(tgid, held);
-        }
         let process = Process::new(held.pid);
         if held.flags & HELD_TRACED != 0 {
             let place = self.place_of(held, process);
@@ -129,31 +124,13 @@ impl Work {
         }
     }
 
-    /// The same for one that was coming, when its exec has taken place or has come to nothing.
-    fn arrived(&mut self, tgid: u32, held: &Held, task: Result<HeldTask, HoldError>) {
+    /// The same for one that we were attached to before its exec, and that stands behind that.
+    fn live_traced(&mut self, tgid: u32, held: &Held, traced: Traced) {
         let process = Process::new(held.pid);
-        // The kernel side knows more of it by now.
-        let now = self.maps.held(tgid).map(|now| {
-            now.filter(|now| now.start_ns == held.start_ns && now.flags & HELD_COMING == 0)
-        });
-        match (task, now) {
-            // What it executed is something else, which nobody watches.
-            (Ok(task), Ok(None)) => self.let_go(tgid, held, task),
-            (Ok(task), Ok(Some(held))) => {
-                let place = self.place_of(&held, process);
-                self.serve(tgid, &held, process, place, task);
-            }
-            (Ok(task), Err(e)) => {
-                let place = self.place_of(held, process);
-                self.refuse(tgid, held, &place, Some(task), &e.into());
-            }
-            (Err(e), now) => {
-                // (what is held by the number of one that is gone is another)
-                let now = now.ok().flatten().filter(|_| !matches!(e, HoldError::Gone));
-                let held = now.unwrap_or(*held);
-                let place = self.place_of(&held, process);
-                self.refuse(tgid, &held, &place, None, &e.into());
-            }
+        let place = self.place_of(held, process);
+        match HeldTask::take(held, traced) {
+            Ok(task) => self.serve(tgid, held, process, place, task),
+            Err(e) => self.refuse(tgid, held, &place, None, &e.into()),
         }
     }
 
@@ -226,6 +203,12 @@ impl Work {
             // (who is not attached to cannot be waited for)
             may_wait: task.is_some() && self.may_wait(held),
             stack: stack.as_ref(),
+            is_executed: &|file| {
+                Maps::is_executed(file, held.seal).unwrap_or_else(|e| {
+                    tracing::warn!("{e}");
+                    false
+                })
+            },
             is_held: &|| matches!(self.maps.held(tgid), Ok(Some(_))),
         };
         verify(&evidence, config.secrets.iter())
@@ -309,6 +292,7 @@ impl Work {
                 name: secret.name,
                 value: &secret.value,
                 binding: &secret.binding.name,
+                access: Some(secret.binding.file),
             })
             .collect();
         let directory;

@@ -63,7 +63,10 @@ impl Work {
         }
     }
 
-    /// A program that cannot have its secrets: by the policy it does not start, or starts without.
+    /// A program that cannot have its secrets: by the policy it does not start, or starts without. One that a sealed program
+    /// executes, and that is not what a binding means, is that program's matter: a wrapper executes what has its own name,
+    /// a launcher sets `LD_LIBRARY_PATH` and executes itself. It keeps the seal it has, for what came with that may be in
+    /// its environment.
     pub(super) fn refuse(
         &mut self,
         tgid: u32,
@@ -75,6 +78,7 @@ impl Work {
         let reason = failure.to_string();
         let action = match (failure, self.config.policy.on_failure) {
             (Failure::Hold(HoldError::Gone) | Failure::Late(HoldError::Gone), _) => Action::Gone,
+            (Failure::Identity(_), _) if held.earlier_seal != 0 => Action::KeptSeal,
             // What was written of them is in its memory: it is not let out of the seal.
             (Failure::Late(_) | Failure::Env(EnvError::Write(_)), _) | (_, OnFailure::Deny) => {
                 Action::Killed
@@ -92,14 +96,14 @@ impl Work {
             (Action::Killed, None) => {
                 watchdog::kill_held(&self.maps, tgid, held);
             }
-            (Action::Started, Some(task)) => {
+            (Action::Started | Action::KeptSeal, Some(task)) => {
                 self.maps.unseal(tgid, held);
                 let maps = &mut self.maps;
                 if let Err(e) = task.release(|| maps.forget_held(tgid)) {
                     tracing::warn!(pid = held.pid, "could not release it: {e}");
                 }
             }
-            (Action::Started, None) => self.let_go_unattached(tgid, held),
+            (Action::Started | Action::KeptSeal, None) => self.let_go_unattached(tgid, held),
         }
         if self.given_up.take(held.seal) {
             return; // the watchdog was there first, and has said so

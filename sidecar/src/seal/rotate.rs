@@ -150,6 +150,7 @@ impl Work {
                         name,
                         value,
                         binding,
+                        access: None,
                     })
                     .collect();
                 let mut old = Vec::new();
@@ -235,6 +236,7 @@ impl Work {
                     name,
                     value,
                     binding: &config.secrets.get(given.binding)?.name,
+                    access: None,
                 })
             })
             .collect();

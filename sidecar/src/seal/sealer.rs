@@ -4,11 +4,15 @@ use std::{collections::HashMap, io, os::fd::AsFd as _, sync::Arc};
 
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    libc,
+    poll::{PollFd, PollFlags, ppoll},
 };
 use sidecar_common::policy::ScopeId;
 
-use super::{GivenUp, Order, Orders, Work, deliver_file::Mounter, rotate::Prints};
+use super::{
+    GivenUp, Order, Orders, Work, coming::Arrivals, deadline::Deadline, deliver_file::Mounter,
+    rotate::Prints,
+};
 use crate::{
     config::Config,
     kernel::{Maps, Record, Ring},
@@ -17,7 +21,15 @@ use crate::{
     secrets::Store,
 };
 
-/// The thread that delivers. Attaching is done by it too, but for what is coming: a tracer is a thread, not a process.
+/// Records that are taken before the next program is served: whoever floods us keeps nobody from his secrets.
+const RECORDS_AT_ONCE: usize = 64;
+/// Of the delivering thread, where it may have it: it is short of time when many programs come at once, and each keeps a
+/// processor busy until it is attached to.
+const NICE: libc::c_int = -10;
+/// Programs that are served before it is looked at what else there is to do.
+const SERVED_AT_ONCE: usize = 32;
+
+/// The thread that delivers. Attaching is done by it too, but for what makes it wait: a tracer is a thread, not a process.
 pub(crate) struct Sealer {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Store,
@@ -44,6 +56,10 @@ impl Sealer {
             metrics,
             given_up,
         } = self;
+        // SAFETY: a number of a system call; 0 is the calling thread.
+        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+            tracing::debug!("no priority for the delivering thread: {}", Errno::last());
+        }
         let mut work = Work {
             config,
             store,
@@ -58,8 +74,8 @@ impl Sealer {
             trees: HashMap::new(),
             prints: Prints::default(),
             due: Vec::new(),
-            coming: HashMap::new(),
-            is_crowded: false,
+            arrivals: Arrivals::default(),
+            deadline: Deadline::new()?,
             orders,
             waiting: Vec::new(),
             is_ending: false,
@@ -71,32 +87,11 @@ impl Sealer {
         work.catch_up();
         work.journal.flush();
         loop {
-            let mut fds = [
-                PollFd::new(ring.as_fd(), PollFlags::POLLIN),
-                PollFd::new(work.orders.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut fds, work.until_due()) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-            let is_told = fds[1].any() == Some(true);
+            let is_told = work.wait(&ring)?;
             work.do_due();
-            let mut taken = 0;
-            while let Some(record) = ring.next() {
-                work.take(record);
-                taken += 1;
-                // Whoever floods us must not make us collect without end.
-                if taken % Ring::LEAST_OF_A_FULL == 0 {
-                    work.journal.flush();
-                }
-            }
-            // A ring that was full gives at least so many; in between, nothing was lost.
-            if taken >= Ring::LEAST_OF_A_FULL {
-                work.notice_losses();
-            }
-            work.journal.flush();
+            work.receive(&mut ring);
             if is_told && work.obey() {
-                return work.finish();
+                return work.finish(&mut ring);
             }
         }
     }
@@ -130,22 +125,59 @@ impl Work {
         false
     }
 
+    /// Waits for something to do; true if that is an order.
+    fn wait(&self, ring: &Ring) -> io::Result<bool> {
+        let mut fds = [
+            PollFd::new(ring.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.orders.as_fd(), PollFlags::POLLIN),
+        ];
+        match ppoll(&mut fds, self.until_due(), None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        Ok(fds[1].any() == Some(true))
+    }
+
+    /// Takes what the kernel side tells, and serves those that stand. Whoever comes is attached to first: until then it keeps
+    /// a processor busy.
+    fn receive(&mut self, ring: &mut Ring) {
+        let mut taken = 0;
+        for _ in 0..SERVED_AT_ONCE {
+            for record in std::iter::from_fn(|| ring.next()).take(RECORDS_AT_ONCE) {
+                self.take(record);
+                taken += 1;
+                // Whoever floods us must not make us collect without end.
+                if taken % Ring::LEAST_OF_A_FULL == 0 {
+                    self.journal.flush();
+                }
+            }
+            self.look_at_coming();
+            if !self.arrivals.is_any_standing() {
+                break;
+            }
+            self.serve_next();
+        }
+        // A ring that was full gives at least so many; in between, nothing was lost.
+        if taken >= Ring::LEAST_OF_A_FULL {
+            self.notice_losses();
+        }
+        self.journal.flush();
+    }
+
     /// Delivers whatever is still held. (The watchdog sees to it that nothing is for long.)
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self, ring: &mut Ring) -> io::Result<()> {
         self.is_ending = true;
         self.look_again();
         self.catch_up();
+        self.receive(ring);
         // (what was told after the order to stop)
-        for tgid in self.coming.keys().copied().collect::<Vec<_>>() {
+        for tgid in self.arrivals.all_coming() {
             self.proceed(tgid);
         }
-        self.journal.flush();
-        while !self.coming.is_empty() {
-            let mut fds = [PollFd::new(self.orders.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => self.obey(),
-                Err(e) => return Err(e.into()),
-            };
+        while !self.arrivals.is_empty() {
+            self.wait(ring)?;
+            self.receive(ring);
+            self.obey();
         }
         Ok(())
     }
@@ -153,8 +185,9 @@ impl Work {
     fn take(&mut self, record: Record) {
         match record {
             Record::Held(header) => match self.maps.held(header.tgid) {
-                Ok(Some(held)) => self.live(header.tgid, &held),
-                Ok(None) => {} // it ended, or was dealt with already
+                Ok(Some(held)) => self.comes(header.tgid, &held),
+                // it ended, or executed something else, or was dealt with already
+                Ok(None) => self.has_changed(header.tgid),
                 Err(e) => tracing::error!("{e}"),
             },
             Record::Access(access) => self.report_access(&access),
@@ -170,7 +203,7 @@ impl Work {
     /// Deals with everything that is held, whether its record arrived or not.
     pub(super) fn catch_up(&mut self) {
         for (tgid, held) in self.maps.all_held(self.scope) {
-            self.live(tgid, &held);
+            self.comes(tgid, &held);
         }
     }
 

@@ -14,7 +14,10 @@ use nix::{
     unistd::Pid,
 };
 
-use super::held::{HoldError, os};
+use super::{
+    deadline::Deadline,
+    held::{HoldError, os},
+};
 
 /// Stops that may come before an exec: the system call's begin, signals that came meanwhile.
 const STOPS_BEFORE_EXEC: u32 = 64;
@@ -36,21 +39,126 @@ impl Tracee {
     /// Attaches, and stops it. The kernel keeps us waiting while an exec of the process is under way
     /// (`ptrace_attach` takes `cred_guard_mutex`).
     pub(super) fn seize(pid: Pid, options: ptrace::Options) -> Result<Self, HoldError> {
-        Self::begin(pid, options, false)
+        let mut tracee = Self::begin(pid, options, false)?;
+        tracee.stop()?;
+        Ok(tracee)
+    }
+
+    /// Attaches, and leaves it to what it is at: with `PTRACE_O_TRACEEXEC` it stops behind its exec. `None` where the kernel
+    /// keeps us waiting for longer than we have.
+    pub(super) fn follow(
+        pid: Pid,
+        options: ptrace::Options,
+        deadline: &mut Deadline,
+    ) -> Result<Option<Self>, HoldError> {
+        match deadline.seize(pid, options) {
+            Ok(()) => Ok(Some(Self::new(pid, false))),
+            Err(Errno::EINTR) => Ok(None),
+            Err(e) => Err(os("attach")(e)),
+        }
     }
 
     fn begin(pid: Pid, options: ptrace::Options, is_only: bool) -> Result<Self, HoldError> {
         ptrace::seize(pid, options).map_err(os("attach"))?;
-        let mut tracee = Self {
+        Ok(Self::new(pid, is_only))
+    }
+
+    fn new(pid: Pid, is_only: bool) -> Self {
+        Self {
             pid,
             is_only,
             owed: Vec::new(),
             is_settled: false,
-        };
-        let interrupted = ptrace::interrupt(pid);
-        tracee.check("interrupt", interrupted)?;
-        tracee.wait()?;
-        Ok(tracee)
+        }
+    }
+
+    fn stop(&mut self) -> Result<Stop, HoldError> {
+        let interrupted = ptrace::interrupt(self.pid);
+        self.check("interrupt", interrupted)?;
+        self.wait()
+    }
+
+    /// What it has come to since it is followed. A signal for the program before its exec is handed on. `process` is its process's
+    /// number, which a thread that executes takes over.
+    pub(super) fn look(&mut self, process: Pid) -> Result<Progress, HoldError> {
+        loop {
+            let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+            match waitpid(self.pid, Some(flags)) {
+                Ok(WaitStatus::StillAlive) => return Ok(Progress::Running),
+                Ok(WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC)) => {
+                    self.pid = pid;
+                    return Ok(Progress::Executed);
+                }
+                Ok(WaitStatus::PtraceEvent(..) | WaitStatus::PtraceSyscall(_)) => {
+                    return Ok(Progress::Trapped);
+                }
+                Ok(WaitStatus::Stopped(_, signal)) => {
+                    let handed_on = match signal {
+                        // (the kernel side's, or one that would do nothing to who is not stopped)
+                        Signal::SIGCONT => None,
+                        // (a stop of one that is traced is more than a signal; it is due when we have let go)
+                        Signal::SIGSTOP | Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU => {
+                            self.owed.push(signal);
+                            None
+                        }
+                        signal => Some(signal),
+                    };
+                    self.go_on(handed_on)?;
+                }
+                // (a real-time signal, for which there is no name here; it is lost)
+                Err(Errno::EINVAL) => self.go_on(None)?,
+                Err(Errno::EINTR) => {}
+                // its process has its number by now
+                Err(Errno::ECHILD) if self.pid != process => self.pid = process,
+                Ok(WaitStatus::Exited(..)) => {
+                    self.is_settled = true;
+                    return Err(HoldError::NotExecuted);
+                }
+                Ok(_) | Err(Errno::ECHILD) => {
+                    self.is_settled = true;
+                    return Err(HoldError::Gone);
+                }
+                Err(e) => return Err(os("wait")(e)),
+            }
+        }
+    }
+
+    /// Lets it run on, attached as we are. (One that was killed meanwhile is waited for.)
+    pub(super) fn go_on(&mut self, signal: Option<Signal>) -> Result<(), HoldError> {
+        match ptrace::cont(self.pid, signal) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(e) => Err(os("continue")(e)),
+        }
+    }
+
+    /// Has it stop when it is not in the middle of a system call, of which [`look`](Self::look) then tells.
+    pub(super) fn interrupt(&mut self) -> Result<(), HoldError> {
+        match ptrace::interrupt(self.pid) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(e) => Err(os("interrupt")(e)),
+        }
+    }
+
+    /// Takes a pending `SIGCONT` from it: a stop that we send takes its place, and is not delivered. It stands before its first
+    /// instruction, and still does then.
+    pub(super) fn take_continue(&mut self) -> Result<(), HoldError> {
+        kill(self.pid, Signal::SIGSTOP).map_err(os("stop"))?;
+        let mut signal = None;
+        for _ in 0..STOPS_BEFORE_EXEC {
+            let continued = ptrace::cont(self.pid, signal);
+            self.check("continue", continued)?;
+            signal = match self.next() {
+                Ok(WaitStatus::Stopped(_, Signal::SIGSTOP)) => return Ok(()),
+                Ok(WaitStatus::Stopped(_, other)) => Some(other),
+                Ok(WaitStatus::PtraceEvent(..)) | Err(Errno::EINVAL | Errno::EINTR) => None,
+                Ok(_) | Err(Errno::ECHILD) => {
+                    self.is_settled = true;
+                    return Err(HoldError::Gone);
+                }
+                Err(e) => return Err(os("wait")(e)),
+            };
+        }
+        Ok(())
     }
 
     /// Its next change. When another of its threads executes, the kernel changes numbers before it wakes who waits for one
@@ -76,7 +184,11 @@ impl Tracee {
 
     fn wait(&mut self) -> Result<Stop, HoldError> {
         match self.next() {
-            Ok(WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC)) => Ok(Stop::Exec),
+            Ok(WaitStatus::PtraceEvent(pid, _, libc::PTRACE_EVENT_EXEC)) => {
+                // (a thread that executes takes its process's number)
+                self.pid = pid;
+                Ok(Stop::Exec)
+            }
             // (`EINVAL`: a real-time signal, for which there is no name here; it is lost)
             Ok(WaitStatus::PtraceEvent(..)) | Err(Errno::EINVAL) => Ok(Stop::Other),
             Ok(WaitStatus::PtraceSyscall(_)) => Ok(Stop::SystemCall),
@@ -95,9 +207,12 @@ impl Tracee {
         }
     }
 
-    /// Lets it begin its exec and stops it at the event of that, before its first instruction. Where the exec fails it
+    /// Stops it at the event of its exec, before its first instruction. Where the exec fails it
     /// stands at the end of that system call.
-    pub(super) fn see_through_exec(&mut self) -> Result<(), HoldError> {
+    fn see_through_exec(&mut self) -> Result<(), HoldError> {
+        if self.stop()? == Stop::Exec {
+            return Ok(());
+        }
         for _ in 0..STOPS_BEFORE_EXEC {
             let continued = ptrace::syscall(self.pid, None);
             self.check("continue", continued)?;
@@ -162,6 +277,17 @@ impl Drop for Tracee {
     }
 }
 
+/// What one that is followed has come to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It stands behind its exec.
+    Executed,
+    /// It stands elsewhere, before or behind a system call.
+    Trapped,
+    /// It runs, or waits for something.
+    Running,
+}
+
 /// What a tracee stopped for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stop {
@@ -204,11 +330,11 @@ impl Traced {
 pub(super) struct Tracer(mpsc::Sender<Job>);
 
 impl Tracer {
-    /// Begins to attach. `begun` hears of it, on that thread.
+    /// Attaches, and sees it through its exec. `done` hears of that, on that thread.
     pub(super) fn start(
         pid: Pid,
         options: ptrace::Options,
-        begun: impl FnOnce(Result<(), HoldError>) + Send + 'static,
+        done: impl FnOnce(Result<(), HoldError>) + Send + 'static,
     ) -> io::Result<Self> {
         let (jobs, given) = mpsc::channel::<Job>();
         thread::Builder::new()
@@ -216,7 +342,7 @@ impl Tracer {
             .stack_size(TRACER_STACK)
             .spawn(move || match Tracee::begin(pid, options, true) {
                 Ok(mut tracee) => {
-                    begun(Ok(()));
+                    done(tracee.see_through_exec());
                     let mut is_wanted = false;
                     for job in given {
                         is_wanted = true;
@@ -227,7 +353,7 @@ impl Tracer {
                         let _ = tracee.detach();
                     }
                 }
-                Err(e) => begun(Err(e)),
+                Err(e) => done(Err(e)),
             })?;
         Ok(Self(jobs))
     }

@@ -4,7 +4,7 @@
 //! user, another cgroup) is none of our business and starts untouched; one that pretends (the
 //! right name on the wrong file) or that somebody has a hand in is refused.
 
-use std::io;
+use std::{io, os::fd::BorrowedFd};
 
 use sidecar_common::policy::{HELD_TRACED, Held};
 
@@ -119,6 +119,9 @@ pub(crate) struct Evidence<'a> {
     /// What the kernel put on its stack: the path that was executed, and its arguments. Of one that we are not attached
     /// to it is not known.
     pub(crate) stack: Option<&'a Stack<'a>>,
+    /// Whether an open file is the script that the kernel was asked for: the same inode, where its numbers are not what
+    /// `stat` tells.
+    pub(crate) is_executed: &'a dyn Fn(BorrowedFd<'_>) -> bool,
     /// Whether it is still held: a long look at a program that is gone is in vain.
     pub(crate) is_held: &'a dyn Fn() -> bool,
 }
@@ -296,6 +299,7 @@ mod tests {
             pods: Some(pods),
             may_wait,
             stack: None,
+            is_executed: &|_| false,
             is_held: &|| true,
         };
         match verify(&evidence, config.secrets.iter()) {

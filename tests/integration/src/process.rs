@@ -147,6 +147,39 @@ impl Drop for Running {
     }
 }
 
+/// The same program, executed by a shell that was started for it, with the same number: whoever starts it does not wait for
+/// its exec, which takes as long as its agent does.
+#[must_use]
+pub fn by_a_shell(command: &Command) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell
+        .env_clear()
+        .args(["-c", r#"exec "$@""#, "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            shell.env(name, value);
+        }
+    }
+    shell
+}
+
+/// Whether such a shell waits for an agent that is away: it tries again and again.
+#[must_use]
+pub fn waits_for_agent(pid: u32) -> bool {
+    /// In ticks (hundredths of a second): no shell needs so long to come to its exec.
+    const LONG: u64 = 2;
+    /// `stime` after the name (`proc_pid_stat(5)`).
+    const SYSTEM_TIME: usize = 12;
+    let of = |name| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let stat = of("stat");
+    let time = stat
+        .rsplit_once(") ")
+        .and_then(|(_, fields)| fields.split(' ').nth(SYSTEM_TIME)?.parse().ok());
+    of("comm") == "sh\n" && time.is_some_and(|time: u64| time >= LONG)
+}
+
 /// The state of a process as `/proc` gives it: `R`, `S`, `T` (stopped), …; nothing when it is gone.
 #[must_use]
 pub fn state(pid: u32) -> Option<char> {

@@ -79,6 +79,29 @@ fn reserved_and_loader_names_are_refused() {
 }
 
 #[test]
+fn a_secret_file_has_an_owner_and_a_mode() {
+    let with = |what: &str| {
+        MINIMAL.replacen(
+            "    secretRefs",
+            &format!("    file: {what}\n    secretRefs"),
+            1,
+        )
+    };
+    let chosen = |what: &str| accept(&with(what)).secrets[0].file;
+    assert_eq!(accept(MINIMAL).secrets[0].file.mode.bits(), 0o400);
+    let file = chosen("{mode: \"0440\", uid: 101, gid: 0}");
+    assert_eq!(
+        (file.mode.bits(), file.uid, file.gid),
+        (0o440, Some(101), Some(0))
+    );
+    assert_eq!(chosen("{uid: 7}").gid, None);
+    refused(&with("{mode: \"0644\"}"), "mode cannot be \"0644\"");
+    refused(&with("{mode: 0440}"), "mode");
+    refused(&with("{uid: 4294967295}"), "uid is out of range");
+    refused(&with("{owner: 7}"), "unknown key \"owner\"");
+}
+
+#[test]
 fn on_rotate_is_a_word_or_a_signal() {
     let with = |what: &str| {
         let text = binding("binary: app", "{name: A, source: {value: x}}");

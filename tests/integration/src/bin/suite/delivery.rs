@@ -47,6 +47,10 @@ pub fn register(registry: Registry) -> Registry {
         )
         .test("delivery::files_are_the_users_own", files_are_the_users_own)
         .test(
+            "delivery::files_for_who_drops_its_user",
+            files_for_who_drops_its_user,
+        )
+        .test(
             "delivery::files_go_with_the_program",
             files_go_with_the_program,
         )
@@ -286,6 +290,50 @@ fn ours_wins_a_collision() -> Result<()> {
     ensure!(found["environ_count"] == 4, "{found}");
     let event = agent.event("SEALED", probe.pid())?;
     ensure!(event["overrode"] == json!(["TOKEN"]), "{event}");
+    Ok(())
+}
+
+/// It reads its file when it is root no more; others of that user do not.
+fn files_for_who_drops_its_user() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    let folder = Scratch::new()?;
+    let script = r#"#!/usr/bin/python3
+import os
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+path = os.environ["KERNELSEAL_SECRETS_DIR"] + "/TOKEN"
+try:
+    print(path, open(path).read(), flush=True)
+except OSError as e:
+    print(path, e, flush=True)
+import time
+time.sleep(600)
+"#;
+    let program = folder.program("drops.py", script)?;
+    for (access, mode, finds) in [
+        (json!({}), 0o400, false),
+        (json!({"gid": NOBODY, "mode": "0440"}), 0o440, true),
+        (json!({"uid": NOBODY}), 0o400, true),
+        (json!({"mode": "0444"}), 0o444, true),
+    ] {
+        let config = Config::token_for("drops.py").binding_key("file", access.clone());
+        let _agent = Agent::run(&config)?;
+        let mut running = process::spawn(&mut Command::new(&program))?;
+        let line = running.line(SOON)?;
+        ensure!(line.contains("hunter2") == finds, "{access}: {line}");
+        let path = line.split(' ').next().context("no path")?;
+        ensure!(
+            fs::metadata(path)?.mode() & 0o777 == mode,
+            "{:o}",
+            fs::metadata(path)?.mode()
+        );
+        for user in [0, NOBODY] {
+            let mut stranger = Command::new("cat");
+            let output = stranger.arg(path).uid(user).output()?;
+            ensure!(!output.status.success() && output.stdout.is_empty());
+        }
+    }
     Ok(())
 }
 

@@ -50,6 +50,14 @@ pub fn register(registry: Registry) -> Registry {
             "identity::a_changed_script_has_another_digest",
             a_changed_script_has_another_digest,
         )
+        .test(
+            "identity::a_script_elsewhere_than_in_the_working_directory",
+            a_script_elsewhere_than_in_the_working_directory,
+        )
+        .test(
+            "identity::a_script_on_layers_of_two_file_systems",
+            a_script_on_layers_of_two_file_systems,
+        )
         .test("identity::the_user", the_user)
         .test("identity::the_cgroup", the_cgroup)
         .test("identity::ld_preload", || {
@@ -295,6 +303,77 @@ fn a_changed_script_has_another_digest() -> Result<()> {
         refused(&mut agent, &mut asked_for_token(&changed))?;
     }
     Ok(())
+}
+
+/// `../bin/run.sh`, and a link in the working directory that leads out of it: by base name and digest.
+fn a_script_elsewhere_than_in_the_working_directory() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let content = fs::read(probe::path("probe.sh")?)?;
+    let script = scratch.program("bin/run.sh", content)?;
+    fs::create_dir(scratch.join("work"))?;
+    std::os::unix::fs::symlink("../bin/run.sh", scratch.join("work/near.sh"))?;
+    std::os::unix::fs::symlink(&script, scratch.join("work/far.sh"))?;
+    let _agent = Agent::run(&Config::token_for("run.sh").selector("sha256", digest(&script)?))?;
+    for path in ["../bin/run.sh", "near.sh", "./far.sh", "../work/near.sh"] {
+        let command = format!("cd {}; exec \"$@\"", scratch.join("work").display());
+        let path = if path.contains('/') {
+            path.to_owned()
+        } else {
+            format!("./{path}")
+        };
+        let mut shell = Command::new("/bin/sh");
+        shell.args([
+            "-c", &command, "sh", &path, "--env", "TOKEN", "--file", "TOKEN",
+        ]);
+        shell.env_clear().env("PATH", "/usr/bin:/bin");
+        let found = given(&mut shell).with_context(|| path.clone())?;
+        ensure_both(&found, "hunter2").with_context(|| path.clone())?;
+    }
+    Ok(())
+}
+
+/// There `stat` tells another device than the kernel has, as on btrfs.
+fn a_script_on_layers_of_two_file_systems() -> Result<()> {
+    let lower = Scratch::within(Path::new("/ext4"))?;
+    let scratch = Scratch::new()?;
+    let content = fs::read(probe::path("probe.sh")?)?;
+    lower.program("probe.sh", &content)?;
+    lower.program("impostor/probe.sh", &content)?;
+    for folder in ["upper", "work", "merged"] {
+        fs::create_dir(scratch.join(folder))?;
+    }
+    let options = format!(
+        "xino=off,lowerdir={},upperdir={},workdir={}",
+        lower.path().display(),
+        scratch.join("upper").display(),
+        scratch.join("work").display()
+    );
+    let merged = scratch.join("merged");
+    let mounted = nix::mount::mount(
+        Some("overlay"),
+        &merged,
+        Some("overlay"),
+        nix::mount::MsFlags::empty(),
+        Some(options.as_str()),
+    );
+    mounted.context("an overlay")?;
+    let script = merged.join("probe.sh");
+    let in_turn = || -> Result<()> {
+        for config in [
+            Config::token_for(text(&script)?),
+            Config::token_for(text(&script)?).selector("sha256", digest(&script)?),
+            Config::token_for("probe.sh").selector("sha256", digest(&script)?),
+        ] {
+            let _agent = Agent::run(&config)?;
+            ensure_both(&given(&mut asked_for_token(&script))?, "hunter2")?;
+        }
+        let mut agent = Agent::run(&Config::token_for(text(&script)?))?;
+        let impostor = merged.join("impostor/probe.sh");
+        refused(&mut agent, &mut asked_for_token(impostor)).map(drop)
+    };
+    let result = in_turn();
+    nix::mount::umount(&merged)?;
+    result
 }
 
 fn the_user() -> Result<()> {

@@ -11,7 +11,9 @@ use kernelseal_integration::pinned::PINS;
 use kernelseal_integration::probe::{
     self, asked_for_token, ensure_both, ensure_none, report, staying,
 };
-use kernelseal_integration::process::{self, Running, run, state, stopped, until};
+use kernelseal_integration::process::{
+    self, Running, by_a_shell, run, state, stopped, until, waits_for_agent,
+};
 use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 
@@ -68,16 +70,17 @@ fn is_open(probe: &Running) -> bool {
 pub fn held(agent: &Agent, number: usize) -> Result<Vec<Running>> {
     agent.signal(Signal::SIGSTOP)?;
     until("the agent stops", SOON, || state(agent.pid()) == Some('T'))?;
-    let all = (0..number).map(|_| process::spawn(target()?.args(["--sleep", "600"])));
+    let all =
+        (0..number).map(|_| process::spawn(&mut by_a_shell(target()?.args(["--sleep", "600"]))));
     let all = all.collect::<Result<Vec<_>>>()?;
     for probe in &all {
-        until("it is held", SOON, || state(probe.pid()) == Some('T'))?;
+        until("it is held", SOON, || waits_for_agent(probe.pid()))?;
     }
     Ok(all)
 }
 
 fn ending_leaves_nobody_stopped() -> Result<()> {
-    let agent = agent()?;
+    let agent = Agent::run(&Config::token_for("probe-static").policy("holdTimeout", "1m"))?;
     let mut all = held(&agent, 20)?;
     // `stop` asks it to end, and then lets it go on.
     let status = agent.stop()?;

@@ -19,6 +19,7 @@ mod names;
 mod network;
 mod observe;
 mod ordinary;
+mod parents;
 mod pods;
 mod policy;
 mod proof;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         guards::register,
         bad_input::register,
         races::register,
+        parents::register,
         lifecycle::register,
         live::register,
         adoption::register,

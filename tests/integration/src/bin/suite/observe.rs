@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report, staying};
-use kernelseal_integration::process::{self, state, until};
+use kernelseal_integration::process::{self, by_a_shell, state, until, waits_for_agent};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::sys::signal::Signal;
@@ -308,8 +308,8 @@ fn a_full_ring() -> Result<()> {
     for n in 0..20_000 {
         ensure!(refused_by(&path), "access {n}");
     }
-    let mut late = process::spawn(target()?.args(["--sleep", "600"]))?;
-    until("it is held", SOON, || state(late.pid()) == Some('T'))?;
+    let mut late = process::spawn(&mut by_a_shell(target()?.args(["--sleep", "600"])))?;
+    until("it is held", SOON, || waits_for_agent(late.pid()))?;
     let (gone, folder) = (
         guarded.pid(),
         format!("/run/kernelseal/secrets/{}", guarded.pid()),

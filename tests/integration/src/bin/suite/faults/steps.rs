@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::probe::ensure_both;
-use kernelseal_integration::process::{state, stopped, until};
+use kernelseal_integration::process::{by_a_shell, state, stopped, until, waits_for_agent};
 use kernelseal_integration::registry::Registry;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -139,8 +139,8 @@ fn killed_while(
     let mounts = File::open("/proc/self/mountinfo")?;
     let mut command = target()?;
     // Not to be gone before it is looked at.
-    command.args(["--sleep", "600"]).stdout(Stdio::piped());
-    let mut probe = Started(command.spawn()?);
+    command.args(["--sleep", "600"]);
+    let mut probe = Started(by_a_shell(&command).stdout(Stdio::piped()).spawn()?);
     let report = probe.0.stdout.take().context("no output")?;
     let wait_for = |what: BorrowedFd<'_>, event| -> Result<()> {
         let came = poll(
@@ -157,7 +157,7 @@ fn killed_while(
                 spin_loop();
             }
         }
-        When::At(Step::Held) => until("it is held", SOON, || state(probe.pid()) == Some('T'))?,
+        When::At(Step::Held) => until("it is held", SOON, || waits_for_agent(probe.pid()))?,
         // (a change of the mounts)
         When::At(Step::Half) => wait_for(mounts.as_fd(), PollFlags::POLLPRI)?,
         When::At(Step::Delivered) => wait_for(report.as_fd(), PollFlags::POLLIN)?,
@@ -169,6 +169,7 @@ fn killed_while(
         _ if has_said => Some(Step::Delivered),
         Some('T' | 't') if has_files(probe.pid()) => Some(Step::Half),
         Some('T' | 't') => Some(Step::Held),
+        _ if waits_for_agent(probe.pid()) => Some(Step::Held),
         // on its way into its stop, or out of it
         _ => None,
     };
