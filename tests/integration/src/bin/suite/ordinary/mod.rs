@@ -4,6 +4,7 @@
 //! kernelseal is loaded, beside sealed programs, and with its own program bound. It must print the same, but for the secret.
 
 mod case;
+mod launchers;
 mod listing;
 mod terminals;
 
@@ -50,8 +51,14 @@ static GO: Case =
 static JAVA: Case =
     Case::new(include_str!("scripts/java.sh")).bound(|| Config::token_for("java"), BOTH);
 
+static LAUNCHERS: Case = Case::new(include_str!("scripts/launchers.sh")).bound(
+    || Config::token_for("launched").policy("holdTimeout", "1m"),
+    &["variable: hunter2"],
+);
+
 /// The cases by name.
-static CASES: [(&str, &Case); 11] = [
+static CASES: [(&str, &Case); 12] = [
+    ("launchers", &LAUNCHERS),
     ("shell", &SHELL),
     ("debuggers", &DEBUGGERS),
     ("packages", &PACKAGES),
@@ -78,5 +85,5 @@ pub fn register(mut registry: Registry) -> Registry {
             registry = registry.slow_test(of("sealed"), LIMIT, || case.sealed());
         }
     }
-    terminals::register(listing::register(registry))
+    launchers::register(terminals::register(listing::register(registry)))
 }
