@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, guardian, kernel, kube, seal, top};
+use crate::{agent, check, config, guardian, kernel, kube, limits, seal, top};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -207,6 +207,8 @@ fn status_of(dir: &Path) -> anyhow::Result<()> {
 }
 
 fn cleanup(force: bool) -> anyhow::Result<()> {
+    // (a directory each, until it is wiped)
+    limits::raise();
     let lock = kernel::pins::lock()?;
     let versions = kernel::pins::all()?;
     let mut ended = BTreeMap::new();

@@ -34,6 +34,7 @@ use self::{
 use crate::{
     config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position},
     kernel::{self, Claim, Maps, Ring, pins},
+    limits,
     monitor::Monitors,
     observe::{self, Journal, Metrics},
     out_of_reach,
@@ -53,6 +54,7 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
         tracing::warn!("secrets in this process's memory may be swapped out: {why}");
     }
     refuse_what_cannot_be_done(path, &config)?;
+    limits::raise();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -85,11 +87,9 @@ fn ensure_loaded() -> anyhow::Result<()> {
         return Ok(());
     }
     tracing::info!("loading the kernel side");
-    let loader = Command::new("/proc/self/exe")
-        .arg("load")
-        .env_clear()
-        .output()
-        .context("start the loader")?;
+    let mut loader = Command::new("/proc/self/exe");
+    loader.arg("load").env_clear();
+    let loader = limits::output(&mut loader).context("start the loader")?;
     // In a pod that an agent left, only what was started from outside of it uses bpf(2): not a child.
     if !loader.status.success() && is_started_from_outside() {
         return load_kernel_side();

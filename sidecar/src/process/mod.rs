@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod kubelet;
+pub(crate) mod lines;
 mod pods;
 pub(crate) mod text;
 mod whereabouts;
@@ -26,6 +27,9 @@ use self::cgroup::Cgroup;
 pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::text::Interpreter;
 pub(crate) use self::whereabouts::{LABELS, POD_NAMESPACE, Place, Pod, Whereabouts};
+
+/// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
+const TICK_NS: u64 = 10_000_000;
 
 /// A file, by where it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +224,12 @@ impl Process {
             .ok_or_else(|| io::Error::other("/proc/<pid>/stat has no startstack"))
     }
 
+    /// Whether it started at that moment, on the boot clock, in nanoseconds.
+    pub(crate) fn started_at(self, start_ns: u64) -> io::Result<bool> {
+        let stat = fs::read(self.file("stat"))?;
+        Ok(text::started(&stat) == Some(start_ns / TICK_NS))
+    }
+
     /// Who traces it, if anybody: number and name.
     pub(crate) fn tracer(self) -> Option<(u32, String)> {
         let pid = text::tracer(&fs::read(self.file("status")).ok()?)?;
@@ -229,11 +239,15 @@ impl Process {
 }
 
 /// The processes of our PID namespace and of those below it.
-pub(crate) fn all() -> impl Iterator<Item = u32> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+pub(crate) fn all() -> io::Result<impl Iterator<Item = u32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// Whether that is said of a process that has ended.
+pub(crate) fn is_gone(e: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(e), Some(Errno::NOENT | Errno::SRCH))
 }
 
 fn file_id(file: impl AsFd) -> io::Result<FileId> {

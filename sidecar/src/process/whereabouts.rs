@@ -17,7 +17,7 @@ use std::{
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::{
-    Process,
+    Process, TICK_NS,
     cgroup::{self, Cgroup, Id},
     kubelet::Mounted,
     pods::Pods,
@@ -29,8 +29,6 @@ use crate::observe::Container;
 const REMEMBERED: usize = 4096;
 /// Between two looks at all processes for one that tells a container's name.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
-const TICK_NS: u64 = 10_000_000;
 /// Where the agent's pod has its labels (a downwardAPI volume).
 pub(crate) const LABELS: &str = "/etc/podinfo/labels";
 /// Variables by which the agent is told of its pod (`fieldRef`).
@@ -324,6 +322,7 @@ impl Whereabouts {
             .and_then(told)
             .or_else(|| {
                 super::all()
+                    .ok()?
                     .filter_map(|pid| Seen::open(pid).ok())
                     .find_map(|seen| told(&seen))
             })

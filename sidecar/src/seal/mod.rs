@@ -18,10 +18,15 @@ mod sealer;
 mod stack;
 mod tracee;
 mod verify;
+mod views;
 mod waiting;
 mod watchdog;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
 
 use sidecar_common::policy::{HELD_COMING, HELD_TRACED, Held, ScopeId};
 
@@ -38,7 +43,7 @@ use self::{
     ending::Due,
     failure::Failure,
     held::{HeldTask, HoldError},
-    rotate::{Memory, Prints},
+    rotate::{Memory, Prints, Rotation},
     stack::Variable,
     verify::{Evidence, Refusal, Verdict, verify},
     waiting::Waiting,
@@ -46,6 +51,7 @@ use self::{
 use crate::{
     config::{Binding, Config, OnFailure},
     kernel::Maps,
+    limits::Reserve,
     observe::{Journal, Metrics},
     process::{Place, Process, Whereabouts},
     secrets::{Store, Value},
@@ -92,10 +98,17 @@ struct Work {
     metrics: Metrics,
     given_up: GivenUp,
     mounter: Mounter,
+    reserve: Reserve,
     trees: HashMap<u64, Tree>,
     prints: Prints,
     /// What is to be done at a time.
     due: Vec<(Instant, Due)>,
+    /// What programs that have ended left, and is not taken away yet.
+    leaving: VecDeque<Vault>,
+    is_taking_away: bool,
+    /// How much of what was taken away is to be wiped.
+    wiping: usize,
+    rotation: Rotation,
     /// By their number in the kernel's own.
     coming: HashMap<u32, Coming>,
     /// More are coming than are attached to.
@@ -116,6 +129,7 @@ impl Work {
         if held.flags & HELD_COMING != 0 {
             return self.await_coming(tgid, held);
         }
+        self.reserve.see_to_it();
         let process = Process::new(held.pid);
         if held.flags & HELD_TRACED != 0 {
             let place = self.place_of(held, process);
@@ -312,8 +326,8 @@ impl Work {
         if !files.is_empty() {
             // guarded before there is a file in it
             self.maps.mount_for(self.scope, held.seal)?;
-            let vault = self.mounter.mount(held, &files)?;
-            directory = vault.path();
+            let vault;
+            (vault, directory) = self.mounter.mount(held, &files)?;
             delivered.vault = Some(vault);
             variables.push(Variable {
                 name: DIR_VARIABLE,

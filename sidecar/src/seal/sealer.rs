@@ -1,6 +1,11 @@
 //! The thread that delivers: what it waits for, and what it then does.
 
-use std::{collections::HashMap, io, os::fd::AsFd as _, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    os::fd::AsFd as _,
+    sync::Arc,
+};
 
 use nix::{
     errno::Errno,
@@ -8,10 +13,15 @@ use nix::{
 };
 use sidecar_common::policy::ScopeId;
 
-use super::{GivenUp, Order, Orders, Work, deliver_file::Mounter, rotate::Prints};
+use super::{
+    GivenUp, Order, Orders, Work,
+    deliver_file::Mounter,
+    rotate::{Prints, Rotation},
+};
 use crate::{
     config::Config,
     kernel::{Maps, Record, Ring},
+    limits::Reserve,
     observe::{Journal, Metrics},
     process::Whereabouts,
     secrets::Store,
@@ -55,9 +65,14 @@ impl Sealer {
             metrics,
             given_up,
             mounter: Mounter::new()?,
+            reserve: Reserve::new()?,
             trees: HashMap::new(),
             prints: Prints::default(),
             due: Vec::new(),
+            leaving: VecDeque::new(),
+            is_taking_away: false,
+            wiping: 0,
+            rotation: Rotation::default(),
             coming: HashMap::new(),
             is_crowded: false,
             orders,
@@ -75,12 +90,18 @@ impl Sealer {
                 PollFd::new(ring.as_fd(), PollFlags::POLLIN),
                 PollFd::new(work.orders.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut fds, work.until_due()) {
+            let at_most = if work.rotation.is_on() {
+                PollTimeout::ZERO
+            } else {
+                work.until_due()
+            };
+            match poll(&mut fds, at_most) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }
             let is_told = fds[1].any() == Some(true);
             work.do_due();
+            work.rotate_some();
             let mut taken = 0;
             while let Some(record) = ring.next() {
                 work.take(record);

@@ -26,6 +26,7 @@ mod scopes;
 mod sources;
 mod stacks;
 mod starts;
+mod starving;
 mod syscalls;
 mod takeover;
 mod unknown_pods;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         network::register,
         syscalls::register,
         starts::register,
+        starving::register,
         attack::register,
         leftovers::register,
         scopes::register,

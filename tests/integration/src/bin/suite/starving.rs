@@ -1,0 +1,171 @@
+//! Nobody starves the agent: many programs that live, and whoever wants to take away what it needs.
+
+use std::env;
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe;
+use kernelseal_integration::process::{descriptors, resident_kib, until};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(20);
+const PLACE: &str = "/run/kernelseal/secrets";
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test(
+            "starving::a_living_tree_takes_no_descriptor",
+            a_living_tree_takes_no_descriptor,
+        )
+        .slow_test(
+            "starving::ten_thousand_programs",
+            Duration::from_mins(45),
+            ten_thousand_programs,
+        )
+}
+
+/// An agent that was given so many descriptors: soft limit, hard limit.
+fn agent(config: &Config, soft: u32, hard: u32) -> Result<Agent> {
+    let binary = Agent::command(&[]).get_program().to_owned();
+    let mut command = Command::new("sh");
+    let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script]).arg(binary);
+    Agent::start_as(command, &config.to_string())?.readied()
+}
+
+/// Programs that stay until this is dropped.
+struct Crowd(Vec<Child>);
+
+impl Crowd {
+    fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    fn start(&mut self, count: usize) -> Result<()> {
+        let path = probe::path("probe-static")?;
+        for _ in 0..count {
+            let mut command = probe::asked_for_token(&path);
+            command.args(["--sleep", "100000"]);
+            command.stdin(Stdio::null()).stdout(Stdio::null());
+            self.0.push(command.spawn().context("start one")?);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        for child in &mut self.0 {
+            child.kill()?;
+        }
+        for mut child in self.0.drain(..) {
+            child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Reads events until so many of a type came; one of `REFUSED` or `DROPPED` is an error.
+fn count_events(agent: &mut Agent, kind: &str, count: usize, timeout: Duration) -> Result<()> {
+    let begin = Instant::now();
+    let mut found = 0;
+    while found < count {
+        let left = timeout.saturating_sub(begin.elapsed());
+        let Some(line) = agent.next_line(left)? else {
+            bail!("{found} of {count} {kind} within {timeout:?}");
+        };
+        let event: Value = serde_json::from_str(&line)?;
+        let of = event["type"].as_str().unwrap_or_default();
+        ensure!(of != "REFUSED" && of != "DROPPED", "{line}");
+        found += usize::from(of == kind);
+    }
+    Ok(())
+}
+
+/// Starts so many, some at a time, each of which is sealed.
+fn start_all(agent: &mut Agent, crowd: &mut Crowd, count: usize) -> Result<()> {
+    const AT_A_TIME: usize = 20;
+    let mut left = count;
+    while left > 0 {
+        let some = left.min(AT_A_TIME);
+        crowd.start(some)?;
+        count_events(agent, "SEALED", some, Duration::from_mins(1))?;
+        left -= some;
+    }
+    Ok(())
+}
+
+/// Mounts and folders of secret files.
+fn left() -> Result<(usize, usize)> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mounts = mounts.lines().filter(|line| line.contains(PLACE)).count();
+    let folders = fs::read_dir(PLACE).map_or(0, Iterator::count);
+    Ok((mounts, folders))
+}
+
+/// A life of many at a time: sealed, all brought up to another value, ended; nothing is left.
+fn many(count: usize, soft: u32, hard: u32) -> Result<()> {
+    let before = left()?;
+    let folder = Scratch::new()?;
+    let source = folder.file("source", "hunter2")?;
+    let config =
+        Config::seal("probe-static").secret("TOKEN", json!({"fileRef": source.to_string_lossy()}));
+    let mut agent = agent(&config, soft, hard)?;
+    let mut crowd = Crowd::new();
+    start_all(&mut agent, &mut crowd, 1)?;
+    let (resident, open) = (resident_kib(agent.pid())?, descriptors(agent.pid())?);
+
+    start_all(&mut agent, &mut crowd, count - 1)?;
+    let now = descriptors(agent.pid())?;
+    println!(
+        "with {count}: {now} descriptors ({open} with one), {} KiB ({resident} with one)",
+        resident_kib(agent.pid())?
+    );
+    ensure!(now <= open, "{now} descriptors, {open} with one program");
+    ensure!(left()?.0 == before.0 + count, "{:?}", left()?);
+
+    let begin = Instant::now();
+    let new = folder.file("new", "another")?;
+    fs::rename(new, source)?;
+    count_events(&mut agent, "ROTATED", count, Duration::from_mins(10))?;
+    let resident = resident_kib(agent.pid())?;
+    println!(
+        "all rotated in {:?}: {} descriptors, {resident} KiB",
+        begin.elapsed(),
+        descriptors(agent.pid())?
+    );
+    ensure!(resident <= 24 * 1024, "{resident} KiB");
+
+    let begin = Instant::now();
+    crowd.end()?;
+    count_events(&mut agent, "EXITED", count, Duration::from_mins(10))?;
+    until("nothing is left", Duration::from_mins(10), || {
+        left().is_ok_and(|left| left == before)
+    })?;
+    println!("all gone in {:?}", begin.elapsed());
+    until("its descriptors are closed", SOON, || {
+        descriptors(agent.pid()).is_ok_and(|now| now <= open)
+    })
+}
+
+/// 300 of them, with fewer descriptors than that.
+fn a_living_tree_takes_no_descriptor() -> Result<()> {
+    many(300, 100, 160)
+}
+
+fn ten_thousand_programs() -> Result<()> {
+    let count = env::var("KERNELSEAL_CROWD").ok();
+    let count = count.map_or(Ok(10_000), |count| count.parse())?;
+    many(count, 1024, 4096)
+}
