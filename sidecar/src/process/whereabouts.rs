@@ -46,9 +46,19 @@ pub(crate) struct Place {
     pub(crate) container: Option<Container>,
     /// The uid of its container's pod, where its control group tells one.
     pub(crate) pod: Option<String>,
+    /// Why it is not known.
+    pub(crate) trouble: Option<io::Error>,
 }
 
 impl Place {
+    /// It could not be looked up.
+    pub(crate) fn unknown(why: io::Error) -> Self {
+        Self {
+            trouble: Some(why),
+            ..Self::default()
+        }
+    }
+
     /// Whether it was found.
     pub(crate) fn is_known(&self) -> bool {
         !self.cgroup.as_os_str().is_empty()
@@ -185,21 +195,21 @@ impl Whereabouts {
         match self.paths.get(&cgroup) {
             Some(path) => {
                 let path = path.clone();
-                Some(self.of_path(path, Process::new(pid), cgroup))
+                self.of_path(path, Process::new(pid), cgroup).ok()
             }
             // (version 1; in the root, or too deep)
             None => self.of_process(pid, started_ns),
         }
     }
 
-    fn of_path(&mut self, path: PathBuf, process: Process, cgroup: u64) -> Arc<Place> {
+    fn of_path(&mut self, path: PathBuf, process: Process, cgroup: u64) -> io::Result<Arc<Place>> {
         if let Some(place) = self.places.get(&cgroup).and_then(Found::for_now) {
-            return place;
+            return Ok(place);
         }
-        let (place, is_certain) = self.place_at(Cgroup::unified(path), process);
+        let (place, is_certain) = self.place_at(Cgroup::unified(path), process)?;
         let place = Arc::new(place);
         remember(&mut self.places, cgroup, Found::new(&place, is_certain));
-        place
+        Ok(place)
     }
 
     fn of_process(&mut self, pid: u32, started_ns: u64) -> Option<Arc<Place>> {
@@ -243,23 +253,23 @@ impl Whereabouts {
     /// With whether there is nothing more to find out.
     fn look_up(&self, process: Process) -> io::Result<(Place, bool)> {
         let found = process.cgroup()?.absolute(&self.root);
-        Ok(self.place_at(found, process))
+        self.place_at(found, process)
     }
 
     /// The same of a process in that control group.
-    fn place_at(&self, found: Cgroup, process: Process) -> (Place, bool) {
+    fn place_at(&self, found: Cgroup, process: Process) -> io::Result<(Place, bool)> {
         let Some(id) = found.container(&self.own) else {
             let place = Place {
                 cgroup: found.path,
                 ..Place::default()
             };
-            return (place, true);
+            return Ok((place, true));
         };
         let is_strange = self.is_strange(&id);
         let name = if is_strange {
             None
         } else {
-            self.name_of(process, &id)
+            self.name_of(process, &id)?
         };
         let is_named = name.is_some() || is_strange || self.ours.is_none();
         let (pod, is_known) = self.pod_of(&id, is_strange);
@@ -274,8 +284,9 @@ impl Whereabouts {
             cgroup: found.path,
             container: Some(container),
             pod: id.pod,
+            trouble: None,
         };
-        (place, is_certain)
+        Ok((place, is_certain))
     }
 
     /// The pod of a container, and whether there is no more to know of it.
@@ -302,51 +313,66 @@ impl Whereabouts {
 
     /// A container's name, from a process of it that its runtime started. What such a process begot may have
     /// entered a mount namespace of another container.
-    fn name_of(&self, process: Process, id: &Id) -> Option<String> {
-        let ours = self.ours.as_ref()?;
-        let told = |seen: &Seen| {
-            let is_first = self.container_of(seen)? == *id && self.is_started_from_outside(seen);
-            let mountinfo = is_first.then(|| seen.read("mountinfo").ok())??;
-            Mounted::all(&mountinfo).find(|mounted| {
+    fn name_of(&self, process: Process, id: &Id) -> io::Result<Option<String>> {
+        let Some(ours) = self.ours.as_ref() else {
+            return Ok(None);
+        };
+        let told = |pid: u32| -> io::Result<Option<String>> {
+            let seen = Seen::open(pid)?;
+            let is_first = self.container_of(&seen)?.as_ref() == Some(id)
+                && self.is_started_from_outside(&seen)?;
+            if !is_first {
+                return Ok(None);
+            }
+            let mounted = seen.find_mounted(|mounted| {
                 let is_its = match (&id.pod, &self.pod) {
                     (Some(pod), None) => *pod == mounted.pod,
                     (None, None) => true,
                     (_, Some(_)) => mounted.pod == ours.pod,
                 };
                 mounted.is_beside(ours) && is_its
-            })
+            })?;
+            Ok(mounted.map(|mounted| mounted.name))
         };
-        let itself = Seen::open(process.number()).ok();
-        itself
-            .as_ref()
-            .and_then(told)
-            .or_else(|| {
-                super::all()
-                    .ok()?
-                    .filter_map(|pid| Seen::open(pid).ok())
-                    .find_map(|seen| told(&seen))
-            })
-            .map(|mounted| mounted.name)
+        if let Some(name) = of_living(told(process.number()))? {
+            return Ok(Some(name));
+        }
+        for pid in super::all()? {
+            if let Some(name) = of_living(told(pid))? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
-    fn container_of(&self, seen: &Seen) -> Option<Id> {
-        seen.cgroup()?.absolute(&self.root).container(&self.own)
+    fn container_of(&self, seen: &Seen) -> io::Result<Option<Id>> {
+        let cgroup = seen.cgroup()?;
+        Ok(cgroup.and_then(|cgroup| cgroup.absolute(&self.root).container(&self.own)))
     }
 
     /// Whether its parent is none that we see, or lives in no container: the runtime.
-    fn is_started_from_outside(&self, seen: &Seen) -> bool {
-        match seen.parent() {
-            Some(0) => true,
-            Some(parent) => {
-                let runtime = Seen::open(parent).ok();
-                let is_outside = runtime.is_some_and(|runtime| {
-                    runtime.cgroup().is_some() && self.container_of(&runtime).is_none()
-                });
-                // (asked again: the number was the parent's while we looked)
-                is_outside && seen.parent() == Some(parent)
-            }
-            None => false,
+    fn is_started_from_outside(&self, seen: &Seen) -> io::Result<bool> {
+        let Some(parent) = seen.parent()? else {
+            return Ok(false);
+        };
+        if parent == 0 {
+            return Ok(true);
         }
+        let is_outside = || -> io::Result<Option<bool>> {
+            let runtime = Seen::open(parent)?;
+            let has_cgroup = runtime.cgroup()?.is_some();
+            Ok(Some(has_cgroup && self.container_of(&runtime)?.is_none()))
+        };
+        // (asked again: the number was the parent's while we looked)
+        Ok(of_living(is_outside())? == Some(true) && seen.parent()? == Some(parent))
+    }
+}
+
+/// Nothing of a process that is gone; an error that says nothing about it stays one.
+fn of_living<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match found {
+        Err(e) if super::is_gone(&e) => Ok(None),
+        found => found,
     }
 }
 
@@ -373,12 +399,18 @@ impl Seen {
         Ok(text)
     }
 
-    fn cgroup(&self) -> Option<Cgroup> {
-        Cgroup::parse(&self.read("cgroup").ok()?)
+    fn cgroup(&self) -> io::Result<Option<Cgroup>> {
+        Ok(Cgroup::parse(&self.read("cgroup")?))
     }
 
-    fn parent(&self) -> Option<u32> {
-        text::parent(&self.read("status").ok()?)
+    fn parent(&self) -> io::Result<Option<u32>> {
+        Ok(text::parent(&self.read("status")?))
+    }
+
+    /// The first of what the kubelet mounted there that is wanted.
+    fn find_mounted(&self, is_wanted: impl Fn(&Mounted) -> bool) -> io::Result<Option<Mounted>> {
+        let text = self.read("mountinfo")?;
+        Ok(Mounted::all(&text).find(is_wanted))
     }
 }
 

@@ -247,12 +247,14 @@ impl Work {
     /// Ends the trees whose end we were not told of.
     pub(super) fn sweep(&mut self) {
         let living = self.maps.trees(self.scope);
-        let gone: Vec<u64> = self
+        let mut gone: Vec<u64> = self
             .trees
             .keys()
             .filter(|seal| !living.contains_key(seal))
             .copied()
             .collect();
+        // (what could not be read is not gone)
+        gone.retain(|seal| self.maps.is_tree_gone(*seal));
         for seal in gone {
             self.forget(seal);
         }

@@ -88,7 +88,7 @@ fn is_at(
             .executable_file()
             .map_err(unknown("the file it executes"))?,
     };
-    if process.file_at(named).ok() == Some(asked_for) {
+    if leads_to(process.file_at(named), asked_for)? {
         return Ok(());
     }
     Err(Refusal::OtherFile {
@@ -96,6 +96,18 @@ fn is_at(
         wanted: binding.selector.binary.clone(),
         binding: binding.name.clone(),
     })
+}
+
+/// Whether that is what was found. Where nothing is, there is another file or none; where it could not be looked at, it is not
+/// known.
+fn leads_to(found: io::Result<FileId>, wanted: FileId) -> Result<bool, Refusal> {
+    match found {
+        Ok(found) => Ok(found == wanted),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(unknown(
+            "the file at the binding's path could not be looked at",
+        )(e)),
+    }
 }
 
 /// Whether the script, or what runs, has that content; the interpreter that it names.
@@ -129,4 +141,36 @@ fn has_digest(
         found,
         binding: binding.name.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_no_mismatch() {
+        let file = FileId { dev: 1, ino: 2 };
+        let other = FileId { dev: 1, ino: 3 };
+        assert!(leads_to(Ok(file), file).unwrap());
+        assert!(!leads_to(Ok(other), file).unwrap());
+        assert!(!leads_to(Err(Errno::NOENT.into()), file).unwrap());
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::IO,
+            Errno::ACCESS,
+            Errno::LOOP,
+            Errno::STALE,
+        ] {
+            let refusal = leads_to(Err(errno.into()), file).unwrap_err();
+            let text = refusal.to_string();
+            assert!(text.contains("could not be looked at"), "{text}");
+            assert!(text.contains(&io::Error::from(errno).to_string()), "{text}");
+            let is_for_lack = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno);
+            assert_eq!(refusal.is_for_lack(), is_for_lack, "{text}");
+        }
+    }
 }

@@ -185,17 +185,24 @@ impl Work {
         let bindings = match self.verify(&config, tgid, held, process, &place, Some(&task)) {
             Verdict::Is(bindings) => bindings,
             Verdict::IsNot => return self.let_go(tgid, held, task),
-            Verdict::NotYet(why) => return self.let_wait(tgid, held, task, &why),
+            Verdict::NotYet(why) => return self.let_wait(tgid, held, task, &why.into()),
             Verdict::Refused(refusal) => {
                 return self.refuse(tgid, held, &place, Some(task), &refusal.into());
             }
         };
         let secrets = match self.resolve(&task, &bindings) {
             Ok(secrets) => secrets,
+            Err(failure) if failure.is_for_lack() && self.may_wait(held) => {
+                return self.let_wait(tgid, held, task, &failure);
+            }
             Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
         };
         let mut delivered = match self.deliver(held, process, &mut task, &secrets) {
             Ok(delivered) => delivered,
+            // (nothing of it is written: the stack comes last)
+            Err(failure) if failure.is_for_lack() && self.may_wait(held) => {
+                return self.let_wait(tgid, held, task, &failure);
+            }
             Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
         };
         let maps = &mut self.maps;
@@ -213,10 +220,7 @@ impl Work {
     /// selector means.
     fn place_of(&mut self, held: &Held, process: Process) -> Arc<Place> {
         let place = self.whereabouts.of(process, held.cgroup);
-        let place = place.unwrap_or_else(|e| {
-            tracing::debug!(pid = held.pid, "where it lives: {e}");
-            Arc::default()
-        });
+        let place = place.unwrap_or_else(|e| Place::unknown(e).into());
         self.report_start(held, &place);
         place
     }

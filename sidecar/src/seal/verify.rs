@@ -11,6 +11,7 @@ use sidecar_common::policy::{HELD_TRACED, Held};
 use super::{genuine::is_genuine, stack::Stack};
 use crate::{
     config::{Binding, Selector},
+    limits,
     process::{LABELS, Place, Pod, Pods, Process},
 };
 
@@ -104,6 +105,18 @@ pub(crate) enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Whether more may be known in a moment.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::UnknownPod(..)) || self.is_for_lack()
+    }
+
+    /// Whether it is for want of descriptors or memory: nothing was found out about the program.
+    pub(super) fn is_for_lack(&self) -> bool {
+        matches!(self, Self::Unknown { cause, .. } if limits::is_for_lack(cause))
+    }
+}
+
 /// What there is to judge a held program by.
 pub(crate) struct Evidence<'a> {
     /// What the kernel side noted.
@@ -151,7 +164,7 @@ pub(crate) fn verify<'c>(
             Ok(true) => {}
             Ok(false) => continue,
             // Whatever the others say: what it gets must not be a matter of a moment.
-            Err(unknown @ Refusal::UnknownPod(..)) if may_wait => return Verdict::NotYet(unknown),
+            Err(unknown) if may_wait && unknown.may_pass() => return Verdict::NotYet(unknown),
             Err(refused) => {
                 refusal = Some(refused);
                 continue;
@@ -159,6 +172,7 @@ pub(crate) fn verify<'c>(
         }
         match is_genuine(binding, evidence) {
             Ok(()) => meant.push(binding),
+            Err(unknown) if may_wait && unknown.may_pass() => return Verdict::NotYet(unknown),
             Err(refused) => refusal = Some(refused),
         }
     }
@@ -187,7 +201,13 @@ fn describes(selector: &Selector, evidence: &Evidence<'_>) -> Result<bool, Refus
         return Ok(true);
     }
     if !place.is_known() {
-        return Err(Refusal::NoPlace);
+        return Err(match &place.trouble {
+            Some(cause) => Refusal::Unknown {
+                what: "where it lives could not be looked at",
+                cause: io::Error::new(cause.kind(), cause.to_string()),
+            },
+            None => Refusal::NoPlace,
+        });
     }
     if let Some(wanted) = &selector.cgroup_path
         && !place.cgroup.starts_with(wanted)

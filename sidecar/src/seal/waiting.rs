@@ -1,14 +1,18 @@
-//! Programs that wait until the API has told of their pod. They stand there, attached, while others get theirs.
+//! Programs that wait until the API has told of their pod, or until there are descriptors and memory for them. They stand there,
+//! attached, while others get theirs.
 
 use std::time::{Duration, Instant};
 
 use sidecar_common::policy::Held;
 
-use super::{Work, ending::Due, held::HeldTask, verify::Refusal};
+use super::{Work, ending::Due, failure::Failure, held::HeldTask};
 use crate::{
     observe::Clock,
     process::{Place, Process},
 };
+
+/// How long one waits for what is lacking, until it is looked for again.
+const LACK: Duration = Duration::from_millis(100);
 
 /// One of them.
 pub(super) struct Waiting {
@@ -31,9 +35,13 @@ impl Work {
     }
 
     /// It is looked at again when more is known, and in the end.
-    pub(super) fn let_wait(&mut self, tgid: u32, held: &Held, task: HeldTask, why: &Refusal) {
+    pub(super) fn let_wait(&mut self, tgid: u32, held: &Held, task: HeldTask, why: &Failure) {
         tracing::debug!(pid = held.pid, "it waits: {why}");
-        let end = Instant::now() + self.time_to_wait(held);
+        let mut wait = self.time_to_wait(held);
+        if why.is_for_lack() {
+            wait = wait.min(LACK);
+        }
+        let end = Instant::now() + wait;
         self.due.push((end, Due::LookAgain));
         let held = *held;
         self.waiting.push(Waiting { tgid, held, task });
@@ -56,7 +64,7 @@ impl Work {
         for Waiting { tgid, held, task } in std::mem::take(&mut self.waiting) {
             let process = Process::new(held.pid);
             let place = self.whereabouts.of(process, held.cgroup);
-            let place = place.unwrap_or_else(|_| Place::default().into());
+            let place = place.unwrap_or_else(|e| Place::unknown(e).into());
             self.serve(tgid, &held, process, place, task);
         }
     }

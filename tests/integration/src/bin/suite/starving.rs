@@ -3,13 +3,14 @@
 use std::env;
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe;
-use kernelseal_integration::process::{descriptors, resident_kib, until};
+use kernelseal_integration::process::{descriptors, resident_kib, spawn, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use serde_json::{Value, json};
@@ -24,6 +25,7 @@ pub fn register(registry: Registry) -> Registry {
             "starving::a_living_tree_takes_no_descriptor",
             a_living_tree_takes_no_descriptor,
         )
+        .test("starving::an_error_is_no_mismatch", an_error_is_no_mismatch)
         .slow_test(
             "starving::ten_thousand_programs",
             Duration::from_mins(45),
@@ -162,6 +164,54 @@ fn many(count: usize, soft: u32, hard: u32) -> Result<()> {
 /// 300 of them, with fewer descriptors than that.
 fn a_living_tree_takes_no_descriptor() -> Result<()> {
     many(300, 100, 160)
+}
+
+/// Sets another process's limits of descriptors.
+fn limit_descriptors(pid: u32, limit: libc::rlim_t) -> Result<()> {
+    let limits = libc::rlimit {
+        rlim_cur: limit,
+        rlim_max: 4096,
+    };
+    // SAFETY: a system call that reads what we give it.
+    let result = unsafe {
+        libc::prlimit(
+            libc::pid_t::try_from(pid)?,
+            libc::RLIMIT_NOFILE,
+            &raw const limits,
+            std::ptr::null_mut(),
+        )
+    };
+    ensure!(result == 0, std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// What the agent cannot look at for want of descriptors is no impostor: it waits, and is refused by what was wanting.
+fn an_error_is_no_mismatch() -> Result<()> {
+    const HARDLY_ANY: libc::rlim_t = 3;
+    let path = probe::path("probe-static")?;
+    let config = Config::token_for(&path.to_string_lossy()).policy("holdTimeout", "8s");
+    let mut agent = Agent::run(&config)?;
+    let (_first, found) = probe::staying("probe-static")?;
+    probe::ensure_both(&found, "hunter2")?;
+
+    limit_descriptors(agent.pid(), HARDLY_ANY)?;
+    let mut waits = spawn(probe::asked_for_token(&path).args(["--sleep", "600"]))?;
+    thread::sleep(Duration::from_secs(2));
+    limit_descriptors(agent.pid(), 4096)?;
+    probe::ensure_both(&waits.json(SOON)?, "hunter2")?;
+    agent.event("SEALED", waits.pid())?;
+
+    limit_descriptors(agent.pid(), HARDLY_ANY)?;
+    let mut refused = spawn(&mut probe::asked_for_token(&path))?;
+    let status = refused.wait(SOON)?;
+    limit_descriptors(agent.pid(), 4096)?;
+    ensure!(!status.success());
+    let reason = agent.refusal(refused.pid())?;
+    ensure!(
+        reason.contains("could not be looked at") && reason.contains("Too many open files"),
+        "{reason}"
+    );
+    Ok(())
 }
 
 fn ten_thousand_programs() -> Result<()> {
