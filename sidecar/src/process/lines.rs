@@ -13,6 +13,9 @@ const LONGEST: usize = 64 * 1024;
 /// The longest text that is read, in bytes: 100,000 mounts (`fs.mount-max`) of a usual length, twice.
 pub(crate) const LONGEST_TEXT: u64 = 32 * 1024 * 1024;
 
+/// The same of a text that others hardly make longer: the longest are a process's groups, 65,536 in one line.
+pub(crate) const LONGEST_SHORT_TEXT: u64 = 1024 * 1024;
+
 /// Looks at each line, without its end, until `each` breaks off. A line that is too long is left out; a text that is too long
 /// is an error, when its first lines have been looked at.
 pub(crate) fn each_line(
@@ -59,6 +62,17 @@ pub(crate) fn each_line(
         room.copy_within(begin..have, 0);
         have -= begin;
     }
+}
+
+/// All of a text, unless it is longer than that.
+pub(crate) fn whole(text: impl Read, longest: u64) -> io::Result<Vec<u8>> {
+    let mut whole = Vec::new();
+    text.take(longest.saturating_add(1))
+        .read_to_end(&mut whole)?;
+    if whole.len() as u64 > longest {
+        return Err(too_long(longest));
+    }
+    Ok(whole)
 }
 
 fn too_long(longest: u64) -> io::Error {
@@ -111,6 +125,8 @@ mod tests {
         });
         assert_eq!(done.unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         assert!(count <= 1001);
+        assert!(whole(io::repeat(b'x'), 1000).is_err());
+        assert_eq!(whole(&b"text"[..], 4).unwrap(), b"text");
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl Process {
         PathBuf::from(format!("/proc/{}/{name}", self.pid))
     }
 
+    /// One of the short texts about it.
+    fn text(self, name: &str) -> io::Result<Vec<u8>> {
+        lines::whole(fs::File::open(self.file(name))?, lines::LONGEST_SHORT_TEXT)
+    }
+
     /// Path of the file it executes, in its own mount namespace.
     pub(crate) fn executable(self) -> io::Result<PathBuf> {
         fs::read_link(self.file("exe"))
@@ -181,7 +186,7 @@ impl Process {
 
     /// Its control group, as our own control group namespace shows it.
     fn cgroup(self) -> io::Result<Cgroup> {
-        Cgroup::parse(&fs::read(self.file("cgroup"))?)
+        Cgroup::parse(&self.text("cgroup")?)
             .ok_or_else(|| io::Error::other("it has no control group that tells where it lives"))
     }
 
@@ -214,26 +219,26 @@ impl Process {
 
     /// Bytes its stack may grow to.
     pub(crate) fn stack_limit(self) -> io::Result<u64> {
-        text::stack_limit(&fs::read(self.file("limits"))?)
+        text::stack_limit(&self.text("limits")?)
             .ok_or_else(|| io::Error::other("/proc/<pid>/limits has no stack size"))
     }
 
     /// Where its stack began when its program was started.
     pub(crate) fn start_stack(self) -> io::Result<u64> {
-        text::start_stack(&fs::read(self.file("stat"))?)
+        text::start_stack(&self.text("stat")?)
             .ok_or_else(|| io::Error::other("/proc/<pid>/stat has no startstack"))
     }
 
     /// Whether it started at that moment, on the boot clock, in nanoseconds.
     pub(crate) fn started_at(self, start_ns: u64) -> io::Result<bool> {
-        let stat = fs::read(self.file("stat"))?;
+        let stat = self.text("stat")?;
         Ok(text::started(&stat) == Some(start_ns / TICK_NS))
     }
 
     /// Who traces it, if anybody: number and name.
     pub(crate) fn tracer(self) -> Option<(u32, String)> {
-        let pid = text::tracer(&fs::read(self.file("status")).ok()?)?;
-        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let pid = text::tracer(&self.text("status").ok()?)?;
+        let name = Self::new(pid).text("comm").unwrap_or_default();
         Some((pid, String::from_utf8_lossy(&name).trim_end().to_owned()))
     }
 }

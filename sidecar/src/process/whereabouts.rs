@@ -9,6 +9,7 @@ use std::{
     env, fs,
     hash::Hash,
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -20,6 +21,7 @@ use super::{
     Process, TICK_NS,
     cgroup::{self, Cgroup, Id},
     kubelet::Mounted,
+    lines,
     pods::Pods,
     text,
 };
@@ -27,6 +29,8 @@ use crate::observe::Container;
 
 /// Places that are remembered; a node has fewer control groups that live.
 const REMEMBERED: usize = 4096;
+/// How far a process's mounts are looked at for the kubelet's, in bytes: some thousands.
+const LONGEST_MOUNTINFO: u64 = 1024 * 1024;
 /// Between two looks at all processes for one that tells a container's name.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Where the agent's pod has its labels (a downwardAPI volume).
@@ -88,7 +92,8 @@ impl Pod {
 
     /// Its labels, now.
     pub(crate) fn labels() -> io::Result<BTreeMap<String, String>> {
-        Ok(text::labels(&fs::read_to_string(LABELS)?))
+        let text = lines::whole(fs::File::open(LABELS)?, lines::LONGEST_SHORT_TEXT)?;
+        Ok(text::labels(&String::from_utf8_lossy(&text)))
     }
 }
 
@@ -149,7 +154,8 @@ impl Whereabouts {
     /// `own_cgroup` is the agent's, from the machine's root; `pod` the one that all it sees belongs to, and if there is
     /// none, `pods` those of the node.
     pub(crate) fn new(own_cgroup: &Path, pod: Option<Pod>, pods: Option<Pods>) -> io::Result<Self> {
-        let own = Cgroup::parse(&fs::read("/proc/self/cgroup")?).unwrap_or_default();
+        let ourselves = Seen::open(std::process::id())?;
+        let own = ourselves.cgroup()?.unwrap_or_default();
         let root = if own.is_unified {
             cgroup::root_of_namespace(own_cgroup, &own.path)
         } else {
@@ -160,7 +166,7 @@ impl Whereabouts {
             is_unified: own.is_unified,
             own: own.absolute(&root).path,
             root,
-            ours: Mounted::all(&fs::read("/proc/self/mountinfo")?).next(),
+            ours: ourselves.find_mounted(|_| true)?,
             pods: pods.filter(|_| pod.is_none()),
             pod,
             places: HashMap::new(),
@@ -387,16 +393,13 @@ impl Seen {
         Ok(Self(openat(rustix::fs::CWD, path, flags, Mode::empty())?))
     }
 
+    fn file(&self, name: &str) -> io::Result<fs::File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(openat(&self.0, name, flags, Mode::empty())?.into())
+    }
+
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        let file = openat(
-            &self.0,
-            name,
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let mut text = Vec::new();
-        io::Read::read_to_end(&mut fs::File::from(file), &mut text)?;
-        Ok(text)
+        lines::whole(self.file(name)?, lines::LONGEST_SHORT_TEXT)
     }
 
     fn cgroup(&self) -> io::Result<Option<Cgroup>> {
@@ -409,8 +412,20 @@ impl Seen {
 
     /// The first of what the kubelet mounted there that is wanted.
     fn find_mounted(&self, is_wanted: impl Fn(&Mounted) -> bool) -> io::Result<Option<Mounted>> {
-        let text = self.read("mountinfo")?;
-        Ok(Mounted::all(&text).find(is_wanted))
+        let mut found = None;
+        let mountinfo = self.file("mountinfo")?;
+        let read = lines::each_line(mountinfo, LONGEST_MOUNTINFO, |line| {
+            found = Mounted::all(line).find(&is_wanted);
+            match found {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
+        });
+        match read {
+            // (what a container's runtime mounted comes first)
+            Err(e) if e.kind() == io::ErrorKind::FileTooLarge => Ok(None),
+            read => read.map(|()| found),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe;
-use kernelseal_integration::process::{descriptors, resident_kib, spawn, until};
+use kernelseal_integration::process::{descriptors, resident_kib, spawn, status_number, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ pub fn register(registry: Registry) -> Registry {
             a_living_tree_takes_no_descriptor,
         )
         .test("starving::an_error_is_no_mismatch", an_error_is_no_mismatch)
+        .test("starving::mounts_without_number", mounts_without_number)
         .slow_test(
             "starving::ten_thousand_programs",
             Duration::from_mins(45),
@@ -212,6 +213,32 @@ fn an_error_is_no_mismatch() -> Result<()> {
         "{reason}"
     );
     Ok(())
+}
+
+/// An agent that begins looks for its predecessor's files in every mount namespace, and takes no more memory for one with so
+/// many mounts that their list has 24 MB.
+fn mounts_without_number() -> Result<()> {
+    const COUNT: usize = 8_000;
+    let first = Agent::run(&Config::token_for("probe-static"))?;
+    let (ends, _) = probe::staying("probe-static")?;
+    let before = status_number(first.pid(), "VmHWM")?;
+    first.kill()?;
+    let folder = Scratch::new()?;
+    let mut command = Command::new(probe::path("mounts")?);
+    let mut mounts = spawn(command.arg(COUNT.to_string()).arg(folder.path()))?;
+    let made: usize = mounts.line(Duration::from_mins(2))?.parse()?;
+    ensure!(made == COUNT, "{made} mounts");
+
+    let mut second = Agent::run(&Config::token_for("probe-static"))?;
+    let (stays, found) = probe::staying("probe-static")?;
+    probe::ensure_both(&found, "hunter2")?;
+    second.event("SEALED", stays.pid())?;
+    let after = status_number(second.pid(), "VmHWM")?;
+    println!("{before} KiB, with the mounts {after} KiB");
+    ensure!(after <= before + 4096, "{before} KiB, then {after} KiB");
+    let gone = ends.pid();
+    drop(ends);
+    second.event("EXITED", gone).map(drop)
 }
 
 fn ten_thousand_programs() -> Result<()> {
