@@ -36,7 +36,10 @@ use crate::{
     kernel::{self, Claim, Maps, Ring, pins},
     limits,
     monitor::Monitors,
-    observe::{self, Journal, Metrics},
+    observe::{
+        self, Journal, Metrics,
+        http::{Answers, Server},
+    },
     out_of_reach,
     process::{LABELS, Pod, Pods},
     seal::Watchdog,
@@ -153,7 +156,8 @@ async fn serve_until(
     let ready = Arc::new(AtomicBool::new(false));
     let mut origins = Origins::default();
     let pods = Pods::default();
-    listen(&config.monitoring, &metrics, &ready, origins.known(), &pods).await?;
+    let known = origins.known();
+    let mut server = server(&config.monitoring, &metrics, &ready, known, &pods)?;
     let mut edits = Edits::of(path, config, metrics.clone())?;
     let mut neighbours = Neighbours::find().await?;
     let mut objects = Objects::of(neighbours.as_ref());
@@ -166,6 +170,7 @@ async fn serve_until(
         );
         known = known.or_else(|| neighbours.take().map(|found| found.listen(&pods)));
         monitors.know(known.clone());
+        begin(&mut server);
         objects.heed_edit(&mut monitors, &edits.config).await?;
         store.settle(edits.config.policy.hold_timeout).await;
         ready.store(true, Ordering::Relaxed);
@@ -185,7 +190,7 @@ async fn serve_until(
     let known = known.or_else(|| neighbours.map(|neighbours| neighbours.listen(&pods)));
     monitors.know(known.clone());
     let (mut shift, mut has_ended) =
-        Shift::begin(&edits.config, store, &metrics, known, journal).await?;
+        Shift::begin(&edits.config, store, &metrics, known, journal, &mut server).await?;
     // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
     let mut tick = interval(Watchdog::interval(&edits.config.policy));
     let heeding = objects.heed_edit(&mut monitors, &edits.config);
@@ -253,6 +258,12 @@ async fn serve_until(
     // (which may take its time: the kernel waits for each probe to be quiet)
     drop(monitors);
     ended
+}
+
+fn begin(server: &mut Option<Server>) {
+    if let Some(server) = server {
+        server.begin();
+    }
 }
 
 /// Waits for another configuration, and heeds objects meanwhile; `false` if a signal ends us first.
@@ -329,31 +340,32 @@ async fn heard(answer: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-/// Answers over HTTP from here on, if the configuration asks for it.
-async fn listen(
+/// What answers over HTTP, if the configuration asks for it.
+fn server(
     monitoring: &Monitoring,
     metrics: &Metrics,
     ready: &Arc<AtomicBool>,
     known: Known,
     pods: &Pods,
-) -> anyhow::Result<()> {
-    if monitoring.enabled && monitoring.metrics_port != 0 {
-        let port = monitoring.metrics_port;
-        metrics.ages({
-            let known = known.clone();
-            move || known.ages()
-        })?;
-        let pods = pods.clone();
-        let notes = move || {
-            let weaker = kernel::version::weaker().map(str::to_owned);
-            weaker.chain(known.notes()).chain(pods.note()).collect()
-        };
-        let server = observe::serve(port, metrics.clone(), ready.clone(), notes)
-            .await
-            .with_context(|| format!("monitoring.metricsPort {port}"))?;
-        tokio::spawn(server);
+) -> anyhow::Result<Option<Server>> {
+    if !monitoring.enabled || monitoring.metrics_port == 0 {
+        return Ok(None);
     }
-    Ok(())
+    metrics.ages({
+        let known = known.clone();
+        move || known.ages()
+    })?;
+    let pods = pods.clone();
+    let notes = move || {
+        let weaker = kernel::version::weaker().map(str::to_owned);
+        weaker.chain(known.notes()).chain(pods.note()).collect()
+    };
+    let answers = Answers {
+        metrics: metrics.clone(),
+        ready: ready.clone(),
+        notes: Box::new(notes),
+    };
+    Ok(Some(Server::new(monitoring.metrics_port, answers)))
 }
 
 /// What it takes to be the scope's agent.

@@ -14,7 +14,7 @@ use crate::{
     config::{Config, Policy},
     guardian::Guardian,
     kernel::{Claim, Maps, pins},
-    observe::{Journal, Metrics},
+    observe::{Journal, Metrics, http::Server},
     process::{Pods, Whereabouts},
     seal::{GivenUp, Order, Orders, Sealer, Watchdog},
     secrets::Store,
@@ -40,6 +40,7 @@ impl Shift {
         metrics: &Metrics,
         pods: Option<Pods>,
         journal: Journal,
+        server: &mut Option<Server>,
     ) -> anyhow::Result<(Self, oneshot::Receiver<()>)> {
         let audit_log = config.monitoring.audit_log.as_deref();
         let Staked {
@@ -50,6 +51,7 @@ impl Shift {
         } = stake(config)?;
         let scope = claim.scope();
         let guardian = Guardian::start(audit_log)?;
+        super::begin(server);
         // Now that this process is guarded: what is kept elsewhere comes into memory here, and not before (nothing
         // before this waits, so that no task that listens has run). What is held meanwhile waits no longer than it may.
         store.settle(config.policy.hold_timeout).await;

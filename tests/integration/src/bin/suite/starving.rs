@@ -2,6 +2,9 @@
 
 use std::env;
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +16,12 @@ use kernelseal_integration::probe;
 use kernelseal_integration::process::{descriptors, resident_kib, spawn, status_number, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
+
+use super::observe::{PORT, get, serving};
 
 const SOON: Duration = Duration::from_secs(20);
 const PLACE: &str = "/run/kernelseal/secrets";
@@ -26,6 +34,9 @@ pub fn register(registry: Registry) -> Registry {
             a_living_tree_takes_no_descriptor,
         )
         .test("starving::an_error_is_no_mismatch", an_error_is_no_mismatch)
+        .test("starving::unfinished_heads", unfinished_heads)
+        .test("starving::idle_connections", idle_connections)
+        .test("starving::who_serves_is_nobody", who_serves_is_nobody)
         .test("starving::mounts_without_number", mounts_without_number)
         .slow_test(
             "starving::ten_thousand_programs",
@@ -239,6 +250,121 @@ fn mounts_without_number() -> Result<()> {
     let gone = ends.pid();
     drop(ends);
     second.event("EXITED", gone).map(drop)
+}
+
+/// The process that serves the agent's answers.
+fn server_of(agent: &Agent) -> Result<u32> {
+    let mut found = None;
+    until("it serves", SOON, || {
+        found = children(agent.pid()).into_iter().find(|child| {
+            fs::read(format!("/proc/{child}/cmdline"))
+                .is_ok_and(|words| words.split(|byte| *byte == 0).nth(1) == Some(b"http"))
+        });
+        found.is_some()
+    })?;
+    found.context("no process serves")
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| status_number(*pid, "PPid").is_ok_and(|of| of == u64::from(parent)))
+        .collect()
+}
+
+fn is_ready() -> bool {
+    get("/ready").is_ok_and(|(head, _)| head.starts_with("HTTP/1.1 200"))
+}
+
+/// Connections, each with so much of a head. What the other side does not take is left.
+fn connections(count: usize, head: &[u8]) -> Result<Vec<TcpStream>> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let stream = TcpStream::connect_timeout(&([127, 0, 0, 1], PORT).into(), SOON)?;
+        stream.set_nonblocking(true)?;
+        let mut left = head;
+        while let Ok(written) = (&stream).write(left)
+            && written > 0
+        {
+            left = &left[written..];
+        }
+        all.push(stream);
+    }
+    Ok(all)
+}
+
+/// Whoever connects, and however often: programs get their secrets, the probes their answers, and nothing grows.
+fn beside_connections(count: usize, head: &[u8]) -> Result<()> {
+    const STARTS: usize = 20;
+    let agent = Agent::run(&serving())?;
+    ensure!(is_ready());
+    let server = server_of(&agent)?;
+    let look = || -> Result<[u64; 3]> {
+        Ok([
+            resident_kib(agent.pid())?,
+            resident_kib(server)?,
+            descriptors(agent.pid())? as u64,
+        ])
+    };
+    let before = look()?;
+    let mut all = connections(count, head)?;
+    for _ in 0..STARTS {
+        let found = probe::report(&mut probe::asked_for_token(probe::path("probe-static")?))?.1;
+        probe::ensure_both(&found, "hunter2")?;
+        all.extend(connections(10, head)?);
+        ensure!(is_ready(), "a probe has no answer");
+    }
+    let after = look()?;
+    println!("resident memory of both, descriptors: {before:?}, then {after:?}");
+    ensure!(
+        // (what has ended is wiped two seconds later)
+        after[0] <= before[0] + 1024
+            && after[1] <= before[1] + 6144
+            && after[2] <= before[2] + STARTS as u64,
+        "{before:?}, then {after:?}"
+    );
+    ensure!(server_of(&agent)? == server, "it was started again");
+    Ok(())
+}
+
+fn unfinished_heads() -> Result<()> {
+    let head = format!("GET /metrics HTTP/1.1\r\nHost: {}", "x".repeat(380 * 1024));
+    beside_connections(400, head.as_bytes())
+}
+
+fn idle_connections() -> Result<()> {
+    beside_connections(1_100, b"")
+}
+
+/// It has no variables, no capabilities, no descriptors but its own, and is started again when it is killed.
+fn who_serves_is_nobody() -> Result<()> {
+    let mut agent = Agent::run(&serving())?;
+    ensure!(is_ready());
+    let server = server_of(&agent)?;
+    let status = fs::read_to_string(format!("/proc/{server}/status"))?;
+    for line in [
+        "CapEff:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        ensure!(status.contains(line), "not `{line}` in\n{status}");
+    }
+    let user = status.lines().find(|line| line.starts_with("Uid:"));
+    ensure!(user == Some("Uid:\t65534\t65534\t65534\t65534"), "{user:?}");
+    let open = descriptors(server)?;
+    ensure!(open <= 12, "{open} descriptors");
+    kill(Pid::from_raw(server.cast_signed()), Signal::SIGKILL)?;
+    agent.wait_for_log("is started again", SOON)?;
+    until("it answers again", SOON, is_ready)?;
+    let again = server_of(&agent)?;
+    ensure!(again != server);
+    agent.stop()?;
+    until("it ends with its agent", SOON, || {
+        !Path::new(&format!("/proc/{again}")).exists()
+    })
 }
 
 fn ten_thousand_programs() -> Result<()> {
