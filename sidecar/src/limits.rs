@@ -94,6 +94,14 @@ impl Reserve {
     }
 }
 
+/// The same error once more.
+pub(crate) fn same(e: &io::Error) -> io::Error {
+    e.raw_os_error().map_or_else(
+        || io::Error::new(e.kind(), e.to_string()),
+        io::Error::from_raw_os_error,
+    )
+}
+
 /// Whether it is for want of descriptors or memory: another time it may go well.
 pub(crate) fn is_for_lack(e: &io::Error) -> bool {
     use rustix::io::Errno;

@@ -5,6 +5,7 @@ mod kubelet;
 pub(crate) mod lines;
 mod pods;
 pub(crate) mod text;
+mod version;
 mod whereabouts;
 
 use std::{
@@ -26,13 +27,14 @@ use sha2::{Digest as _, Sha256};
 use self::cgroup::Cgroup;
 pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::text::Interpreter;
+pub(crate) use self::version::Version;
 pub(crate) use self::whereabouts::{LABELS, POD_NAMESPACE, Place, Pod, Whereabouts};
 
 /// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
 const TICK_NS: u64 = 10_000_000;
 
 /// A file, by where it is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileId {
     /// Device, in the kernel's encoding.
     pub(crate) dev: u32,
@@ -77,13 +79,26 @@ impl Process {
         fs::read_link(self.file("exe"))
     }
 
-    /// The file it executes: that very file, whatever its path now leads to. `None` when `is_wanted`
-    /// no longer holds on the way.
+    /// The file it executes: that very file, whatever its path now leads to; no more of it than `longest`. `None` when
+    /// `is_wanted` no longer holds on the way. With the version that was read, and whether another content has another.
     pub(crate) fn executable_content(
         self,
+        longest: u64,
         is_wanted: impl Fn() -> bool,
-    ) -> io::Result<Option<Content>> {
-        read(fs::File::open(self.file("exe"))?, is_wanted)
+    ) -> io::Result<Option<(Content, Option<(Version, bool)>)>> {
+        let file = fs::File::open(self.file("exe"))?;
+        let version = Version::of(&file.metadata()?);
+        let tells = version.is_old() && version::is_told_of_changes(&file)?;
+        let Some(content) = read(&file, longest, is_wanted)? else {
+            return Ok(None);
+        };
+        let is_same = Version::of(&file.metadata()?) == version;
+        Ok(Some((content, is_same.then_some((version, tells)))))
+    }
+
+    /// The version of that file.
+    pub(crate) fn executable_version(self) -> io::Result<Version> {
+        Ok(Version::of(&fs::metadata(self.file("exe"))?))
     }
 
     /// The script at a path in its own root, which must be the file of that identity.
@@ -91,9 +106,10 @@ impl Process {
         self,
         path: &Path,
         script: FileId,
+        longest: u64,
         is_wanted: impl Fn() -> bool,
     ) -> io::Result<Option<Content>> {
-        read(self.open_script(path, script)?, is_wanted)
+        read(&self.open_script(path, script)?, longest, is_wanted)
     }
 
     /// The interpreter that the same script names; `None` of what is no script.
@@ -279,12 +295,24 @@ pub(crate) struct Content {
 }
 
 /// Reads a file to its end, unless it is no longer wanted.
-fn read(mut file: fs::File, is_wanted: impl Fn() -> bool) -> io::Result<Option<Content>> {
+fn read(
+    mut file: &fs::File,
+    longest: u64,
+    is_wanted: impl Fn() -> bool,
+) -> io::Result<Option<Content>> {
     const CHUNK: usize = 256 * 1024;
+    let too_long = |length: u64| {
+        let why = format!("it has {length} bytes, and no file of more than {longest} is read");
+        io::Error::new(io::ErrorKind::FileTooLarge, why)
+    };
+    let length = file.metadata()?.len();
+    if length > longest {
+        return Err(too_long(length));
+    }
     let mut digest = Sha256::new();
     let mut chunk = vec![0; CHUNK];
     let mut interpreter = None;
-    let mut is_begun = false;
+    let mut total = 0;
     while is_wanted() {
         let bytes = match file.read(&mut chunk)? {
             0 => {
@@ -296,9 +324,12 @@ fn read(mut file: fs::File, is_wanted: impl Fn() -> bool) -> io::Result<Option<C
             }
             n => &chunk[..n],
         };
-        if !is_begun {
+        if total == 0 {
             interpreter = text::interpreter(bytes);
-            is_begun = true;
+        }
+        total += bytes.len() as u64;
+        if total > longest {
+            return Err(too_long(total));
         }
         digest.update(bytes);
     }

@@ -11,6 +11,7 @@ use super::{
     deliver_file::{OpenVault, Vault},
     rotate::Root,
     text,
+    waiting::Waiting,
 };
 use crate::{
     limits,
@@ -36,8 +37,6 @@ pub(super) enum Due {
     Old(u64),
     /// A program that was asked to end is killed.
     Kill(Root),
-    /// Who waited for more to be known has waited long enough.
-    LookAgain,
     /// Programs are brought up to their sources for which there were no descriptors.
     Rotate,
     /// Directories are taken away for which there were no descriptors, or whose mount namespace is to be looked for.
@@ -161,7 +160,8 @@ impl Work {
 
     /// How long to wait for records before the next of these is due.
     pub(super) fn until_due(&self) -> PollTimeout {
-        let first = self.due.iter().map(|(at, _)| *at).min();
+        let due = self.due.iter().map(|(at, _)| *at);
+        let first = due.chain(self.waiting.iter().map(Waiting::until)).min();
         first.map_or(PollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now());
             // Rounded up, not to come a moment too early, again and again.
@@ -173,6 +173,7 @@ impl Work {
     /// kernel side.
     pub(super) fn do_due(&mut self) {
         let now = Instant::now();
+        self.look_at_due(now);
         for (_, due) in self
             .due
             .extract_if(.., |(at, _)| *at <= now)
@@ -187,10 +188,6 @@ impl Work {
                 Due::Kill(process) => {
                     // (nobody, if it has ended)
                     process.signal(Signal::KILL);
-                    continue;
-                }
-                Due::LookAgain => {
-                    self.look_again();
                     continue;
                 }
                 Due::Rotate => {

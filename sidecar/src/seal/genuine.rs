@@ -5,11 +5,13 @@ use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _, path::Path};
 use sidecar_common::policy::{HELD_SCRIPT, HELD_WRITABLE};
 
 use super::{
+    digests::{Known, Target},
     stack::Stack,
     verify::{Evidence, Refusal},
 };
 use crate::{
     config::Binding,
+    limits,
     process::{Content, FileId, Interpreter},
 };
 
@@ -123,22 +125,34 @@ fn has_digest(
             binding: binding.name.clone(),
         });
     }
-    let content = match script {
-        Some((path, id)) => evidence.process.script(path, id, evidence.is_held),
-        None => evidence.process.executable_content(evidence.is_held),
+    let target = match script {
+        Some((path, id)) => Target::Script(path.to_owned(), id),
+        None => Target::Executable,
+    };
+    let unknown = unknown("the file it executes");
+    let mut digests = evidence.digests.borrow_mut();
+    let known = digests.look_up(evidence.held, &binding.name, &target);
+    let Known::Counted(outcome) = known.map_err(&unknown)? else {
+        return Err(Refusal::NotCounted);
     };
     let Content {
         sha256: found,
         interpreter,
-    } = content
-        .map_err(unknown("the file it executes"))?
-        .ok_or(Refusal::NoLongerHeld)?;
+    } = match &*outcome {
+        Ok(content) => content,
+        Err(e) => {
+            if limits::is_for_lack(e) {
+                digests.forget(evidence.held.seal); // to be counted anew
+            }
+            return Err(unknown(limits::same(e)));
+        }
+    };
     if found.eq_ignore_ascii_case(wanted) {
-        return Ok(interpreter);
+        return Ok(interpreter.clone());
     }
     Err(Refusal::OtherContent {
         executed: evidence.executed(),
-        found,
+        found: found.clone(),
         binding: binding.name.clone(),
     })
 }

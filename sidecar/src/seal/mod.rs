@@ -4,6 +4,7 @@ mod adopt;
 mod coming;
 mod deliver_env;
 mod deliver_file;
+mod digests;
 mod ending;
 mod failure;
 mod genuine;
@@ -23,6 +24,7 @@ mod waiting;
 mod watchdog;
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, VecDeque},
     sync::Arc,
     time::Instant,
@@ -40,6 +42,7 @@ use self::{
     coming::Coming,
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, SecretFile, Vault},
+    digests::Digests,
     ending::Due,
     failure::Failure,
     held::{HeldTask, HoldError},
@@ -99,6 +102,7 @@ struct Work {
     given_up: GivenUp,
     mounter: Mounter,
     reserve: Reserve,
+    digests: RefCell<Digests>,
     trees: HashMap<u64, Tree>,
     prints: Prints,
     /// What is to be done at a time.
@@ -182,7 +186,11 @@ impl Work {
     ) {
         // of this moment: a program lives by one configuration
         let config = self.config.clone();
-        let bindings = match self.verify(&config, tgid, held, process, &place, Some(&task)) {
+        let verdict = self.verify(&config, held, process, &place, Some(&task));
+        if !matches!(verdict, Verdict::NotYet(_)) {
+            self.digests.borrow_mut().forget(held.seal);
+        }
+        let bindings = match verdict {
             Verdict::Is(bindings) => bindings,
             Verdict::IsNot => return self.let_go(tgid, held, task),
             Verdict::NotYet(why) => return self.let_wait(tgid, held, task, &why.into()),
@@ -229,7 +237,6 @@ impl Work {
     fn verify<'c>(
         &self,
         config: &'c Config,
-        tgid: u32,
         held: &Held,
         process: Process,
         place: &Place,
@@ -243,8 +250,9 @@ impl Work {
             pods: self.whereabouts.pods(),
             // (who is not attached to cannot be waited for)
             may_wait: task.is_some() && self.may_wait(held),
+            may_count: task.is_some() && self.is_time_left(held),
             stack: stack.as_ref(),
-            is_held: &|| matches!(self.maps.held(tgid), Ok(Some(_))),
+            digests: &self.digests,
         };
         verify(&evidence, config.secrets.iter())
     }

@@ -16,6 +16,7 @@ use sidecar_common::policy::ScopeId;
 use super::{
     GivenUp, Order, Orders, Work,
     deliver_file::Mounter,
+    digests::Digests,
     rotate::{Prints, Rotation},
 };
 use crate::{
@@ -66,6 +67,7 @@ impl Sealer {
             given_up,
             mounter: Mounter::new()?,
             reserve: Reserve::new()?,
+            digests: Digests::new(orders.clone()).into(),
             trees: HashMap::new(),
             prints: Prints::default(),
             due: Vec::new(),
@@ -134,6 +136,11 @@ impl Work {
                     self.journal.flush();
                     continue;
                 }
+                Order::Look(seal) => {
+                    self.look_at(seal);
+                    self.journal.flush();
+                    continue;
+                }
                 Order::LookAgain => {
                     self.look_again();
                     self.journal.flush();
@@ -161,12 +168,14 @@ impl Work {
             self.proceed(tgid);
         }
         self.journal.flush();
-        while !self.coming.is_empty() {
+        // (who waits still waits for a digest)
+        while !(self.coming.is_empty() && self.waiting.is_empty()) {
             let mut fds = [PollFd::new(self.orders.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
+            match poll(&mut fds, self.until_due()) {
                 Ok(_) | Err(Errno::EINTR) => self.obey(),
                 Err(e) => return Err(e.into()),
             };
+            self.do_due();
         }
         Ok(())
     }

@@ -4,11 +4,11 @@
 //! user, another cgroup) is none of our business and starts untouched; one that pretends (the
 //! right name on the wrong file) or that somebody has a hand in is refused.
 
-use std::io;
+use std::{cell::RefCell, io};
 
 use sidecar_common::policy::{HELD_TRACED, Held};
 
-use super::{genuine::is_genuine, stack::Stack};
+use super::{digests::Digests, genuine::is_genuine, stack::Stack};
 use crate::{
     config::{Binding, Selector},
     limits,
@@ -89,9 +89,9 @@ pub(crate) enum Refusal {
     /// The API has not told of it.
     #[error("the pod of its container, {0}, is not known{why}", why = .1.as_ref().map_or_else(|| ": the API has not told of it".to_owned(), |why| format!(": {why}")))]
     UnknownPod(String, Option<String>),
-    /// It ended, or its time was up.
-    #[error("it was given up while its file was looked at")]
-    NoLongerHeld,
+    /// Its digest is being counted, or waits for its turn.
+    #[error("the SHA-256 of the file it executes was not counted in time")]
+    NotCounted,
     /// Foreign code would come along.
     #[error("{0} is set: it brings other code into the program. Start it without that variable")]
     Preload(&'static str),
@@ -132,8 +132,10 @@ pub(crate) struct Evidence<'a> {
     /// What the kernel put on its stack: the path that was executed, and its arguments. Of one that we are not attached
     /// to it is not known.
     pub(crate) stack: Option<&'a Stack<'a>>,
-    /// Whether it is still held: a long look at a program that is gone is in vain.
-    pub(crate) is_held: &'a dyn Fn() -> bool,
+    /// Whether there is time to read its file.
+    pub(crate) may_count: bool,
+    /// What is counted of files.
+    pub(super) digests: &'a RefCell<Digests>,
 }
 
 impl Evidence<'_> {
@@ -173,6 +175,9 @@ pub(crate) fn verify<'c>(
         match is_genuine(binding, evidence) {
             Ok(()) => meant.push(binding),
             Err(unknown) if may_wait && unknown.may_pass() => return Verdict::NotYet(unknown),
+            Err(unknown @ Refusal::NotCounted) if evidence.may_count => {
+                return Verdict::NotYet(unknown);
+            }
             Err(refused) => refusal = Some(refused),
         }
     }
@@ -204,7 +209,7 @@ fn describes(selector: &Selector, evidence: &Evidence<'_>) -> Result<bool, Refus
         return Err(match &place.trouble {
             Some(cause) => Refusal::Unknown {
                 what: "where it lives could not be looked at",
-                cause: io::Error::new(cause.kind(), cause.to_string()),
+                cause: limits::same(cause),
             },
             None => Refusal::NoPlace,
         });
@@ -268,7 +273,7 @@ fn is_in_pod(selector: &Selector, place: &Place, pods: &Pods) -> Result<bool, Re
 mod tests {
     use std::{collections::BTreeMap, path::Path};
 
-    use super::*;
+    use super::{super::Orders, *};
     use crate::{config::parse, observe::Container, process::NamedPod};
 
     const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
@@ -284,6 +289,7 @@ mod tests {
                 name: Some("app".into()),
             }),
             pod: pod.map(Into::into),
+            trouble: None,
         }
     }
 
@@ -316,7 +322,8 @@ mod tests {
             pods: Some(pods),
             may_wait,
             stack: None,
-            is_held: &|| true,
+            may_count: false,
+            digests: &Digests::new(Orders::new().unwrap()).into(),
         };
         match verify(&evidence, config.secrets.iter()) {
             Verdict::Is(meant) => meant.iter().map(|binding| binding.name.as_str()).collect(),

@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,9 @@ use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe;
-use kernelseal_integration::process::{descriptors, resident_kib, spawn, status_number, until};
+use kernelseal_integration::process::{
+    descriptors, resident_kib, run, spawn, state, status_number, until,
+};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -37,6 +39,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("starving::unfinished_heads", unfinished_heads)
         .test("starving::idle_connections", idle_connections)
         .test("starving::who_serves_is_nobody", who_serves_is_nobody)
+        .test("starving::files_without_end", files_without_end)
         .test("starving::mounts_without_number", mounts_without_number)
         .slow_test(
             "starving::ten_thousand_programs",
@@ -365,6 +368,69 @@ fn who_serves_is_nobody() -> Result<()> {
     until("it ends with its agent", SOON, || {
         !Path::new(&format!("/proc/{again}")).exists()
     })
+}
+
+/// Files under a bound name that are long to read: theirs is the trouble, and no other program waits for it.
+fn files_without_end() -> Result<()> {
+    const TOO_LONG: u64 = 4 << 40;
+    const LONG: u64 = 1 << 30;
+    let folder = Scratch::within(Path::new("/ext4"))?;
+    let long = |name: &str, length: u64| -> Result<PathBuf> {
+        let path = folder.probe("probe-static", name)?;
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)?
+            .set_len(length)?;
+        Ok(path)
+    };
+    let (too_long, long) = (long("too-long", TOO_LONG)?, long("long", LONG)?);
+    let good = folder.probe("probe-static", "good")?;
+    let digest = "0".repeat(64);
+    let config = Config::token_for("too-long")
+        .selector("sha256", digest.as_str())
+        .and_seal("long")
+        .value("TOKEN", "hunter2")
+        .selector("sha256", digest.as_str())
+        .and_seal("good")
+        .value("TOKEN", "hunter2")
+        .selector("sha256", sha256(&good)?)
+        .policy("holdTimeout", "20s");
+    let mut agent = Agent::run(&config)?;
+    let mut refused = spawn(&mut Command::new(too_long))?;
+    refused.wait(SOON)?;
+    let reason = agent.refusal(refused.pid())?;
+    ensure!(reason.contains("no file of more than"), "{reason}");
+
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        slow.push(spawn(&mut Command::new(&long))?);
+    }
+    for _ in 0..20 {
+        let begin = Instant::now();
+        let found = probe::report(&mut probe::asked_for_token(&good))?.1;
+        probe::ensure_both(&found, "hunter2")?;
+        ensure!(
+            begin.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
+    ensure!(
+        slow.iter()
+            .all(|slow| state(slow.pid()).is_some_and(|state| "tT".contains(state))),
+        "the long files are read already"
+    );
+    for mut slow in slow {
+        slow.wait(Duration::from_mins(1))?;
+        agent.event("REFUSED", slow.pid())?;
+    }
+    Ok(())
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let said = run(Command::new("sha256sum").arg(path))?;
+    let digest = said.split_whitespace().next();
+    Ok(digest.context("no digest")?.to_owned())
 }
 
 fn ten_thousand_programs() -> Result<()> {
