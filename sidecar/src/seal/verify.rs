@@ -89,6 +89,11 @@ pub(crate) enum Refusal {
     /// The API has not told of it.
     #[error("the pod of its container, {0}, is not known{why}", why = .1.as_ref().map_or_else(|| ": the API has not told of it".to_owned(), |why| format!(": {why}")))]
     UnknownPod(String, Option<String>),
+    /// Which of them the selector means cannot be told.
+    #[error(
+        "its pod, {0}, has more labels than an agent keeps (16 KiB): select it by its namespace"
+    )]
+    TooManyLabels(String),
     /// Its digest is being counted, or waits for its turn.
     #[error("the SHA-256 of the file it executes was not counted in time")]
     NotCounted,
@@ -265,6 +270,9 @@ fn is_in_pod(selector: &Selector, place: &Place, pods: &Pods) -> Result<bool, Re
         .namespace
         .as_ref()
         .is_none_or(|wanted| *wanted == pod.namespace);
+    if is_there && !selector.labels.is_empty() && pod.has_too_many_labels {
+        return Err(Refusal::TooManyLabels(pod.name.clone()));
+    }
     let mut labels = selector.labels.iter();
     Ok(is_there && labels.all(|(key, value)| pod.labels.get(key) == Some(value)))
 }
@@ -293,11 +301,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn labels_that_are_not_kept_are_no_mismatch() {
+        let pods = Pods::default();
+        let crowded = NamedPod {
+            has_too_many_labels: true,
+            labels: BTreeMap::new(),
+            ..pod("shop")
+        };
+        pods.is(UID.into(), crowded);
+        let place = place(Some(UID));
+        let by_labels = judged(&["labels: {app: shop}"], &place, &pods, false);
+        assert!(by_labels.contains("more labels than"), "{by_labels}");
+        assert_eq!(judged(&["namespace: shop"], &place, &pods, false), "b0");
+        let elsewhere = "namespace: other, labels: {app: shop}";
+        assert_eq!(judged(&[elsewhere], &place, &pods, false), "is not");
+    }
+
     fn pod(app: &str) -> NamedPod {
         NamedPod {
             name: "shop-1".into(),
             namespace: "shop".into(),
             labels: BTreeMap::from([("app".into(), app.into()), ("tier".into(), "web".into())]),
+            has_too_many_labels: false,
             mirrors: None,
         }
     }
