@@ -10,7 +10,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, guardian, kernel, kube, seal, top};
+use crate::{agent, check, config, guardian, kernel, kube, limits, observe::http, seal, top};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -73,6 +73,9 @@ enum Command {
     /// Say where this kernel keeps what the network monitor reads. `run` asks by itself.
     #[command(hide = true, name = kernel::fields::COMMAND)]
     Offsets,
+    /// Serve what the agent says to /metrics, /healthz and /ready. `run` starts it by itself.
+    #[command(hide = true, name = http::COMMAND)]
+    Http,
     /// Stay when an agent is killed, and end what it held. `run` starts it by itself.
     #[command(hide = true)]
     Guardian {
@@ -108,6 +111,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Command::Load => agent::load_kernel_side(),
         Command::Offsets => kernel::fields::print(),
+        Command::Http => http::run(),
         Command::Guardian { agent, audit_log } => guardian::run(agent, audit_log.as_deref()),
     };
     match done {
@@ -207,6 +211,8 @@ fn status_of(dir: &Path) -> anyhow::Result<()> {
 }
 
 fn cleanup(force: bool) -> anyhow::Result<()> {
+    // (a directory each, until it is wiped)
+    limits::raise();
     let lock = kernel::pins::lock()?;
     let versions = kernel::pins::all()?;
     let mut ended = BTreeMap::new();

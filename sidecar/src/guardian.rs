@@ -29,6 +29,7 @@ use sidecar_common::policy::SCOPE_FAIL_OPEN;
 use crate::{
     config::OnFailure,
     kernel::{Maps, own_scope, pins},
+    limits,
     observe::{Journal, Metrics, NODE_NAME},
     seal::{GivenUp, Watchdog},
 };
@@ -96,7 +97,9 @@ fn spawn(audit_log: Option<&Path>) -> io::Result<Child> {
     let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     let child = command.spawn();
     before.thread_set_mask()?;
-    child
+    let child = child?;
+    limits::restore(&child);
+    Ok(child)
 }
 
 /// `kernelseal guardian`: waits for the end of the agent that started it.

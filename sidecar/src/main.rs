@@ -11,6 +11,7 @@ mod config;
 mod guardian;
 mod kernel;
 mod kube;
+mod limits;
 mod monitor;
 mod observe;
 mod out_of_reach;

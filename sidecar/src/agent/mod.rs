@@ -33,8 +33,12 @@ use self::{
 use crate::{
     config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position},
     kernel::{self, Claim, Maps, Ring, pins},
+    limits,
     monitor::Monitors,
-    observe::{self, Journal, Metrics},
+    observe::{
+        self, Journal, Metrics,
+        http::{Answers, Server},
+    },
     out_of_reach,
     process::{LABELS, Pod, Pods},
     secrets::{self, Known, Origins, Store},
@@ -51,6 +55,7 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
         tracing::warn!("secrets in this process's memory may be swapped out: {why}");
     }
     refuse_what_cannot_be_done(path, &config)?;
+    limits::raise();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -83,11 +88,9 @@ fn ensure_loaded() -> anyhow::Result<()> {
         return Ok(());
     }
     tracing::info!("loading the kernel side");
-    let loader = Command::new("/proc/self/exe")
-        .arg("load")
-        .env_clear()
-        .output()
-        .context("start the loader")?;
+    let mut loader = Command::new("/proc/self/exe");
+    loader.arg("load").env_clear();
+    let loader = limits::output(&mut loader).context("start the loader")?;
     // In a pod that an agent left, only what was started from outside of it uses bpf(2): not a child.
     if !loader.status.success() && is_started_from_outside() {
         return load_kernel_side();
@@ -151,7 +154,7 @@ async fn serve_until(
     let mut ready = Readiness::default();
     let mut origins = Origins::default();
     let pods = Pods::default();
-    listen(&config.monitoring, &metrics, &ready, origins.known(), &pods).await?;
+    let mut server = server(&config, &metrics, &ready, origins.known(), &pods)?;
     let mut edits = Edits::of(path, config, metrics.clone(), journal.clone())?;
     let mut neighbours = Neighbours::find().await?;
     let mut objects = Objects::of(neighbours.as_ref());
@@ -166,6 +169,7 @@ async fn serve_until(
         );
         known = known.or_else(|| neighbours.take().map(|found| found.listen(&pods)));
         monitors.know(known.clone());
+        begin(&mut server);
         objects.heed_edit(&mut monitors, &edits.config).await?;
         store.settle(edits.config.policy.hold_timeout).await;
         ready.set_unguarded_by_policy();
@@ -186,7 +190,7 @@ async fn serve_until(
     let known = known.or_else(|| neighbours.map(|neighbours| neighbours.listen(&pods)));
     monitors.know(known.clone());
     let (mut shift, mut has_ended) =
-        Shift::begin(&edits.config, store, &metrics, known, journal).await?;
+        Shift::begin(&edits.config, store, &metrics, known, journal, &mut server).await?;
     ready.set_guarded(shift.is_guarded());
     // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
     let mut tick = interval(Shift::interval(&edits.config.policy));
@@ -250,6 +254,12 @@ async fn serve_until(
     // (which may take its time: the kernel waits for each probe to be quiet)
     drop(monitors);
     ended
+}
+
+fn begin(server: &mut Option<Server>) {
+    if let Some(server) = server {
+        server.begin();
+    }
 }
 
 /// Waits for another configuration, and heeds objects meanwhile; `false` if a signal ends us first.
@@ -347,31 +357,32 @@ async fn heard(answer: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-/// Answers over HTTP from here on, if the configuration asks for it.
-async fn listen(
-    monitoring: &Monitoring,
+/// What answers over HTTP, if the configuration asks for it.
+fn server(
+    config: &Config,
     metrics: &Metrics,
     ready: &Readiness,
     known: Known,
     pods: &Pods,
-) -> anyhow::Result<()> {
-    if monitoring.enabled && monitoring.metrics_port != 0 {
-        let port = monitoring.metrics_port;
-        metrics.ages({
-            let known = known.clone();
-            move || known.ages()
-        })?;
-        let pods = pods.clone();
-        let notes = move || {
-            let weaker = kernel::version::weaker().map(str::to_owned);
-            weaker.chain(known.notes()).chain(pods.note()).collect()
-        };
-        let server = observe::serve(port, metrics.clone(), ready.published(), notes)
-            .await
-            .with_context(|| format!("monitoring.metricsPort {port}"))?;
-        tokio::spawn(server);
+) -> anyhow::Result<Option<Server>> {
+    if !monitoring.enabled || monitoring.metrics_port == 0 {
+        return Ok(None);
     }
-    Ok(())
+    metrics.ages({
+        let known = known.clone();
+        move || known.ages()
+    })?;
+    let pods = pods.clone();
+    let notes = move || {
+        let weaker = kernel::version::weaker().map(str::to_owned);
+        weaker.chain(known.notes()).chain(pods.note()).collect()
+    };
+    let answers = Answers {
+        metrics: metrics.clone(),
+        ready: ready.published(),
+        notes: Box::new(notes),
+    };
+    Ok(Some(Server::new(monitoring.metrics_port, answers)))
 }
 
 /// What it takes to be the scope's agent.

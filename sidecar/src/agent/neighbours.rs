@@ -83,6 +83,7 @@ fn named(pod: NodePod) -> (String, NamedPod) {
         name: pod.name,
         namespace: pod.namespace,
         labels: pod.labels,
+        has_too_many_labels: pod.has_too_many_labels,
         mirrors: pod.mirrors.map(|uid| (uid, since)),
     };
     (pod.uid, named)

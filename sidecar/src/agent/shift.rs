@@ -19,7 +19,7 @@ use crate::{
     config::{Config, Mode, Policy},
     guardian::Guardian,
     kernel::{Claim, Maps, pins},
-    observe::{Journal, Lifecycle, Metrics},
+    observe::{Journal, Lifecycle, Metrics, http::Server},
     process::{Pods, Whereabouts},
     seal::{GivenUp, Order, Orders, Sealer, Watchdog},
     secrets::Store,
@@ -47,6 +47,7 @@ impl Shift {
         metrics: &Metrics,
         pods: Option<Pods>,
         journal: Journal,
+        server: &mut Option<Server>,
     ) -> anyhow::Result<(Self, oneshot::Receiver<()>)> {
         let audit_log = config.monitoring.audit_log.as_deref();
         let Staked {
@@ -67,6 +68,7 @@ impl Shift {
                 return Err(e.into());
             }
         };
+        super::begin(server);
         // Now that this process is guarded: what is kept elsewhere comes into memory here, and not before (nothing
         // before this waits, so that no task that listens has run). What is held meanwhile waits no longer than it may.
         store.settle(config.policy.hold_timeout).await;

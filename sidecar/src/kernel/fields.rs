@@ -10,6 +10,7 @@ use super::{
     offsets::{self, Types},
     points,
 };
+use crate::limits;
 
 /// The hidden command by which this program looks them up, apart from the agent.
 pub(crate) const COMMAND: &str = "offsets";
@@ -35,11 +36,9 @@ pub(super) fn look_up(monitor: &'static str) -> Result<Fields, Error> {
         what: "the offsets of the kernel's fields".into(),
         cause,
     };
-    let output = Command::new("/proc/self/exe")
-        .arg(COMMAND)
-        .env_clear()
-        .output()
-        .map_err(|e| failed(e.to_string()))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(COMMAND).env_clear();
+    let output = limits::output(&mut command).map_err(|e| failed(e.to_string()))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(failed(said.trim().to_owned()));

@@ -242,7 +242,7 @@ impl Maps {
         let mut trees = BTreeMap::new();
         for (_, sealed) in self.sealed.iter().filter_map(Result::ok) {
             // A process's entry may outlast the process, its place in the tree's count does not.
-            if sealed.scope == scope && self.trees.get(&sealed.seal, 0).is_ok() {
+            if sealed.scope == scope && !self.is_tree_gone(sealed.seal) {
                 *trees.entry(sealed.seal).or_default() |= sealed.flags & SEALED_ROOT != 0;
             }
         }
@@ -263,7 +263,12 @@ impl Maps {
 
     /// Those of all scopes whose programs have ended.
     pub(crate) fn ended_vaults(&self) -> BTreeMap<u32, Vault> {
-        self.choose_vaults(|vault| self.trees.get(&vault.seal, 0).is_err())
+        self.choose_vaults(|vault| self.is_tree_gone(vault.seal))
+    }
+
+    /// Whether a tree is known to have nobody any more. An error is no answer.
+    pub(crate) fn is_tree_gone(&self, seal: u64) -> bool {
+        matches!(self.trees.get(&seal, 0), Err(MapError::KeyNotFound))
     }
 
     fn choose_vaults(&self, chosen: impl Fn(&Vault) -> bool) -> BTreeMap<u32, Vault> {

@@ -21,6 +21,9 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 /// bookkeeping: so many fit into [`line`]'s longest answer.
 const PAGE: u32 = 20;
 
+/// Bytes of labels that are kept of a pod. The API takes one and a half megabytes; people write some hundred bytes.
+const MOST_LABELS: usize = 16 * 1024;
+
 /// A pod of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodePod {
@@ -30,8 +33,10 @@ pub(crate) struct NodePod {
     pub(crate) name: String,
     /// Its namespace.
     pub(crate) namespace: String,
-    /// Its labels, now.
+    /// Its labels, now; none where it has too many.
     pub(crate) labels: BTreeMap<String, String>,
+    /// There are more than we keep: any who may make pods may make such.
+    pub(crate) has_too_many_labels: bool,
     /// Of a static pod: the uid by which the node knows it.
     pub(crate) mirrors: Option<String>,
     /// When the API server made it.
@@ -80,6 +85,15 @@ pub(crate) async fn watch_pods(
     .await;
 }
 
+/// Labels, if they are not too many; whether they are.
+fn kept(labels: BTreeMap<String, String>) -> (BTreeMap<String, String>, bool) {
+    let lengths = labels.iter().map(|(key, value)| key.len() + value.len());
+    if lengths.sum::<usize>() > MOST_LABELS {
+        return (BTreeMap::new(), true);
+    }
+    (labels, false)
+}
+
 impl NodePod {
     /// Of what the API sends: nothing, should it lack what every pod has.
     fn of(pod: PartialObjectMeta<Pod>) -> Option<Self> {
@@ -92,13 +106,32 @@ impl NodePod {
             creation_timestamp,
             ..
         } = pod.metadata;
+        let (labels, has_too_many_labels) = kept(labels.unwrap_or_default());
         Some(Self {
             uid: uid?,
             name: name?,
             namespace: namespace?,
-            labels: labels.unwrap_or_default(),
+            labels,
+            has_too_many_labels,
             mirrors: annotations.and_then(|mut all| all.remove(MIRROR)),
             since: creation_timestamp.map(|time| time.0),
         })
+    }
+}
+
+#[cfg(test)]
+mod size_tests {
+    use super::*;
+
+    #[test]
+    fn labels_without_number_are_not_kept() {
+        let labels = |count: usize| -> BTreeMap<String, String> {
+            (0..count)
+                .map(|n| (format!("key-{n}"), "x".repeat(60)))
+                .collect()
+        };
+        let (few, are_too_many) = kept(labels(20));
+        assert!(few.len() == 20 && !are_too_many);
+        assert_eq!(kept(labels(1_000)), (BTreeMap::new(), true));
     }
 }

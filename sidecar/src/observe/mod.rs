@@ -3,7 +3,7 @@
 mod clock;
 mod computed;
 mod event;
-mod http;
+pub(crate) mod http;
 mod journal;
 pub(crate) mod log;
 mod metrics;
@@ -14,7 +14,7 @@ pub(crate) use event::{
     Action, Argument, Arguments, Between, Connection, Container, Detail, Event, Kind, Lifecycle,
     Outcome, Who,
 };
-pub(crate) use http::{listen, serve};
+pub(crate) use http::listen;
 pub(crate) use journal::{Journal, NODE_NAME, node_in_kubernetes};
 pub(crate) use metrics::Metrics;
 pub(crate) use traffic::Traffic;

@@ -2,8 +2,10 @@
 
 mod cgroup;
 mod kubelet;
+pub(crate) mod lines;
 mod pods;
 pub(crate) mod text;
+mod version;
 mod whereabouts;
 
 use std::{
@@ -25,10 +27,14 @@ use sha2::{Digest as _, Sha256};
 use self::cgroup::Cgroup;
 pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::text::Interpreter;
+pub(crate) use self::version::Version;
 pub(crate) use self::whereabouts::{LABELS, POD_NAMESPACE, Place, Pod, Whereabouts};
 
+/// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
+const TICK_NS: u64 = 10_000_000;
+
 /// A file, by where it is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FileId {
     /// Device, in the kernel's encoding.
     pub(crate) dev: u32,
@@ -77,18 +83,36 @@ impl Process {
         PathBuf::from(format!("/proc/{}/{name}", self.pid))
     }
 
+    /// One of the short texts about it.
+    fn text(self, name: &str) -> io::Result<Vec<u8>> {
+        lines::whole(fs::File::open(self.file(name))?, lines::LONGEST_SHORT_TEXT)
+    }
+
     /// Path of the file it executes, in its own mount namespace.
     pub(crate) fn executable(self) -> io::Result<PathBuf> {
         fs::read_link(self.file("exe"))
     }
 
-    /// The file it executes: that very file, whatever its path now leads to. `None` when `is_wanted`
-    /// no longer holds on the way.
+    /// The file it executes: that very file, whatever its path now leads to; no more of it than `longest`. `None` when
+    /// `is_wanted` no longer holds on the way. With the version that was read, and whether another content has another.
     pub(crate) fn executable_content(
         self,
+        longest: u64,
         is_wanted: impl Fn() -> bool,
-    ) -> io::Result<Option<Content>> {
-        read(fs::File::open(self.file("exe"))?, is_wanted)
+    ) -> io::Result<Option<(Content, Option<(Version, bool)>)>> {
+        let file = fs::File::open(self.file("exe"))?;
+        let version = Version::of(&file.metadata()?);
+        let tells = version.is_old() && version::is_told_of_changes(&file)?;
+        let Some(content) = read(&file, longest, is_wanted)? else {
+            return Ok(None);
+        };
+        let is_same = Version::of(&file.metadata()?) == version;
+        Ok(Some((content, is_same.then_some((version, tells)))))
+    }
+
+    /// The version of that file.
+    pub(crate) fn executable_version(self) -> io::Result<Version> {
+        Ok(Version::of(&fs::metadata(self.file("exe"))?))
     }
 
     /// Whether a path in its own root leads to that script.
@@ -101,9 +125,10 @@ impl Process {
         self,
         path: &Path,
         script: Script<'_>,
+        longest: u64,
         is_wanted: impl Fn() -> bool,
     ) -> io::Result<Option<Content>> {
-        read(self.open_script(path, script)?, is_wanted)
+        read(&self.open_script(path, script)?, longest, is_wanted)
     }
 
     /// The interpreter that the same script names; `None` of what is no script.
@@ -219,7 +244,7 @@ impl Process {
 
     /// Its control group, as our own control group namespace shows it.
     fn cgroup(self) -> io::Result<Cgroup> {
-        Cgroup::parse(&fs::read(self.file("cgroup"))?)
+        Cgroup::parse(&self.text("cgroup")?)
             .ok_or_else(|| io::Error::other("it has no control group that tells where it lives"))
     }
 
@@ -252,35 +277,45 @@ impl Process {
 
     /// Bytes its stack may grow to.
     pub(crate) fn stack_limit(self) -> io::Result<u64> {
-        text::stack_limit(&fs::read(self.file("limits"))?)
+        text::stack_limit(&self.text("limits")?)
             .ok_or_else(|| io::Error::other("/proc/<pid>/limits has no stack size"))
     }
 
     /// Where its stack began when its program was started.
     pub(crate) fn start_stack(self) -> io::Result<u64> {
-        text::start_stack(&fs::read(self.file("stat"))?)
+        text::start_stack(&self.text("stat")?)
             .ok_or_else(|| io::Error::other("/proc/<pid>/stat has no startstack"))
     }
 
     /// Whether nothing of it runs any more, and it is only there for its parent to hear.
     pub(crate) fn has_ended(self) -> bool {
-        fs::read(self.file("stat")).is_ok_and(|stat| text::has_ended(&stat))
+        self.text("stat").is_ok_and(|stat| text::has_ended(&stat))
+    }
+
+    /// Whether it started at that moment, on the boot clock, in nanoseconds.
+    pub(crate) fn started_at(self, start_ns: u64) -> io::Result<bool> {
+        let stat = self.text("stat")?;
+        Ok(text::started(&stat) == Some(start_ns / TICK_NS))
     }
 
     /// Who traces it, if anybody: number and name.
     pub(crate) fn tracer(self) -> Option<(u32, String)> {
-        let pid = text::tracer(&fs::read(self.file("status")).ok()?)?;
-        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let pid = text::tracer(&self.text("status").ok()?)?;
+        let name = Self::new(pid).text("comm").unwrap_or_default();
         Some((pid, String::from_utf8_lossy(&name).trim_end().to_owned()))
     }
 }
 
 /// The processes of our PID namespace and of those below it.
-pub(crate) fn all() -> impl Iterator<Item = u32> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+pub(crate) fn all() -> io::Result<impl Iterator<Item = u32>> {
+    let entries = fs::read_dir("/proc")?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// Whether that is said of a process that has ended.
+pub(crate) fn is_gone(e: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(e), Some(Errno::NOENT | Errno::SRCH))
 }
 
 fn file_id(file: impl AsFd) -> io::Result<FileId> {
@@ -307,12 +342,24 @@ pub(crate) struct Content {
 }
 
 /// Reads a file to its end, unless it is no longer wanted.
-fn read(mut file: fs::File, is_wanted: impl Fn() -> bool) -> io::Result<Option<Content>> {
+fn read(
+    mut file: &fs::File,
+    longest: u64,
+    is_wanted: impl Fn() -> bool,
+) -> io::Result<Option<Content>> {
     const CHUNK: usize = 256 * 1024;
+    let too_long = |length: u64| {
+        let why = format!("it has {length} bytes, and no file of more than {longest} is read");
+        io::Error::new(io::ErrorKind::FileTooLarge, why)
+    };
+    let length = file.metadata()?.len();
+    if length > longest {
+        return Err(too_long(length));
+    }
     let mut digest = Sha256::new();
     let mut chunk = vec![0; CHUNK];
     let mut interpreter = None;
-    let mut is_begun = false;
+    let mut total = 0;
     while is_wanted() {
         let bytes = match file.read(&mut chunk)? {
             0 => {
@@ -324,9 +371,12 @@ fn read(mut file: fs::File, is_wanted: impl Fn() -> bool) -> io::Result<Option<C
             }
             n => &chunk[..n],
         };
-        if !is_begun {
+        if total == 0 {
             interpreter = text::interpreter(bytes);
-            is_begun = true;
+        }
+        total += bytes.len() as u64;
+        if total > longest {
+            return Err(too_long(total));
         }
         digest.update(bytes);
     }

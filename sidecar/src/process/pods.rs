@@ -15,8 +15,10 @@ pub(crate) struct NamedPod {
     pub(crate) name: String,
     /// Its namespace.
     pub(crate) namespace: String,
-    /// Its labels, now.
+    /// Its labels, now; none where it has too many.
     pub(crate) labels: BTreeMap<String, String>,
+    /// There are more than are kept.
+    pub(crate) has_too_many_labels: bool,
     /// Of a static pod, which the API knows by another uid than the node: the node's, and since when, in nanoseconds.
     pub(crate) mirrors: Option<(String, i128)>,
 }

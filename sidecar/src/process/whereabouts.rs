@@ -9,6 +9,7 @@ use std::{
     env, fs,
     hash::Hash,
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -17,9 +18,10 @@ use std::{
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::{
-    Process,
+    Process, TICK_NS,
     cgroup::{self, Cgroup, Id},
     kubelet::Mounted,
+    lines,
     pods::Pods,
     text,
 };
@@ -27,10 +29,10 @@ use crate::observe::Container;
 
 /// Places that are remembered; a node has fewer control groups that live.
 const REMEMBERED: usize = 4096;
+/// How far a process's mounts are looked at for the kubelet's, in bytes: some thousands.
+const LONGEST_MOUNTINFO: u64 = 1024 * 1024;
 /// Between two looks at all processes for one that tells a container's name.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
-const TICK_NS: u64 = 10_000_000;
 /// Where the agent's pod has its labels (a downwardAPI volume).
 pub(crate) const LABELS: &str = "/etc/podinfo/labels";
 /// Variables by which the agent is told of its pod (`fieldRef`).
@@ -48,9 +50,19 @@ pub(crate) struct Place {
     pub(crate) container: Option<Container>,
     /// The uid of its container's pod, where its control group tells one.
     pub(crate) pod: Option<String>,
+    /// Why it is not known.
+    pub(crate) trouble: Option<io::Error>,
 }
 
 impl Place {
+    /// It could not be looked up.
+    pub(crate) fn unknown(why: io::Error) -> Self {
+        Self {
+            trouble: Some(why),
+            ..Self::default()
+        }
+    }
+
     /// Whether it was found.
     pub(crate) fn is_known(&self) -> bool {
         !self.cgroup.as_os_str().is_empty()
@@ -80,7 +92,8 @@ impl Pod {
 
     /// Its labels, now.
     pub(crate) fn labels() -> io::Result<BTreeMap<String, String>> {
-        Ok(text::labels(&fs::read_to_string(LABELS)?))
+        let text = lines::whole(fs::File::open(LABELS)?, lines::LONGEST_SHORT_TEXT)?;
+        Ok(text::labels(&String::from_utf8_lossy(&text)))
     }
 }
 
@@ -141,7 +154,8 @@ impl Whereabouts {
     /// `own_cgroup` is the agent's, from the machine's root; `pod` the one that all it sees belongs to, and if there is
     /// none, `pods` those of the node.
     pub(crate) fn new(own_cgroup: &Path, pod: Option<Pod>, pods: Option<Pods>) -> io::Result<Self> {
-        let own = Cgroup::parse(&fs::read("/proc/self/cgroup")?).unwrap_or_default();
+        let ourselves = Seen::open(std::process::id())?;
+        let own = ourselves.cgroup()?.unwrap_or_default();
         let root = if own.is_unified {
             cgroup::root_of_namespace(own_cgroup, &own.path)
         } else {
@@ -152,7 +166,7 @@ impl Whereabouts {
             is_unified: own.is_unified,
             own: own.absolute(&root).path,
             root,
-            ours: Mounted::all(&fs::read("/proc/self/mountinfo")?).next(),
+            ours: ourselves.find_mounted(|_| true)?,
             pods: pods.filter(|_| pod.is_none()),
             pod,
             places: HashMap::new(),
@@ -187,21 +201,21 @@ impl Whereabouts {
         match self.paths.get(&cgroup) {
             Some(path) => {
                 let path = path.clone();
-                Some(self.of_path(path, Process::new(pid), cgroup))
+                self.of_path(path, Process::new(pid), cgroup).ok()
             }
             // (version 1; in the root, or too deep)
             None => self.of_process(pid, started_ns),
         }
     }
 
-    fn of_path(&mut self, path: PathBuf, process: Process, cgroup: u64) -> Arc<Place> {
+    fn of_path(&mut self, path: PathBuf, process: Process, cgroup: u64) -> io::Result<Arc<Place>> {
         if let Some(place) = self.places.get(&cgroup).and_then(Found::for_now) {
-            return place;
+            return Ok(place);
         }
-        let (place, is_certain) = self.place_at(Cgroup::unified(path), process);
+        let (place, is_certain) = self.place_at(Cgroup::unified(path), process)?;
         let place = Arc::new(place);
         remember(&mut self.places, cgroup, Found::new(&place, is_certain));
-        place
+        Ok(place)
     }
 
     fn of_process(&mut self, pid: u32, started_ns: u64) -> Option<Arc<Place>> {
@@ -245,23 +259,23 @@ impl Whereabouts {
     /// With whether there is nothing more to find out.
     fn look_up(&self, process: Process) -> io::Result<(Place, bool)> {
         let found = process.cgroup()?.absolute(&self.root);
-        Ok(self.place_at(found, process))
+        self.place_at(found, process)
     }
 
     /// The same of a process in that control group.
-    fn place_at(&self, found: Cgroup, process: Process) -> (Place, bool) {
+    fn place_at(&self, found: Cgroup, process: Process) -> io::Result<(Place, bool)> {
         let Some(id) = found.container(&self.own) else {
             let place = Place {
                 cgroup: found.path,
                 ..Place::default()
             };
-            return (place, true);
+            return Ok((place, true));
         };
         let is_strange = self.is_strange(&id);
         let name = if is_strange {
             None
         } else {
-            self.name_of(process, &id)
+            self.name_of(process, &id)?
         };
         let is_named = name.is_some() || is_strange || self.ours.is_none();
         let (pod, is_known) = self.pod_of(&id, is_strange);
@@ -276,8 +290,9 @@ impl Whereabouts {
             cgroup: found.path,
             container: Some(container),
             pod: id.pod,
+            trouble: None,
         };
-        (place, is_certain)
+        Ok((place, is_certain))
     }
 
     /// The pod of a container, and whether there is no more to know of it.
@@ -304,50 +319,66 @@ impl Whereabouts {
 
     /// A container's name, from a process of it that its runtime started. What such a process begot may have
     /// entered a mount namespace of another container.
-    fn name_of(&self, process: Process, id: &Id) -> Option<String> {
-        let ours = self.ours.as_ref()?;
-        let told = |seen: &Seen| {
-            let is_first = self.container_of(seen)? == *id && self.is_started_from_outside(seen);
-            let mountinfo = is_first.then(|| seen.read("mountinfo").ok())??;
-            Mounted::all(&mountinfo).find(|mounted| {
+    fn name_of(&self, process: Process, id: &Id) -> io::Result<Option<String>> {
+        let Some(ours) = self.ours.as_ref() else {
+            return Ok(None);
+        };
+        let told = |pid: u32| -> io::Result<Option<String>> {
+            let seen = Seen::open(pid)?;
+            let is_first = self.container_of(&seen)?.as_ref() == Some(id)
+                && self.is_started_from_outside(&seen)?;
+            if !is_first {
+                return Ok(None);
+            }
+            let mounted = seen.find_mounted(|mounted| {
                 let is_its = match (&id.pod, &self.pod) {
                     (Some(pod), None) => *pod == mounted.pod,
                     (None, None) => true,
                     (_, Some(_)) => mounted.pod == ours.pod,
                 };
                 mounted.is_beside(ours) && is_its
-            })
+            })?;
+            Ok(mounted.map(|mounted| mounted.name))
         };
-        let itself = Seen::open(process.number()).ok();
-        itself
-            .as_ref()
-            .and_then(told)
-            .or_else(|| {
-                super::all()
-                    .filter_map(|pid| Seen::open(pid).ok())
-                    .find_map(|seen| told(&seen))
-            })
-            .map(|mounted| mounted.name)
+        if let Some(name) = of_living(told(process.number()))? {
+            return Ok(Some(name));
+        }
+        for pid in super::all()? {
+            if let Some(name) = of_living(told(pid))? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
-    fn container_of(&self, seen: &Seen) -> Option<Id> {
-        seen.cgroup()?.absolute(&self.root).container(&self.own)
+    fn container_of(&self, seen: &Seen) -> io::Result<Option<Id>> {
+        let cgroup = seen.cgroup()?;
+        Ok(cgroup.and_then(|cgroup| cgroup.absolute(&self.root).container(&self.own)))
     }
 
     /// Whether its parent is none that we see, or lives in no container: the runtime.
-    fn is_started_from_outside(&self, seen: &Seen) -> bool {
-        match seen.parent() {
-            Some(0) => true,
-            Some(parent) => {
-                let runtime = Seen::open(parent).ok();
-                let is_outside = runtime.is_some_and(|runtime| {
-                    runtime.cgroup().is_some() && self.container_of(&runtime).is_none()
-                });
-                // (asked again: the number was the parent's while we looked)
-                is_outside && seen.parent() == Some(parent)
-            }
-            None => false,
+    fn is_started_from_outside(&self, seen: &Seen) -> io::Result<bool> {
+        let Some(parent) = seen.parent()? else {
+            return Ok(false);
+        };
+        if parent == 0 {
+            return Ok(true);
         }
+        let is_outside = || -> io::Result<Option<bool>> {
+            let runtime = Seen::open(parent)?;
+            let has_cgroup = runtime.cgroup()?.is_some();
+            Ok(Some(has_cgroup && self.container_of(&runtime)?.is_none()))
+        };
+        // (asked again: the number was the parent's while we looked)
+        Ok(of_living(is_outside())? == Some(true) && seen.parent()? == Some(parent))
+    }
+}
+
+/// Nothing of a process that is gone; an error that says nothing about it stays one.
+fn of_living<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match found {
+        Err(e) if super::is_gone(&e) => Ok(None),
+        found => found,
     }
 }
 
@@ -362,24 +393,39 @@ impl Seen {
         Ok(Self(openat(rustix::fs::CWD, path, flags, Mode::empty())?))
     }
 
+    fn file(&self, name: &str) -> io::Result<fs::File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(openat(&self.0, name, flags, Mode::empty())?.into())
+    }
+
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        let file = openat(
-            &self.0,
-            name,
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let mut text = Vec::new();
-        io::Read::read_to_end(&mut fs::File::from(file), &mut text)?;
-        Ok(text)
+        lines::whole(self.file(name)?, lines::LONGEST_SHORT_TEXT)
     }
 
-    fn cgroup(&self) -> Option<Cgroup> {
-        Cgroup::parse(&self.read("cgroup").ok()?)
+    fn cgroup(&self) -> io::Result<Option<Cgroup>> {
+        Ok(Cgroup::parse(&self.read("cgroup")?))
     }
 
-    fn parent(&self) -> Option<u32> {
-        text::parent(&self.read("status").ok()?)
+    fn parent(&self) -> io::Result<Option<u32>> {
+        Ok(text::parent(&self.read("status")?))
+    }
+
+    /// The first of what the kubelet mounted there that is wanted.
+    fn find_mounted(&self, is_wanted: impl Fn(&Mounted) -> bool) -> io::Result<Option<Mounted>> {
+        let mut found = None;
+        let mountinfo = self.file("mountinfo")?;
+        let read = lines::each_line(mountinfo, LONGEST_MOUNTINFO, |line| {
+            found = Mounted::all(line).find(&is_wanted);
+            match found {
+                Some(_) => ControlFlow::Break(()),
+                None => ControlFlow::Continue(()),
+            }
+        });
+        match read {
+            // (what a container's runtime mounted comes first)
+            Err(e) if e.kind() == io::ErrorKind::FileTooLarge => Ok(None),
+            read => read.map(|()| found),
+        }
     }
 }
 

@@ -6,8 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    io,
     sync::Arc,
     thread,
     time::Duration,
@@ -17,8 +16,7 @@ use sidecar_common::policy::Vault as VaultOwner;
 
 use super::{
     Tree, Work,
-    deliver_file::{Mounter, PLACE_PATH, Vault},
-    mountinfo::SecretMount,
+    deliver_file::{Mounter, OpenVault, Vault},
 };
 use crate::process;
 
@@ -48,11 +46,20 @@ impl Work {
         }
         let owners = self.maps.vaults(self.scope);
         let mut ended = Vec::new();
-        for (seal, vault) in find_vaults(&self.mounter, &owners) {
+        for (seal, vault) in find_vaults(&mut self.mounter, &owners) {
             match self.trees.get_mut(&seal) {
                 Some(tree) => tree.vaults.push(vault),
                 None => ended.push(vault),
             }
+        }
+        // What is kept for who had a replaced file open is wiped by us.
+        let replaced = self
+            .trees
+            .iter()
+            .filter(|(_, tree)| !tree.vaults.is_empty());
+        let replaced: Vec<u64> = replaced.map(|(seal, _)| *seal).collect();
+        for seal in replaced {
+            self.wipe_old_later(seal);
         }
         if !(self.trees.is_empty() && ended.is_empty()) {
             tracing::info!(
@@ -66,21 +73,22 @@ impl Work {
 }
 
 /// The files of programs that have ended, taken away where no agent will do it.
-pub(crate) struct TakenAway(Vec<Vault>);
+pub(crate) struct TakenAway(Vec<OpenVault>);
 
 impl TakenAway {
     /// Takes them away, while they are guarded: from then on no path leads there.
     pub(crate) fn from_everywhere(owners: &BTreeMap<u32, VaultOwner>) -> io::Result<Self> {
-        let mounter = Mounter::new()?;
-        let vaults = find_vaults(&mounter, owners).into_iter();
-        let vaults: Vec<Vault> = vaults.map(|(_, vault)| vault).collect();
-        for vault in &vaults {
+        let mut mounter = Mounter::new()?;
+        let vaults = find_vaults(&mut mounter, owners);
+        let mut taken_away = Vec::with_capacity(vaults.len());
+        for (_, vault) in &vaults {
             // One that cannot be taken away does not keep the others from it.
-            if let Err(e) = mounter.remove(vault) {
-                tracing::warn!("secret files could not be taken away: {e}");
+            match mounter.remove(vault) {
+                Ok(opened) => taken_away.push(opened),
+                Err(e) => tracing::warn!("secret files could not be taken away: {e}"),
             }
         }
-        Ok(Self(vaults))
+        Ok(Self(taken_away))
     }
 
     /// Wipes them. To be called when nothing is guarded any more: an agent alone opens what is.
@@ -107,45 +115,29 @@ impl TakenAway {
 }
 
 /// Looks for secret directories wherever a process sees one; each with its seal.
-fn find_vaults(mounter: &Mounter, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u64, Vault)> {
+fn find_vaults(mounter: &mut Mounter, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u64, Vault)> {
     let mut found = Vec::new();
     if owners.is_empty() {
         return found;
     }
-    let (mut views, mut mounts) = (BTreeSet::new(), BTreeSet::new());
-    for pid in process::all() {
-        // Most processes see what another has seen already. Those that are gone see nothing.
-        if !view(pid).is_ok_and(|view| views.insert(view)) {
-            continue;
-        }
-        // (a mount's path need not be UTF-8; ours is)
-        let seen = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-        let seen = String::from_utf8_lossy(&seen);
-        for mount in seen
-            .lines()
-            .filter_map(|line| SecretMount::parse(line, PLACE_PATH))
-        {
-            let Some(owner) = owners.get(&mount.dev) else {
-                continue;
-            };
-            if mounts.contains(&mount.id) {
-                continue;
-            }
-            match mounter.find(pid, &mount.path, mount.dev) {
-                Ok(vault) => {
-                    mounts.insert(mount.id);
-                    found.push((owner.seal, vault));
-                }
-                Err(e) => tracing::debug!(path = mount.path, "{e}"),
+    let processes = process::all();
+    if let Err(e) = &processes {
+        tracing::warn!("secret directories cannot be looked for: {e}");
+    }
+    for pid in processes.into_iter().flatten() {
+        match mounter.find_all(pid, |dev| owners.contains_key(&dev)) {
+            Ok(vaults) => found.extend(
+                vaults
+                    .into_iter()
+                    .filter_map(|(dev, vault)| Some((owners.get(&dev)?.seal, vault))),
+            ),
+            Err(e) => {
+                tracing::warn!(
+                    pid,
+                    "not all secret directories that it sees are found: {e}"
+                );
             }
         }
     }
     found
-}
-
-/// What a process sees: its mount namespace, and its root in it.
-fn view(pid: u32) -> io::Result<(u64, u64, u64)> {
-    let namespace = fs::metadata(format!("/proc/{pid}/ns/mnt"))?.ino();
-    let root = fs::metadata(format!("/proc/{pid}/root"))?;
-    Ok((namespace, root.dev(), root.ino()))
 }

@@ -2,23 +2,21 @@
 //! becomes visible, wiped and unmounted when the last of the sealed tree is gone.
 
 use std::{
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Write as _},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt as _,
-            fs::{FileExt as _, MetadataExt as _},
-        },
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::FileExt as _},
     },
 };
 
-use nix::sched::{CloneFlags, setns, unshare};
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, XattrFlags, fchmod, fchown,
-        fgetxattr, fsetxattr, fstatvfs, mkdirat, openat, openat2, renameat, statat, unlinkat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Uid, XattrFlags,
+        fchmod, fchown, fgetxattr, fsetxattr, fstat, fstatvfs, mkdirat, openat, openat2, readlink,
+        renameat, renameat_with, statat, unlinkat,
     },
     mount::{
         FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MountFlags, MoveMountFlags,
@@ -27,10 +25,14 @@ use rustix::{
     },
     process::fchdir,
 };
-use sidecar_common::policy::Held;
+use sidecar_common::policy::{Held, Vault as VaultOwner};
 use zeroize::Zeroizing;
 
-use crate::{config::FileAccess, process::kernel_dev, secrets::Value};
+use super::{
+    mountinfo::{self, SecretMount},
+    views::{self, Views},
+};
+use crate::{config::FileAccess, limits, process::kernel_dev, secrets::Value};
 
 /// Where secret directories are, from the program's own root.
 const PLACE: [&str; 3] = ["run", "kernelseal", "secrets"];
@@ -46,6 +48,9 @@ const INODES: usize = 2;
 const BINDING: &str = "trusted.kernelseal.binding";
 /// The longest such name, in bytes: that of a configuration.
 const BINDING_MAX: usize = 253;
+/// How the names of replaced files begin, until they are wiped. (What reads folders of secrets leaves out names of two dots: the
+/// kubelet has such.)
+const OLD: &str = "..kernelseal-old-";
 /// The options of a file system that say whether anything in it may change.
 const READ_ONLY: &str = "ro";
 const WRITABLE: &str = "rw";
@@ -116,7 +121,15 @@ pub(crate) enum FileError {
     },
 }
 
-fn step<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> FileError {
+impl FileError {
+    /// Whether it is for want of descriptors or memory.
+    pub(super) fn is_for_lack(&self) -> bool {
+        let Self::Step { cause, .. } = self;
+        limits::is_for_lack(cause)
+    }
+}
+
+pub(super) fn step<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> FileError {
     move |cause| FileError::Step {
         what: what.into(),
         cause: cause.into(),
@@ -126,33 +139,59 @@ fn step<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> FileError {
 
 /// The thread that delivers files: its own view of the file system, apart from its process's.
 pub(crate) struct Mounter {
-    home: OwnedFd,
-    home_inode: u64,
+    views: Views,
 }
 
-/// A delivered directory. Holds what is needed to take it away again, and nothing that a path
-/// could be redirected by.
+/// A delivered directory, and how it is found again. It has no descriptor of ours: as many live as the kernel side has
+/// places for.
 pub(crate) struct Vault {
+    id: FileSystem,
+    /// The mount namespace that it is in.
+    view: u64,
+    /// Where it was mounted, from that namespace's root. It may lead elsewhere by now: `id` tells.
+    path: Box<str>,
+}
+
+/// A file system, as the kernel tells one from all others. The device number is its own while it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileSystem {
+    /// In the kernel's encoding.
+    dev: u32,
+    /// By chance, and never again (5.13; before it 0).
+    fsid: u64,
+}
+
+impl FileSystem {
+    fn of(dir: impl AsFd) -> rustix::io::Result<Self> {
+        let stat = fstat(&dir)?;
+        Ok(Self {
+            dev: kernel_dev(stat.st_dev),
+            fsid: fstatvfs(&dir)?.f_fsid,
+        })
+    }
+}
+
+/// One of those directories, found and opened.
+pub(crate) struct OpenVault {
     mount: OwnedFd,
-    namespace: Option<File>,
-    parent: OwnedFd,
-    name: String,
 }
 
 impl Mounter {
-    /// Takes note of where we live.
+    /// Takes note of where we live. To be called by the thread that it is for.
     pub(crate) fn new() -> io::Result<Self> {
-        let home = File::open("/proc/self/ns/mnt")?;
-        let home_inode = home.metadata()?.ino();
         Ok(Self {
-            home: home.into(),
-            home_inode,
+            views: Views::new()?,
         })
     }
 
-    /// Delivers: writes the files, then makes them visible to the program.
-    pub(crate) fn mount(&self, held: &Held, files: &[SecretFile<'_>]) -> Result<Vault, FileError> {
-        self.attach(held, Self::prepare(held, files)?)
+    /// Delivers: writes the files, then makes them visible to the program. Tells the directory as the program sees it, too.
+    pub(crate) fn mount(
+        &mut self,
+        held: &Held,
+        files: &[SecretFile<'_>],
+    ) -> Result<(Vault, String), FileError> {
+        let mount = Self::prepare(held, files)?;
+        self.attach(held, &mount)
     }
 
     /// Makes the tmpfs and writes the files; they are owned by the program's user, mode 0400, unless the binding says otherwise.
@@ -194,128 +233,247 @@ impl Mounter {
     }
 
     /// Makes prepared files visible to the program.
-    fn attach(&self, held: &Held, mount: OwnedFd) -> Result<Vault, FileError> {
-        let (namespace, root) = self.view_of(held.pid)?;
-        let parent = PLACE
-            .iter()
-            .try_fold(root, |dir, name| subdirectory(&dir, name))?;
-        let (name, target) = free_place(&parent, held.own_pid)?;
-        let vault = Vault {
-            mount,
-            namespace,
-            parent,
-            name,
-        };
-        self.within(vault.namespace.as_ref(), || {
-            move_mount(
-                vault.mount.as_fd(),
-                "",
-                target.as_fd(),
-                "",
-                MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
-            )
-        })
-        .map_err(step("mount its secrets"))?;
-        Ok(vault)
-    }
-
-    /// A directory that an earlier agent delivered, where a process sees it.
-    pub(super) fn find(&self, pid: u32, path: &str, dev: u32) -> Result<Vault, FileError> {
-        let (namespace, root) = self.view_of(pid)?;
-        let (parent, name) = path.rsplit_once('/').unwrap_or_default();
-        let parent = parent
-            .split('/')
-            .filter(|name| !name.is_empty())
-            .try_fold(root, |dir, name| subdirectory(&dir, name))?;
-        let mount = subdirectory(&parent, name)?;
-        let stat = statat(&mount, "", AtFlags::EMPTY_PATH).map_err(step("look at a tmpfs"))?;
-        if kernel_dev(stat.st_dev) != dev {
-            let cause = io::Error::other("something else is mounted over it");
-            return Err(step("open its secret directory")(cause));
-        }
-        Ok(Vault {
-            mount,
-            namespace,
-            parent,
-            name: name.to_owned(),
-        })
-    }
-
-    /// A process's mount namespace, if it is not ours, and its root.
-    fn view_of(&self, pid: u32) -> Result<(Option<File>, OwnedFd), FileError> {
-        let namespace =
-            File::open(format!("/proc/{pid}/ns/mnt")).map_err(step("its mount namespace"))?;
-        let inode = namespace
-            .metadata()
-            .map_err(step("its mount namespace"))?
-            .ino();
+    fn attach(&mut self, held: &Held, mount: &OwnedFd) -> Result<(Vault, String), FileError> {
+        let id = FileSystem::of(mount).map_err(step("look at a tmpfs"))?;
+        let namespace = views::namespace_of(held.pid).map_err(step("its mount namespace"))?;
         let root = openat(
             rustix::fs::CWD,
-            format!("/proc/{pid}/root"),
+            format!("/proc/{}/root", held.pid),
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )
         .map_err(step("its root directory"))?;
-        Ok(((inode != self.home_inode).then_some(namespace), root))
-    }
-
-    /// Takes the mount away.
-    pub(crate) fn remove(&self, vault: &Vault) -> io::Result<()> {
-        self.within(vault.namespace.as_ref(), || {
-            // By the mount itself, not by a path that may lead elsewhere by now.
-            fchdir(&vault.mount)?;
-            // Somebody may have made the mount read-only (mount_setattr(2) asks no hook): it would not be wiped.
-            let as_made = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-            let _ = mount_remount(".", MountFlags::BIND | as_made, "");
-            let unmounted = unmount(".", UnmountFlags::DETACH);
-            rustix::process::chdir("/")?;
-            unmounted
-        })?;
-        match unlinkat(&vault.parent, vault.name.as_str(), AtFlags::REMOVEDIR) {
-            // The mount is gone, which counts. (The folder below it: taken away where it is
-            // mounted too, or somebody has put something there.)
-            Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTEMPTY) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Runs something in another mount namespace. Coming back cannot fail without ending the
-    /// agent: a thread astray in an application's files is worse than none.
-    fn within<T>(
-        &self,
-        namespace: Option<&File>,
-        work: impl FnOnce() -> rustix::io::Result<T>,
-    ) -> io::Result<T> {
-        let Some(namespace) = namespace else {
-            return Ok(work()?);
+        let above = path_of_root(&root).map_err(step("its root directory"))?;
+        let parent = PLACE
+            .iter()
+            .try_fold(root, |dir, name| subdirectory(&dir, name))?;
+        let (name, target) = free_place(&parent, held.own_pid)?;
+        let seen = format!("{PLACE_PATH}/{name}");
+        let vault = Vault {
+            id,
+            view: namespace.inode(),
+            path: format!("{above}{seen}").into(),
         };
-        // Nobody enters who shares a root and a working directory, as each thread does with the one that started it (a tracer
-        // with the one that delivers).
-        unshare(CloneFlags::CLONE_FS)?;
-        setns(namespace, CloneFlags::CLONE_NEWNS)?;
-        let result = work();
-        if let Err(e) = setns(&self.home, CloneFlags::CLONE_NEWNS) {
-            tracing::error!("cannot return to our own mount namespace: {e}; ending");
-            std::process::abort();
+        self.views
+            .within(&namespace, || {
+                Ok(move_mount(
+                    mount.as_fd(),
+                    "",
+                    target.as_fd(),
+                    "",
+                    MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH
+                        | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+                )?)
+            })
+            .map_err(step("mount its secrets"))?;
+        self.views.keep(namespace);
+        Ok((vault, seen))
+    }
+
+    /// The directories of these device numbers that are mounted in a process's mount namespace, unless it has been looked
+    /// at; with their device numbers.
+    pub(super) fn find_all(
+        &mut self,
+        pid: u32,
+        is_wanted: impl Fn(u32) -> bool,
+    ) -> io::Result<Vec<(u32, Vault)>> {
+        let Some(namespace) = self.views.new_of(pid)? else {
+            return Ok(Vec::new());
+        };
+        let view = namespace.inode();
+        let mut found = Vec::new();
+        let views = &self.views;
+        views.within(&namespace, || {
+            views.mounts(|line| {
+                let Some(mount) = SecretMount::parse(line, PLACE_PATH) else {
+                    return;
+                };
+                if !is_wanted(mount.dev) {
+                    return;
+                }
+                let path = mountinfo::unescaped(&mount.path);
+                match at(&path).and_then(FileSystem::of) {
+                    Ok(id) if id.dev == mount.dev => {
+                        let path = path.into();
+                        found.push((id.dev, Vault { id, view, path }));
+                    }
+                    other => tracing::debug!(mount = mount.id, path, "not found again: {other:?}"),
+                }
+            })
+        })?;
+        for _ in &found {
+            self.views.keep_another(&namespace);
         }
-        Ok(result?)
+        Ok(found)
+    }
+
+    /// Opens a directory, wherever it is by now.
+    pub(super) fn open(&self, vault: &Vault) -> io::Result<OpenVault> {
+        let mut opened = None;
+        self.views.within_kept(vault.view, || {
+            opened = Some(self.find(vault)?);
+            Ok(())
+        })?;
+        opened
+            .map(|(mount, _)| OpenVault { mount })
+            .ok_or_else(gone)
+    }
+
+    /// The same of one that the kernel side must guard as that tree's.
+    pub(super) fn open_guarded(
+        &self,
+        vault: &Vault,
+        seal: u64,
+        guarded: &BTreeMap<u32, VaultOwner>,
+    ) -> Result<OpenVault, FileError> {
+        // (its number is its own while it is open)
+        let opened = self.open(vault).map_err(step("find its secret files"))?;
+        let owner = guarded.get(&vault.id.dev);
+        if owner.is_some_and(|owner| owner.seal == seal) {
+            return Ok(opened);
+        }
+        let cause = io::Error::other("the kernel side does not guard them");
+        Err(step("find its secret files")(cause))
+    }
+
+    /// The mount of a directory, and its path, seen from the root of its mount namespace, in which we are.
+    fn find(&self, vault: &Vault) -> io::Result<(OwnedFd, String)> {
+        let is_it = |path: &str| -> Option<OwnedFd> {
+            let found = at(path).ok()?;
+            (FileSystem::of(&found).ok()? == vault.id).then_some(found)
+        };
+        if let Some(mount) = is_it(&vault.path) {
+            return Ok((mount, vault.path.to_string()));
+        }
+        let mut found = None;
+        self.views.mounts(|line| {
+            if found.is_none()
+                && let Some((dev, path)) = mountinfo::whole(line)
+                && dev == vault.id.dev
+            {
+                found = is_it(&path).map(|mount| (mount, path));
+            }
+        })?;
+        found.ok_or_else(gone)
+    }
+
+    /// Takes the mount away; what was mounted can be wiped still.
+    pub(crate) fn remove(&mut self, vault: &Vault) -> io::Result<OpenVault> {
+        let mut removed = None;
+        let done = self.views.within_kept(vault.view, || {
+            let (mount, path) = self.find(vault)?;
+            let (parent, name) = path.rsplit_once('/').unwrap_or_default();
+            let parent = at(parent)?;
+            let unmounted = unmount_here(&mount);
+            removed = Some(OpenVault { mount });
+            unmounted?;
+            match unlinkat(&parent, name, AtFlags::REMOVEDIR) {
+                // The mount is gone, which counts. (The folder below it: taken away where it is
+                // mounted too, or somebody has put something there.)
+                Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTEMPTY) => Ok(()),
+                Err(e) => Err(e.into()),
+            }
+        });
+        match (done, removed) {
+            (Ok(()), Some(opened)) => Ok(opened),
+            (Err(e), Some(opened)) => {
+                // It is wiped all the same.
+                tracing::warn!("secret files could not be taken away: {e}");
+                Ok(opened)
+            }
+            (Err(e), None) => Err(e),
+            (Ok(()), None) => Err(gone()),
+        }
+    }
+
+    /// A directory is not needed any more.
+    pub(super) fn forget(&mut self, vault: &Vault) {
+        self.views.release(vault.view);
+    }
+
+    /// Looks for some of these mount namespaces. True if it has looked for all: one that was not found is gone, and with it
+    /// what was mounted there alone.
+    pub(super) fn look_for(&mut self, views: &[u64]) -> io::Result<bool> {
+        let wanted = views.iter().copied().collect();
+        self.views.look_for(&wanted)
+    }
+
+    /// What was found is not needed any more.
+    pub(super) fn close_found(&mut self) {
+        self.views.close_found();
+    }
+
+    /// No descriptor is kept of its mount namespace.
+    pub(super) fn is_unknown(&self, vault: &Vault) -> bool {
+        self.views.is_unknown(vault.view)
     }
 }
 
+/// Takes a mount away, in whose namespace we are.
+fn unmount_here(mount: &OwnedFd) -> io::Result<()> {
+    // By the mount itself, not by a path that may lead elsewhere by now.
+    fchdir(mount)?;
+    // Somebody may have made the mount read-only (mount_setattr(2) asks no hook): it would not be wiped.
+    let as_made = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let _ = mount_remount(".", MountFlags::BIND | as_made, "");
+    let unmounted = unmount(".", UnmountFlags::DETACH);
+    rustix::process::chdir("/")?;
+    Ok(unmounted?)
+}
+
+fn gone() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        "it is not mounted any more, or something else is mounted over it",
+    )
+}
+
+/// A directory, seen from our root, no link followed.
+fn at(path: &str) -> rustix::io::Result<OwnedFd> {
+    openat2(
+        rustix::fs::CWD,
+        if path.is_empty() { "/" } else { path },
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    )
+}
+
+/// What a process's root is below, in its mount namespace: nothing, unless it has a root of its own.
+fn path_of_root(root: &OwnedFd) -> io::Result<String> {
+    let here = fstat(root)?;
+    let above = statat(root, "..", AtFlags::empty())?;
+    if (here.st_dev, here.st_ino) == (above.st_dev, above.st_ino) {
+        return Ok(String::new());
+    }
+    let path = readlink(format!("/proc/self/fd/{}", root.as_raw_fd()), Vec::new())?;
+    // (where it is not what it says, the directory is looked for)
+    Ok(path.into_string().unwrap_or_default())
+}
+
 impl Vault {
-    /// The directory, as the program sees it.
-    pub(crate) fn path(&self) -> String {
-        format!("{PLACE_PATH}/{}", self.name)
+    /// The number of its mount namespace.
+    pub(super) fn view(&self) -> u64 {
+        self.view
+    }
+}
+
+impl OpenVault {
+    /// Replaces files, each at once: who opens one finds the old content or the new. What was there stays for who has it
+    /// open, under a name that says so, until it is wiped ([`wipe_old`](Self::wipe_old)).
+    pub(super) fn replace(&self, files: &[SecretFile<'_>]) -> Result<(), FileError> {
+        let replaced = self.exchange(files);
+        // Nobody changes the folder from here on. (Whoever has an old file open keeps no folder writable: it is there still.)
+        let closed = self.reconfigure(&[], READ_ONLY);
+        replaced?;
+        match closed {
+            // (an old file that is wiped already, and open still)
+            Ok(()) | Err(rustix::io::Errno::BUSY) => Ok(()),
+            Err(e) => Err(step("make a tmpfs read-only")(e)),
+        }
     }
 
-    /// Replaces files, each at once: who opens one finds the old content or the new. What was there, for who has it
-    /// open, is added to `old`; until that is closed the folder can change, see [`close`](Self::close).
-    pub(super) fn replace(
-        &self,
-        files: &[SecretFile<'_>],
-        old: &mut Vec<File>,
-    ) -> Result<(), FileError> {
-        const NEW: &str = ".new";
+    fn exchange(&self, files: &[SecretFile<'_>]) -> Result<(), FileError> {
         // theirs is the folder, too
         let whole = statat(&self.mount, "", AtFlags::EMPTY_PATH);
         let folder = whole
@@ -327,28 +485,61 @@ impl Vault {
             .map_err(step("look at a tmpfs"))?;
         for file in files {
             self.make_room(file.value.len())?;
-            // (one that an agent was killed over)
-            let _ = unlinkat(&self.mount, NEW, AtFlags::empty());
+            let new = self.free_name().map_err(step("create a secret file"))?;
             let before = statat(&self.mount, file.name, AtFlags::SYMLINK_NOFOLLOW);
             let access = before.map_or(folder, |stat| Access {
                 uid: stat.st_uid,
                 gid: stat.st_gid,
                 mode: stat.st_mode & 0o444,
             });
-            write(&self.mount, NEW, file, access)?;
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let before = openat(&self.mount, file.name, flags, Mode::empty());
-            renameat(&self.mount, NEW, &self.mount, file.name)
-                .map_err(step("put a secret file in place"))?;
-            // (somebody may have taken it away)
-            old.extend(before.ok().map(File::from));
+            write(&self.mount, &new, file, access)?;
+            let exchanged = renameat_with(
+                &self.mount,
+                new.as_str(),
+                &self.mount,
+                file.name,
+                RenameFlags::EXCHANGE,
+            );
+            match exchanged {
+                // somebody has taken it away
+                Err(rustix::io::Errno::NOENT) => {
+                    renameat(&self.mount, new.as_str(), &self.mount, file.name)
+                }
+                exchanged => exchanged,
+            }
+            .map_err(step("put a secret file in place"))?;
         }
         Ok(())
     }
 
-    /// Nobody changes the folder from here on. False where the kernel does not do that yet: it wants no file open that
-    /// has been replaced.
-    pub(super) fn close(&self) -> io::Result<bool> {
+    /// For one that is to take another's name, and for that one then.
+    fn free_name(&self) -> rustix::io::Result<String> {
+        const TRIES: u32 = 1000;
+        for count in 1..=TRIES {
+            let name = format!("{OLD}{count}");
+            match statat(&self.mount, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(rustix::io::Errno::NOENT) => return Ok(name),
+                Ok(_) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(rustix::io::Errno::EXIST)
+    }
+
+    /// Wipes what was in replaced files, and takes it away. False where somebody has one open: the folder can change until
+    /// that is closed, and it is to be called again.
+    pub(super) fn wipe_old(&self) -> io::Result<bool> {
+        let is_old = |name: &OsString| name.as_bytes().starts_with(OLD.as_bytes());
+        let old: Vec<OsString> = list(&self.mount)?.into_iter().filter(is_old).collect();
+        let mut done = Ok(());
+        if !old.is_empty() {
+            self.reconfigure(&[], WRITABLE)?;
+            for name in old {
+                done = done.and(self.overwrite(&name));
+                let _ = unlinkat(&self.mount, &name, AtFlags::empty());
+            }
+        }
+        done?;
         match self.reconfigure(&[], READ_ONLY) {
             Ok(()) => Ok(true),
             Err(rustix::io::Errno::BUSY) => Ok(false),
@@ -369,15 +560,22 @@ impl Vault {
     /// Names of the files that are there.
     pub(super) fn names(&self) -> io::Result<Vec<String>> {
         let names = list(&self.mount)?.into_iter();
-        Ok(names.filter_map(|name| name.into_string().ok()).collect())
+        Ok(names
+            .filter_map(|name| name.into_string().ok())
+            .filter(|name| !name.starts_with(OLD))
+            .collect())
     }
 
     /// The binding that a file is of; none where its delivery noted none.
-    pub(super) fn binding_of(&self, name: &str) -> Option<String> {
+    pub(super) fn binding_of(&self, name: &str) -> io::Result<Option<String>> {
         let mut binding = vec![0; BINDING_MAX];
-        let length = fgetxattr(self.open(name).ok()?, BINDING, &mut binding[..]).ok()?;
-        binding.truncate(length);
-        String::from_utf8(binding).ok()
+        match fgetxattr(self.open(name)?, BINDING, &mut binding[..]) {
+            Ok(length) => binding.truncate(length),
+            // (a kernel whose tmpfs has no attributes)
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        }
+        Ok(String::from_utf8(binding).ok())
     }
 
     fn open(&self, name: &str) -> io::Result<File> {

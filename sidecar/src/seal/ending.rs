@@ -1,24 +1,22 @@
 //! The end of a secret's life: the process is gone, its files go, their memory is wiped.
 
-use std::{
-    fs::File,
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use nix::{errno::Errno, sys::time::TimeSpec};
-use rustix::{
-    fd::OwnedFd,
-    process::{Signal, pidfd_send_signal},
-};
+use nix::sys::time::TimeSpec;
+use rustix::process::Signal;
 use sidecar_common::event::{EXIT_LAST, EXIT_ROOT, Exit};
 
 use super::{
     Work,
-    deliver_file::{self, Vault},
+    deliver_file::{OpenVault, Vault},
+    rotate::Root,
     text,
+    waiting::Waiting,
 };
-use crate::observe::{Detail, Kind, Who};
+use crate::{
+    limits,
+    observe::{Detail, Kind, Who},
+};
 
 /// How long after its last process a tree's files are wiped. Not at once: what was sent from them
 /// without copying (`sendfile` into a pipe) is still these very pages until it is read.
@@ -26,20 +24,23 @@ const WIPE_AFTER: Duration = Duration::from_secs(2);
 /// How long the old content of a replaced file is there for who has it open. Then it is wiped.
 pub(super) const OLD_FOR: Duration = Duration::from_mins(1);
 
+/// How soon directories are looked for again whose mount namespace is not known.
+const LOOK_FOR_AFTER: Duration = Duration::from_secs(1);
+/// Which part of all descriptors may be of files that were taken away, until they are wiped.
+const PART: u64 = 8;
+
 /// What is to be done at a time.
 pub(super) enum Due {
     /// Files that were taken away are wiped.
-    Wipe(Vault),
+    Wipe(OpenVault),
     /// What was in replaced files of a tree is wiped, and its folders are closed.
-    Old {
-        /// The tree's.
-        seal: u64,
-        files: Vec<File>,
-    },
+    Old(u64),
     /// A program that was asked to end is killed.
-    Kill(OwnedFd),
-    /// Who waited for more to be known has waited long enough.
-    LookAgain,
+    Kill(Root),
+    /// Programs are brought up to their sources for which there were no descriptors.
+    Rotate,
+    /// Directories are taken away for which there were no descriptors, or whose mount namespace is to be looked for.
+    TakeAway,
 }
 
 impl Work {
@@ -60,7 +61,7 @@ impl Work {
             let detail = Detail::Exited { code, signal };
             let pid = match (exit.pid, &tree.memory) {
                 // (told late, when it had no number any more)
-                (0, Some(memory)) => memory.pid,
+                (0, Some(memory)) => memory.pid(),
                 (pid, _) => pid,
             };
             let who = Who {
@@ -88,13 +89,73 @@ impl Work {
 
     /// Takes files away; they are wiped a little later.
     pub(super) fn clean(&mut self, vaults: impl IntoIterator<Item = Vault>) {
-        for vault in vaults {
-            if let Err(e) = self.mounter.remove(&vault) {
-                tracing::warn!("secret files could not be taken away: {e}");
+        self.leaving.extend(vaults);
+        self.take_away();
+    }
+
+    /// Until there are as many that are to be wiped as there are descriptors for: the others follow.
+    fn take_away(&mut self) {
+        let most = usize::try_from(limits::descriptors() / PART).unwrap_or(usize::MAX);
+        let mut unknown = Vec::new();
+        while self.wiping < most
+            && let Some(vault) = self.leaving.pop_front()
+        {
+            if self.mounter.is_unknown(&vault) {
+                unknown.push(vault);
+                continue;
             }
-            self.due
-                .push((Instant::now() + WIPE_AFTER, Due::Wipe(vault)));
+            match self.mounter.remove(&vault) {
+                Ok(opened) => {
+                    self.wiping += 1;
+                    self.due
+                        .push((Instant::now() + WIPE_AFTER, Due::Wipe(opened)));
+                }
+                Err(e) if limits::is_for_lack(&e) => {
+                    self.leaving.push_front(vault);
+                    break;
+                }
+                Err(e) => tracing::warn!("secret files could not be taken away: {e}"),
+            }
+            self.mounter.forget(&vault);
         }
+        let is_more = !unknown.is_empty() || !self.leaving.is_empty();
+        // (behind those for which there were no descriptors, not to hold them up)
+        self.leaving.extend(unknown);
+        if is_more && !self.is_taking_away {
+            self.is_taking_away = true;
+            self.due
+                .push((Instant::now() + LOOK_FOR_AFTER, Due::TakeAway));
+        }
+    }
+
+    /// The same; those whose mount namespace is not known are looked for among the processes, some at a time. Where nobody is
+    /// in it the kernel has taken them away.
+    fn look_and_take_away(&mut self) {
+        self.is_taking_away = false;
+        let mounter = &self.mounter;
+        let is_unknown = |vault: &&Vault| mounter.is_unknown(vault);
+        let unknown: Vec<u64> = self
+            .leaving
+            .iter()
+            .filter(is_unknown)
+            .map(Vault::view)
+            .collect();
+        let is_all = self.mounter.look_for(&unknown).unwrap_or_else(|e| {
+            tracing::warn!("not all mount namespaces could be looked for: {e}");
+            false
+        });
+        if is_all {
+            let mounter = &mut self.mounter;
+            self.leaving.retain(|vault| {
+                let is_there = !mounter.is_unknown(vault);
+                if !is_there {
+                    mounter.forget(vault);
+                }
+                is_there
+            });
+        }
+        self.take_away();
+        self.mounter.close_found();
     }
 
     /// How long to wait for records before there is something else to do.
@@ -102,8 +163,9 @@ impl Work {
         if self.arrivals.is_any_standing() {
             return Some(TimeSpec::new(0, 0));
         }
-        let first = self.due.iter().map(|(at, _)| *at);
-        let first = first.chain(self.arrivals.next_look()).min();
+        let due = self.due.iter().map(|(at, _)| *at);
+        let waiting = self.waiting.iter().map(Waiting::until);
+        let first = due.chain(waiting).chain(self.arrivals.next_look()).min();
         first.map(|at| at.saturating_duration_since(Instant::now()).into())
     }
 
@@ -111,78 +173,87 @@ impl Work {
     /// kernel side.
     pub(super) fn do_due(&mut self) {
         let now = Instant::now();
+        self.look_at_due(now);
         for (_, due) in self
             .due
             .extract_if(.., |(at, _)| *at <= now)
             .collect::<Vec<_>>()
         {
-            let (wiped, again) = match due {
-                Due::Wipe(vault) => (vault.wipe(), Due::Wipe(vault)),
-                Due::Old { seal, files } => match files.iter().try_for_each(deliver_file::wipe) {
-                    Ok(()) => {
-                        drop(files);
-                        self.close(seal);
-                        continue;
-                    }
-                    wiped => (wiped, Due::Old { seal, files }),
-                },
+            let vault = match due {
+                Due::Wipe(vault) => vault,
+                Due::Old(seal) => {
+                    self.wipe_old(seal);
+                    continue;
+                }
                 Due::Kill(process) => {
                     // (nobody, if it has ended)
-                    let _ = pidfd_send_signal(&process, Signal::KILL);
+                    process.signal(Signal::KILL);
                     continue;
                 }
-                Due::LookAgain => {
-                    self.look_again();
+                Due::Rotate => {
+                    self.rotate();
+                    continue;
+                }
+                Due::TakeAway => {
+                    self.look_and_take_away();
                     continue;
                 }
             };
-            let Err(e) = wiped else {
-                continue;
-            };
-            tracing::warn!("secret files could not be wiped: {e}");
-            // Guarded while we keep it, and only as long as we lack something.
-            if is_for_lack(&e) {
-                self.due.push((Instant::now() + WIPE_AFTER, again));
+            if let Err(e) = vault.wipe() {
+                tracing::warn!("secret files could not be wiped: {e}");
+                // Guarded while we keep it, and only as long as we lack something.
+                if limits::is_for_lack(&e) {
+                    self.due
+                        .push((Instant::now() + WIPE_AFTER, Due::Wipe(vault)));
+                    continue;
+                }
             }
+            self.wiping -= 1;
         }
     }
 
+    /// What was in replaced files of a tree is wiped when who has them open has had its time.
+    pub(super) fn wipe_old_later(&mut self, seal: u64) {
+        self.due.push((Instant::now() + OLD_FOR, Due::Old(seal)));
+    }
+
     /// Nobody changes a tree's folders any more; where that has to wait for who has a replaced file open, later.
-    fn close(&mut self, seal: u64) {
+    fn wipe_old(&mut self, seal: u64) {
         let Some(tree) = self.trees.get(&seal) else {
             return;
         };
+        let mut is_done = true;
         for vault in &tree.vaults {
-            match vault.close() {
-                Ok(true) => {}
-                Ok(false) => {
-                    let files = Vec::new();
-                    self.due
-                        .push((Instant::now() + OLD_FOR, Due::Old { seal, files }));
+            match self
+                .mounter
+                .open(vault)
+                .and_then(|opened| opened.wipe_old())
+            {
+                Ok(is_closed) => is_done &= is_closed,
+                Err(e) => {
+                    tracing::warn!("replaced secret files could not be wiped: {e}");
+                    is_done &= !limits::is_for_lack(&e);
                 }
-                Err(e) => tracing::warn!("a folder of secret files stays writable: {e}"),
             }
+        }
+        if !is_done {
+            self.wipe_old_later(seal);
         }
     }
 
     /// Ends the trees whose end we were not told of.
     pub(super) fn sweep(&mut self) {
         let living = self.maps.trees(self.scope);
-        let gone: Vec<u64> = self
+        let mut gone: Vec<u64> = self
             .trees
             .keys()
             .filter(|seal| !living.contains_key(seal))
             .copied()
             .collect();
+        // (what could not be read is not gone)
+        gone.retain(|seal| self.maps.is_tree_gone(*seal));
         for seal in gone {
             self.forget(seal);
         }
     }
-}
-
-fn is_for_lack(e: &io::Error) -> bool {
-    matches!(
-        e.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)
-    )
 }

@@ -4,7 +4,7 @@ use super::{
     deliver_env::EnvError, deliver_file::FileError, held::HoldError, stack::StackError,
     verify::Refusal,
 };
-use crate::{kernel, secrets::SourceError};
+use crate::{kernel, limits, secrets::SourceError};
 
 /// Why a program did not get its secrets.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,20 @@ pub(super) enum Failure {
     Unguarded,
     #[error(transparent)]
     Kernel(#[from] kernel::Error),
+}
+
+impl Failure {
+    /// Whether it is for want of descriptors or memory: another time it may go well.
+    pub(super) fn is_for_lack(&self) -> bool {
+        match self {
+            Self::Identity(refusal) => refusal.is_for_lack(),
+            Self::Source(SourceError::File { cause, .. } | SourceError::Mounted { cause, .. }) => {
+                limits::is_for_lack(cause)
+            }
+            Self::File(e) => e.is_for_lack(),
+            _ => false,
+        }
+    }
 }
 
 impl From<StackError> for Failure {

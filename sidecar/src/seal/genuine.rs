@@ -5,11 +5,13 @@ use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _, path::Path};
 use sidecar_common::policy::{HELD_SCRIPT, HELD_WRITABLE};
 
 use super::{
+    digests::{Known, Target},
     stack::Stack,
     verify::{Evidence, Refusal},
 };
 use crate::{
     config::Binding,
+    limits,
     process::{Content, FileId, Interpreter, Script},
 };
 
@@ -86,13 +88,13 @@ fn is_at(
 ) -> Result<(), Refusal> {
     let process = evidence.process;
     let is_it = if let Some(script) = script {
-        process.is_script_at(named, script).unwrap_or(false)
+        process.is_script_at(named, script)
     } else {
         let executed = process.executable_file();
         let executed = executed.map_err(unknown("the file it executes"))?;
-        process.file_at(named).ok() == Some(executed)
+        process.file_at(named).map(|found| found == executed)
     };
-    if is_it {
+    if leads_there(is_it)? {
         return Ok(());
     }
     Err(Refusal::OtherFile {
@@ -100,6 +102,18 @@ fn is_at(
         wanted: binding.selector.binary.clone(),
         binding: binding.name.clone(),
     })
+}
+
+/// Whether it is what was found. Where nothing is, there is another file or none; where it could not be looked at, it is not
+/// known.
+fn leads_there(is_it: io::Result<bool>) -> Result<bool, Refusal> {
+    match is_it {
+        Ok(is_it) => Ok(is_it),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(unknown(
+            "the file at the binding's path could not be looked at",
+        )(e)),
+    }
 }
 
 /// Whether the script, or what runs, has that content; the interpreter that it names.
@@ -115,22 +129,66 @@ fn has_digest(
             binding: binding.name.clone(),
         });
     }
-    let content = match script {
-        Some((path, id)) => evidence.process.script(path, id, evidence.is_held),
-        None => evidence.process.executable_content(evidence.is_held),
+    let target = match script {
+        Some((path, script)) => Target::Script(path.to_owned(), script.id),
+        None => Target::Executable,
+    };
+    let unknown = unknown("the file it executes");
+    let mut digests = evidence.digests.borrow_mut();
+    let known = digests.look_up(evidence.held, &binding.name, &target);
+    let Known::Counted(outcome) = known.map_err(&unknown)? else {
+        return Err(Refusal::NotCounted);
     };
     let Content {
         sha256: found,
         interpreter,
-    } = content
-        .map_err(unknown("the file it executes"))?
-        .ok_or(Refusal::NoLongerHeld)?;
+    } = match &*outcome {
+        Ok(content) => content,
+        Err(e) => {
+            if limits::is_for_lack(e) {
+                digests.forget(evidence.held.seal); // to be counted anew
+            }
+            return Err(unknown(limits::same(e)));
+        }
+    };
     if found.eq_ignore_ascii_case(wanted) {
-        return Ok(interpreter);
+        return Ok(interpreter.clone());
     }
     Err(Refusal::OtherContent {
         executed: evidence.executed(),
-        found,
+        found: found.clone(),
         binding: binding.name.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_no_mismatch() {
+        let file = FileId { dev: 1, ino: 2 };
+        let other = FileId { dev: 1, ino: 3 };
+        assert!(leads_to(Ok(file), file).unwrap());
+        assert!(!leads_to(Ok(other), file).unwrap());
+        assert!(!leads_to(Err(Errno::NOENT.into()), file).unwrap());
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::IO,
+            Errno::ACCESS,
+            Errno::LOOP,
+            Errno::STALE,
+        ] {
+            let refusal = leads_to(Err(errno.into()), file).unwrap_err();
+            let text = refusal.to_string();
+            assert!(text.contains("could not be looked at"), "{text}");
+            assert!(text.contains(&io::Error::from(errno).to_string()), "{text}");
+            let is_for_lack = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].contains(&errno);
+            assert_eq!(refusal.is_for_lack(), is_for_lack, "{text}");
+        }
+    }
 }

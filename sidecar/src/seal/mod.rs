@@ -5,6 +5,7 @@ mod coming;
 mod deadline;
 mod deliver_env;
 mod deliver_file;
+mod digests;
 mod ending;
 mod failure;
 mod genuine;
@@ -19,10 +20,17 @@ mod sealer;
 mod stack;
 mod tracee;
 mod verify;
+mod views;
 mod waiting;
 mod watchdog;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, VecDeque},
+    os::fd::BorrowedFd,
+    sync::Arc,
+    time::Instant,
+};
 
 use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
 
@@ -37,10 +45,11 @@ use self::{
     deadline::Deadline,
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, SecretFile, Vault},
+    digests::Digests,
     ending::Due,
     failure::Failure,
     held::HeldTask,
-    rotate::{Memory, Prints},
+    rotate::{Memory, Prints, Rotation},
     stack::Variable,
     tracee::Traced,
     verify::{Evidence, Refusal, Verdict, verify},
@@ -49,6 +58,7 @@ use self::{
 use crate::{
     config::{Binding, Config, OnFailure},
     kernel::{self, Maps},
+    limits::Reserve,
     observe::{Journal, Metrics},
     process::{Place, Process, Whereabouts},
     secrets::{Store, Value},
@@ -95,12 +105,20 @@ struct Work {
     metrics: Metrics,
     given_up: GivenUp,
     mounter: Mounter,
+    reserve: Reserve,
+    digests: RefCell<Digests>,
     trees: HashMap<u64, Tree>,
     prints: Prints,
     /// What is to be done at a time.
     due: Vec<(Instant, Due)>,
     arrivals: Arrivals,
     deadline: Deadline,
+    /// What programs that have ended left, and is not taken away yet.
+    leaving: VecDeque<Vault>,
+    is_taking_away: bool,
+    /// How much of what was taken away is to be wiped.
+    wiping: usize,
+    rotation: Rotation,
     orders: Orders,
     waiting: Vec<Waiting>,
     /// Nothing waits any more.
@@ -111,6 +129,7 @@ struct Work {
 impl Work {
     /// The life of a secret, for one program that a signal has stopped before its first instruction.
     fn live(&mut self, tgid: u32, held: &Held) {
+        self.reserve.see_to_it();
         let process = Process::new(held.pid);
         if held.flags & HELD_TRACED != 0 {
             let place = self.place_of(held, process);
@@ -126,6 +145,7 @@ impl Work {
 
     /// The same for one that we were attached to before its exec, and that stands behind that.
     fn live_traced(&mut self, tgid: u32, held: &Held, traced: Traced) {
+        self.reserve.see_to_it();
         let process = Process::new(held.pid);
         let place = self.place_of(held, process);
         match HeldTask::take(held, traced) {
@@ -145,20 +165,31 @@ impl Work {
     ) {
         // of this moment: a program lives by one configuration
         let config = self.config.clone();
-        let bindings = match self.verify(&config, tgid, held, process, &place, Some(&task)) {
+        let verdict = self.verify(&config, held, process, &place, Some(&task));
+        if !matches!(verdict, Verdict::NotYet(_)) {
+            self.digests.borrow_mut().forget(held.seal);
+        }
+        let bindings = match verdict {
             Verdict::Is(bindings) => bindings,
             Verdict::IsNot => return self.let_go(tgid, held, task),
-            Verdict::NotYet(why) => return self.let_wait(tgid, held, task, &why),
+            Verdict::NotYet(why) => return self.let_wait(tgid, held, task, &why.into()),
             Verdict::Refused(refusal) => {
                 return self.refuse(tgid, held, &place, Some(task), &refusal.into());
             }
         };
         let secrets = match self.resolve(&task, &bindings) {
             Ok(secrets) => secrets,
+            Err(failure) if failure.is_for_lack() && self.may_wait(held) => {
+                return self.let_wait(tgid, held, task, &failure);
+            }
             Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
         };
         let mut delivered = match self.deliver(held, process, &mut task, &secrets) {
             Ok(delivered) => delivered,
+            // (nothing of it is written: the stack comes last)
+            Err(failure) if failure.is_for_lack() && self.may_wait(held) => {
+                return self.let_wait(tgid, held, task, &failure);
+            }
             Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
         };
         let maps = &mut self.maps;
@@ -176,10 +207,7 @@ impl Work {
     /// selector means.
     fn place_of(&mut self, held: &Held, process: Process) -> Arc<Place> {
         let place = self.whereabouts.of(process, held.cgroup);
-        let place = place.unwrap_or_else(|e| {
-            tracing::debug!(pid = held.pid, "where it lives: {e}");
-            Arc::default()
-        });
+        let place = place.unwrap_or_else(|e| Place::unknown(e).into());
         self.report_start(held, &place);
         place
     }
@@ -188,7 +216,6 @@ impl Work {
     fn verify<'c>(
         &self,
         config: &'c Config,
-        tgid: u32,
         held: &Held,
         process: Process,
         place: &Place,
@@ -202,14 +229,10 @@ impl Work {
             pods: self.whereabouts.pods(),
             // (who is not attached to cannot be waited for)
             may_wait: task.is_some() && self.may_wait(held),
+            may_count: task.is_some() && self.is_time_left(held),
             stack: stack.as_ref(),
-            is_executed: &|file| {
-                Maps::is_executed(file, held.seal).unwrap_or_else(|e| {
-                    tracing::warn!("{e}");
-                    false
-                })
-            },
-            is_held: &|| matches!(self.maps.held(tgid), Ok(Some(_))),
+            is_executed: &|file| is_executed(file, held.seal),
+            digests: &self.digests,
         };
         verify(&evidence, config.secrets.iter())
     }
@@ -299,8 +322,8 @@ impl Work {
         if !files.is_empty() {
             // guarded before there is a file in it
             self.maps.mount_for(self.scope, held.seal)?;
-            let vault = self.mounter.mount(held, &files)?;
-            directory = vault.path();
+            let vault;
+            (vault, directory) = self.mounter.mount(held, &files)?;
             delivered.vault = Some(vault);
             variables.push(Variable {
                 name: DIR_VARIABLE,
@@ -326,6 +349,14 @@ impl Work {
         }
         Ok(delivered)
     }
+}
+
+/// Whether an open file is the script that was executed when that seal was given; not, where that cannot be said.
+fn is_executed(file: BorrowedFd<'_>, seal: u64) -> bool {
+    Maps::is_executed(file, seal).unwrap_or_else(|e| {
+        tracing::warn!("{e}");
+        false
+    })
 }
 
 /// The text before the first NUL.

@@ -19,18 +19,54 @@ impl SecretMount {
     pub(crate) fn parse(line: &str, place: &str) -> Option<Self> {
         let mut fields = line.split(' ');
         let id = fields.next()?.parse().ok()?;
-        let (major, minor) = fields.nth(1)?.split_once(':')?;
-        let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+        let dev = device(fields.nth(1)?)?;
         let is_whole = fields.next()? == "/";
         let path = fields.next()?;
         // (a program with a root of its own has them below that)
         let place = place.trim_start_matches('/');
         (is_whole && Path::new(path).parent()?.ends_with(place)).then(|| Self {
             id,
-            dev: (major << 20) | minor,
+            dev,
             path: path.to_owned(),
         })
     }
+}
+
+/// The device number and the path of a mount that is a whole file system's.
+pub(crate) fn whole(line: &str) -> Option<(u32, String)> {
+    let mut fields = line.split(' ');
+    let dev = device(fields.nth(2)?)?;
+    let is_whole = fields.next()? == "/";
+    let path = fields.next()?;
+    is_whole.then(|| (dev, unescaped(path)))
+}
+
+fn device(text: &str) -> Option<u32> {
+    let (major, minor) = text.split_once(':')?;
+    let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+    Some((major << 20) | minor)
+}
+
+/// A path as it is: the kernel writes some characters as three octal digits.
+pub(crate) fn unescaped(path: &str) -> String {
+    let mut parts = path.split('\\');
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part
+            .get(..3)
+            .and_then(|code| u8::from_str_radix(code, 8).ok());
+        match code.filter(u8::is_ascii) {
+            Some(code) => {
+                whole.push(char::from(code));
+                whole.push_str(&part[3..]);
+            }
+            None => {
+                whole.push('\\');
+                whole.push_str(part);
+            }
+        }
+    }
+    whole
 }
 
 #[cfg(test)]
@@ -60,5 +96,14 @@ mod tests {
         ] {
             assert_eq!(parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_path_is_as_it_is_called() {
+        let line = "73 28 1:2 / /srv/a\\040b\\134c/run rw - tmpfs tmpfs rw";
+        assert_eq!(whole(line), Some((1 << 20 | 2, "/srv/a b\\c/run".into())));
+        assert_eq!(whole("73 28 1:2 /part /srv rw - tmpfs tmpfs rw"), None);
+        assert_eq!(unescaped("/a\\0"), "/a\\0");
+        assert_eq!(unescaped("/a\\9xy\\"), "/a\\9xy\\");
     }
 }

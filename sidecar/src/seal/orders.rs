@@ -21,6 +21,8 @@ pub(crate) enum Order {
     Refresh,
     /// The process of this number in the kernel's own, which is coming, has come a step further.
     Proceed(u32),
+    /// There is more to know of the one with that seal.
+    Look(u64),
     /// There is more to know of who is held.
     LookAgain,
     /// Deliver what is held, and end.

@@ -26,7 +26,8 @@ impl Work {
     /// not start.
     pub(super) fn judge_traced(&mut self, tgid: u32, held: &Held, process: Process, place: &Place) {
         let config = self.config.clone();
-        match self.verify(&config, tgid, held, process, place, None) {
+        // (nobody is attached, so that nobody waits for a digest)
+        match self.verify(&config, held, process, place, None) {
             Verdict::Refused(refusal) => self.refuse(tgid, held, place, None, &refusal.into()),
             Verdict::Is(_) | Verdict::IsNot | Verdict::NotYet(_) => {
                 self.let_go_unattached(tgid, held);

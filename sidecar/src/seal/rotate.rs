@@ -4,32 +4,35 @@
 //! by a signal, or ended to be started again, if its binding says so.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, VecDeque},
     hash::{BuildHasher as _, RandomState},
     ptr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    fd::{AsFd as _, OwnedFd},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-};
-use sidecar_common::policy::Held;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use sidecar_common::policy::{Held, Vault as VaultOwner};
 
 use super::{
     Secret, Work,
-    deliver_file::SecretFile,
-    ending::{Due, OLD_FOR},
+    deliver_file::{FileError, SecretFile, Vault, step},
+    ending::Due,
 };
 use crate::{
     config::{Binding, Config, OnRotate, RotateSignal, SecretRef, Source},
     observe::{Clock, Detail, Kind, Who},
+    process::Process,
     secrets::Value,
 };
 
 /// How long a program that is to be started again has for its end, before it is killed.
 const END_WITHIN: Duration = Duration::from_secs(30);
+
+/// How soon it is tried again where descriptors or memory were wanting.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// How many trees are brought up while others wait.
+const AT_ONCE: usize = 32;
 
 /// Tells values apart without keeping them.
 #[derive(Default)]
@@ -53,10 +56,32 @@ struct Given {
 /// What is remembered of a delivery.
 pub(super) struct Memory {
     config: Arc<Config>,
-    given: Vec<Given>,
-    /// The process that was given them, where its binding wants it told. Opened while it was held: it is no other.
-    process: Option<OwnedFd>,
+    given: Box<[Given]>,
+    /// The process that was given them.
+    root: Root,
+}
+
+/// The process that a seal was given to, by its number and when it started.
+#[derive(Clone, Copy)]
+pub(super) struct Root {
     pub(super) pid: u32,
+    start_ns: u64,
+}
+
+impl Root {
+    /// Sends it a signal; nobody else, who may have its number by now.
+    pub(super) fn signal(self, signal: Signal) {
+        let sent = || -> Option<()> {
+            let pid = Pid::from_raw(self.pid.cast_signed())?;
+            let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+            // (of the process that we have a descriptor of, or of a later one: then the signal goes to nobody)
+            let is_it = Process::new(self.pid).started_at(self.start_ns).ok()?;
+            is_it.then(|| pidfd_send_signal(&process, signal).ok())?
+        };
+        if sent().is_none() {
+            tracing::debug!(pid = self.pid, "it is gone, and not told");
+        }
+    }
 }
 
 impl Memory {
@@ -67,10 +92,8 @@ impl Memory {
         secrets: &[Secret<'_>],
         prints: &Prints,
     ) -> Self {
-        let mut is_to_be_told = false;
         let given = secrets.iter().filter_map(|secret| {
             let place = place_of(config, secret)?;
-            is_to_be_told |= secret.binding.on_rotate != OnRotate::None;
             Some(Given {
                 binding: place.0,
                 secret: place.1,
@@ -79,13 +102,19 @@ impl Memory {
             })
         });
         let given = given.collect();
-        let pid = Pid::from_raw(held.pid.cast_signed()).filter(|_| is_to_be_told);
         Self {
             config: config.clone(),
             given,
-            process: pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()),
-            pid: held.pid,
+            root: Root {
+                pid: held.pid,
+                start_ns: held.start_ns,
+            },
         }
+    }
+
+    /// The number of the process that was given them.
+    pub(super) fn pid(&self) -> u32 {
+        self.root.pid
     }
 
     fn secret(&self, given: &Given) -> Option<(&Binding, &SecretRef)> {
@@ -110,73 +139,170 @@ struct Stale {
     action: OnRotate,
 }
 
+/// What is to be brought up to its sources, and what of it the kernel side guards.
+#[derive(Default)]
+pub(super) struct Rotation {
+    left: VecDeque<Left>,
+    /// By device number. Into nothing else a secret is written.
+    guarded: BTreeMap<u32, VaultOwner>,
+}
+
+enum Left {
+    Stale(Stale),
+    /// A tree that an agent before us sealed.
+    Adopted(u64),
+}
+
+impl Rotation {
+    /// Whether there is something to do.
+    pub(super) fn is_on(&self) -> bool {
+        !self.left.is_empty()
+    }
+}
+
 impl Work {
-    /// Brings every program that runs up to its sources, as the configuration of now names them.
+    /// Finds every program that runs and is to be brought up to its sources, as the configuration of now names them.
     pub(super) fn rotate(&mut self) {
         let mut values = HashMap::new();
-        let stale: Vec<Stale> = self
-            .trees
-            .iter()
-            .filter_map(|(seal, tree)| self.stale(*seal, tree.memory.as_ref()?, &mut values))
-            .collect();
-        for stale in &stale {
-            self.bring_up(stale);
-        }
-        self.bring_up_adopted();
+        let stale = self.trees.iter().filter_map(|(seal, tree)| {
+            let stale = self.stale(*seal, tree.memory.as_ref()?, &mut values)?;
+            Some(Left::Stale(stale))
+        });
+        let mut left: VecDeque<Left> = stale.collect();
+        // (of these only their files are known, and whose they are)
+        let adopted = self.trees.iter().filter(|(_, tree)| tree.memory.is_none());
+        left.extend(adopted.map(|(seal, _)| Left::Adopted(*seal)));
+        self.rotation = Rotation {
+            guarded: if left.is_empty() {
+                BTreeMap::new()
+            } else {
+                self.maps.vaults(self.scope)
+            },
+            left,
+        };
     }
 
-    /// Of programs that an agent before us sealed only their files are known, and whose they are.
-    fn bring_up_adopted(&mut self) {
-        let adopted = self.trees.iter().filter(|(_, tree)| tree.memory.is_none());
-        for (&seal, tree) in adopted {
-            for vault in &tree.vaults {
-                let values: Vec<(String, String, Value)> = vault
-                    .names()
-                    .unwrap_or_default()
-                    .into_iter()
-                    .filter_map(|name| {
-                        let binding = vault.binding_of(&name)?;
-                        let (_, source) = configured(&self.config, &binding, &name)?;
-                        let value = self.store.get(source).ok()?;
-                        (!vault.has(&name, &value).ok()?).then_some((name, binding, value))
-                    })
-                    .collect();
-                if values.is_empty() {
-                    continue;
+    /// Brings some of them up. Others are delivered to in between, and wait no longer.
+    pub(super) fn rotate_some(&mut self) {
+        let some = self.rotation.left.len().min(AT_ONCE);
+        let some: Vec<Left> = self.rotation.left.drain(..some).collect();
+        let mut unknown = Vec::new();
+        for left in &some {
+            let (Left::Stale(Stale { seal, .. }) | Left::Adopted(seal)) = left;
+            let vaults = self.trees.get(seal).map(|tree| &tree.vaults);
+            let vaults = vaults.into_iter().flatten();
+            unknown.extend(
+                vaults
+                    .filter(|vault| self.mounter.is_unknown(vault))
+                    .map(Vault::view),
+            );
+        }
+        if !unknown.is_empty() {
+            // (what is not found is told where it is needed)
+            let _ = self.mounter.look_for(&unknown);
+        }
+        for left in &some {
+            let done = match left {
+                Left::Stale(stale) => self.bring_up(stale),
+                Left::Adopted(seal) => self.bring_up_adopted(*seal),
+            };
+            if let Err(e) = done {
+                let (Left::Stale(Stale { seal, .. }) | Left::Adopted(seal)) = left;
+                let memory = self.trees.get(seal).and_then(|tree| tree.memory.as_ref());
+                let pid = memory.map_or(0, Memory::pid);
+                tracing::error!(pid, "its secret files are not replaced: {e}");
+                // (else the next look finds it stale again)
+                if e.is_for_lack() {
+                    self.rotate_again_later();
                 }
-                let files: Vec<SecretFile<'_>> = values
-                    .iter()
-                    .map(|(name, binding, value)| SecretFile {
-                        name,
-                        value,
-                        binding,
-                        access: None,
-                    })
-                    .collect();
-                let mut old = Vec::new();
-                let replaced = vault.replace(&files, &mut old);
-                self.due
-                    .push((Instant::now() + OLD_FOR, Due::Old { seal, files: old }));
-                if let Err(e) = replaced {
-                    tracing::error!("secret files are not replaced: {e}");
-                    continue;
-                }
-                let names: Vec<&str> = files.iter().map(|file| file.name).collect();
-                self.metrics.rotated.inc_by(names.len() as u64);
-                let who = Who {
-                    pid: 0,
-                    process: "",
-                    container: None,
-                };
-                let detail = Detail::Rotated {
-                    secrets: &names,
-                    files: &names,
-                    action: "none",
-                };
-                self.journal
-                    .emit(Clock::monotonic_ns(), Kind::Rotated, who, detail);
             }
         }
+        self.mounter.close_found();
+    }
+
+    fn rotate_again_later(&mut self) {
+        if !self.due.iter().any(|(_, due)| matches!(due, Due::Rotate)) {
+            self.due.push((Instant::now() + AGAIN_AFTER, Due::Rotate));
+        }
+    }
+
+    /// Replaces files of a tree, in each of its folders.
+    fn replace(&mut self, seal: u64, files: &[SecretFile<'_>]) -> Result<(), FileError> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let Some(tree) = self.trees.get(&seal) else {
+            return Ok(());
+        };
+        let replaced = tree.vaults.iter().try_for_each(|vault| {
+            self.mounter
+                .open_guarded(vault, seal, &self.rotation.guarded)?
+                .replace(files)
+        });
+        self.wipe_old_later(seal);
+        replaced
+    }
+
+    /// Of a program that an agent before us sealed only its files are known, and whose they are.
+    fn bring_up_adopted(&mut self, seal: u64) -> Result<(), FileError> {
+        let Some(tree) = self.trees.get(&seal) else {
+            return Ok(());
+        };
+        let mut values: Vec<(String, String, Value)> = Vec::new();
+        for vault in &tree.vaults {
+            let vault = self
+                .mounter
+                .open_guarded(vault, seal, &self.rotation.guarded)?;
+            let names = vault.names().map_err(step("look at its secret files"))?;
+            for name in names {
+                let Some(binding) = vault
+                    .binding_of(&name)
+                    .map_err(step("look whose its secret files are"))?
+                else {
+                    continue;
+                };
+                let Some((_, source)) = configured(&self.config, &binding, &name) else {
+                    continue;
+                };
+                let Ok(value) = self.store.get(source) else {
+                    continue; // (it is told where others are brought up, and keeps what it has)
+                };
+                if !vault
+                    .has(&name, &value)
+                    .map_err(step("read its secret files"))?
+                {
+                    values.push((name, binding, value));
+                }
+            }
+        }
+        if values.is_empty() {
+            return Ok(());
+        }
+        let files: Vec<SecretFile<'_>> = values
+            .iter()
+            .map(|(name, binding, value)| SecretFile {
+                name,
+                value,
+                binding,
+                access: None,
+            })
+            .collect();
+        self.replace(seal, &files)?;
+        let names: Vec<&str> = files.iter().map(|file| file.name).collect();
+        self.metrics.rotated.inc_by(names.len() as u64);
+        let who = Who {
+            pid: 0,
+            process: "",
+            container: None,
+        };
+        let detail = Detail::Rotated {
+            secrets: &names,
+            files: &names,
+            action: "none",
+        };
+        self.journal
+            .emit(Clock::monotonic_ns(), Kind::Rotated, who, detail);
+        Ok(())
     }
 
     /// Each source is asked once, however many run.
@@ -219,14 +345,15 @@ impl Work {
         (!stale.values.is_empty()).then_some(stale)
     }
 
-    fn bring_up(&mut self, stale: &Stale) {
-        let Some(tree) = self.trees.get_mut(&stale.seal) else {
-            return;
+    fn bring_up(&mut self, stale: &Stale) -> Result<(), FileError> {
+        let Some(memory) = self
+            .trees
+            .get(&stale.seal)
+            .and_then(|tree| tree.memory.as_ref())
+        else {
+            return Ok(());
         };
-        let Some(memory) = &mut tree.memory else {
-            return;
-        };
-        let config = memory.config.clone();
+        let (config, root) = (memory.config.clone(), memory.root);
         let files: Vec<SecretFile<'_>> = stale
             .values
             .iter()
@@ -240,35 +367,29 @@ impl Work {
                 })
             })
             .collect();
-        let seal = stale.seal;
-        for vault in &tree.vaults {
-            let mut old = Vec::new();
-            let replaced = vault.replace(&files, &mut old);
-            self.due
-                .push((Instant::now() + OLD_FOR, Due::Old { seal, files: old }));
-            // The next look finds it stale again.
-            if let Err(e) = replaced {
-                tracing::error!(pid = memory.pid, "its secret files are not replaced: {e}");
-                return;
-            }
-        }
-        for (index, _, value) in &stale.values {
-            if let Some(given) = memory.given.get_mut(*index) {
+        self.replace(stale.seal, &files)?;
+        let Some(tree) = self.trees.get_mut(&stale.seal) else {
+            return Ok(());
+        };
+        let given = tree.memory.iter_mut().flat_map(|memory| &mut memory.given);
+        for (index, given) in given.enumerate() {
+            let mut values = stale.values.iter();
+            if let Some((_, _, value)) = values.find(|(of, _, _)| *of == index) {
                 given.print = self.prints.of(value);
             }
         }
-        let action = match (&memory.process, stale.action) {
-            (None, _) | (_, OnRotate::None) => "none",
-            (Some(process), OnRotate::Signal(signal)) => {
-                let _ = pidfd_send_signal(process, number(signal));
+        let action = match stale.action {
+            // (its children keep what they have)
+            _ if !tree.has_root => "none",
+            OnRotate::None => "none",
+            OnRotate::Signal(signal) => {
+                root.signal(number(signal));
                 "signal"
             }
-            (Some(process), OnRotate::Restart) => {
-                let _ = pidfd_send_signal(process, Signal::TERM);
-                if let Ok(process) = process.as_fd().try_clone_to_owned() {
-                    let kill_at = Instant::now() + END_WITHIN;
-                    self.due.push((kill_at, Due::Kill(process)));
-                }
+            OnRotate::Restart => {
+                root.signal(Signal::TERM);
+                let kill_at = Instant::now() + END_WITHIN;
+                self.due.push((kill_at, Due::Kill(root)));
                 "restart"
             }
         };
@@ -280,7 +401,7 @@ impl Work {
         let files: Vec<&str> = files.iter().map(|file| file.name).collect();
         self.metrics.rotated.inc_by(secrets.len() as u64);
         let who = Who {
-            pid: memory.pid,
+            pid: root.pid,
             process: tree.process.as_deref().unwrap_or_default(),
             container: tree.place.container.as_ref(),
         };
@@ -291,6 +412,7 @@ impl Work {
         };
         self.journal
             .emit(Clock::monotonic_ns(), Kind::Rotated, who, detail);
+        Ok(())
     }
 }
 

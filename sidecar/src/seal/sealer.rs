@@ -1,21 +1,32 @@
 //! The thread that delivers: what it waits for, and what it then does.
 
-use std::{collections::HashMap, io, os::fd::AsFd as _, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    os::fd::AsFd as _,
+    sync::Arc,
+};
 
 use nix::{
     errno::Errno,
     libc,
     poll::{PollFd, PollFlags, ppoll},
+    sys::time::TimeSpec,
 };
 use sidecar_common::policy::ScopeId;
 
 use super::{
-    GivenUp, Order, Orders, Work, coming::Arrivals, deadline::Deadline, deliver_file::Mounter,
-    rotate::Prints,
+    GivenUp, Order, Orders, Work,
+    coming::Arrivals,
+    deadline::Deadline,
+    deliver_file::Mounter,
+    digests::Digests,
+    rotate::{Prints, Rotation},
 };
 use crate::{
     config::Config,
     kernel::{Maps, Record, Ring},
+    limits::Reserve,
     observe::{Journal, Metrics},
     process::Whereabouts,
     secrets::Store,
@@ -71,11 +82,17 @@ impl Sealer {
             metrics,
             given_up,
             mounter: Mounter::new()?,
+            reserve: Reserve::new()?,
+            digests: Digests::new(orders.clone()).into(),
             trees: HashMap::new(),
             prints: Prints::default(),
             due: Vec::new(),
             arrivals: Arrivals::default(),
             deadline: Deadline::new()?,
+            leaving: VecDeque::new(),
+            is_taking_away: false,
+            wiping: 0,
+            rotation: Rotation::default(),
             orders,
             waiting: Vec::new(),
             is_ending: false,
@@ -89,6 +106,7 @@ impl Sealer {
         loop {
             let is_told = work.wait(&ring)?;
             work.do_due();
+            work.rotate_some();
             work.receive(&mut ring);
             if is_told && work.obey() {
                 return work.finish(&mut ring);
@@ -105,6 +123,11 @@ impl Work {
                 Order::Stop => return true,
                 Order::Proceed(tgid) => {
                     self.proceed(tgid);
+                    self.journal.flush();
+                    continue;
+                }
+                Order::Look(seal) => {
+                    self.look_at_waiting(seal);
                     self.journal.flush();
                     continue;
                 }
@@ -131,7 +154,12 @@ impl Work {
             PollFd::new(ring.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.orders.as_fd(), PollFlags::POLLIN),
         ];
-        match ppoll(&mut fds, self.until_due(), None) {
+        let at_most = if self.rotation.is_on() {
+            Some(TimeSpec::new(0, 0))
+        } else {
+            self.until_due()
+        };
+        match ppoll(&mut fds, at_most, None) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
@@ -174,8 +202,10 @@ impl Work {
         for tgid in self.arrivals.all_coming() {
             self.proceed(tgid);
         }
-        while !self.arrivals.is_empty() {
+        // (who waits still waits for a digest)
+        while !(self.arrivals.is_empty() && self.waiting.is_empty()) {
             self.wait(ring)?;
+            self.do_due();
             self.receive(ring);
             self.obey();
         }

@@ -4,13 +4,14 @@
 //! user, another cgroup) is none of our business and starts untouched; one that pretends (the
 //! right name on the wrong file) or that somebody has a hand in is refused.
 
-use std::{io, os::fd::BorrowedFd};
+use std::{cell::RefCell, io, os::fd::BorrowedFd};
 
 use sidecar_common::policy::{HELD_TRACED, Held};
 
-use super::{genuine::is_genuine, stack::Stack};
+use super::{digests::Digests, genuine::is_genuine, stack::Stack};
 use crate::{
     config::{Binding, Selector},
+    limits,
     process::{LABELS, Place, Pod, Pods, Process},
 };
 
@@ -88,9 +89,14 @@ pub(crate) enum Refusal {
     /// The API has not told of it.
     #[error("the pod of its container, {0}, is not known{why}", why = .1.as_ref().map_or_else(|| ": the API has not told of it".to_owned(), |why| format!(": {why}")))]
     UnknownPod(String, Option<String>),
-    /// It ended, or its time was up.
-    #[error("it was given up while its file was looked at")]
-    NoLongerHeld,
+    /// Which of them the selector means cannot be told.
+    #[error(
+        "its pod, {0}, has more labels than an agent keeps (16 KiB): select it by its namespace"
+    )]
+    TooManyLabels(String),
+    /// Its digest is being counted, or waits for its turn.
+    #[error("the SHA-256 of the file it executes was not counted in time")]
+    NotCounted,
     /// Foreign code would come along.
     #[error("{0} is set: it brings other code into the program. Start it without that variable")]
     Preload(&'static str),
@@ -102,6 +108,18 @@ pub(crate) enum Refusal {
         /// Why not.
         cause: io::Error,
     },
+}
+
+impl Refusal {
+    /// Whether more may be known in a moment.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::UnknownPod(..)) || self.is_for_lack()
+    }
+
+    /// Whether it is for want of descriptors or memory: nothing was found out about the program.
+    pub(super) fn is_for_lack(&self) -> bool {
+        matches!(self, Self::Unknown { cause, .. } if limits::is_for_lack(cause))
+    }
 }
 
 /// What there is to judge a held program by.
@@ -122,8 +140,10 @@ pub(crate) struct Evidence<'a> {
     /// Whether an open file is the script that the kernel was asked for: the same inode, where its numbers are not what
     /// `stat` tells.
     pub(crate) is_executed: &'a dyn Fn(BorrowedFd<'_>) -> bool,
-    /// Whether it is still held: a long look at a program that is gone is in vain.
-    pub(crate) is_held: &'a dyn Fn() -> bool,
+    /// Whether there is time to read its file.
+    pub(crate) may_count: bool,
+    /// What is counted of files.
+    pub(super) digests: &'a RefCell<Digests>,
 }
 
 impl Evidence<'_> {
@@ -154,7 +174,7 @@ pub(crate) fn verify<'c>(
             Ok(true) => {}
             Ok(false) => continue,
             // Whatever the others say: what it gets must not be a matter of a moment.
-            Err(unknown @ Refusal::UnknownPod(..)) if may_wait => return Verdict::NotYet(unknown),
+            Err(unknown) if may_wait && unknown.may_pass() => return Verdict::NotYet(unknown),
             Err(refused) => {
                 refusal = Some(refused);
                 continue;
@@ -162,6 +182,10 @@ pub(crate) fn verify<'c>(
         }
         match is_genuine(binding, evidence) {
             Ok(()) => meant.push(binding),
+            Err(unknown) if may_wait && unknown.may_pass() => return Verdict::NotYet(unknown),
+            Err(unknown @ Refusal::NotCounted) if evidence.may_count => {
+                return Verdict::NotYet(unknown);
+            }
             Err(refused) => refusal = Some(refused),
         }
     }
@@ -190,7 +214,13 @@ fn describes(selector: &Selector, evidence: &Evidence<'_>) -> Result<bool, Refus
         return Ok(true);
     }
     if !place.is_known() {
-        return Err(Refusal::NoPlace);
+        return Err(match &place.trouble {
+            Some(cause) => Refusal::Unknown {
+                what: "where it lives could not be looked at",
+                cause: limits::same(cause),
+            },
+            None => Refusal::NoPlace,
+        });
     }
     if let Some(wanted) = &selector.cgroup_path
         && !place.cgroup.starts_with(wanted)
@@ -243,6 +273,9 @@ fn is_in_pod(selector: &Selector, place: &Place, pods: &Pods) -> Result<bool, Re
         .namespace
         .as_ref()
         .is_none_or(|wanted| *wanted == pod.namespace);
+    if is_there && !selector.labels.is_empty() && pod.has_too_many_labels {
+        return Err(Refusal::TooManyLabels(pod.name.clone()));
+    }
     let mut labels = selector.labels.iter();
     Ok(is_there && labels.all(|(key, value)| pod.labels.get(key) == Some(value)))
 }
@@ -251,7 +284,7 @@ fn is_in_pod(selector: &Selector, place: &Place, pods: &Pods) -> Result<bool, Re
 mod tests {
     use std::{collections::BTreeMap, path::Path};
 
-    use super::*;
+    use super::{super::Orders, *};
     use crate::{config::parse, observe::Container, process::NamedPod};
 
     const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
@@ -267,7 +300,25 @@ mod tests {
                 name: Some("app".into()),
             }),
             pod: pod.map(Into::into),
+            trouble: None,
         }
+    }
+
+    #[test]
+    fn labels_that_are_not_kept_are_no_mismatch() {
+        let pods = Pods::default();
+        let crowded = NamedPod {
+            has_too_many_labels: true,
+            labels: BTreeMap::new(),
+            ..pod("shop")
+        };
+        pods.is(UID.into(), crowded);
+        let place = place(Some(UID));
+        let by_labels = judged(&["labels: {app: shop}"], &place, &pods, false);
+        assert!(by_labels.contains("more labels than"), "{by_labels}");
+        assert_eq!(judged(&["namespace: shop"], &place, &pods, false), "b0");
+        let elsewhere = "namespace: other, labels: {app: shop}";
+        assert_eq!(judged(&[elsewhere], &place, &pods, false), "is not");
     }
 
     fn pod(app: &str) -> NamedPod {
@@ -275,6 +326,7 @@ mod tests {
             name: "shop-1".into(),
             namespace: "shop".into(),
             labels: BTreeMap::from([("app".into(), app.into()), ("tier".into(), "web".into())]),
+            has_too_many_labels: false,
             mirrors: None,
         }
     }
@@ -300,7 +352,8 @@ mod tests {
             may_wait,
             stack: None,
             is_executed: &|_| false,
-            is_held: &|| true,
+            may_count: false,
+            digests: &Digests::new(Orders::new().unwrap()).into(),
         };
         match verify(&evidence, config.secrets.iter()) {
             Verdict::Is(meant) => meant.iter().map(|binding| binding.name.as_str()).collect(),

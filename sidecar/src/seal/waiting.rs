@@ -1,27 +1,44 @@
-//! Programs that wait until the API has told of their pod. They stand there, attached, while others get theirs.
+//! Programs that wait until the API has told of their pod, until their file's digest is counted, or until there are descriptors and memory for them. They stand there,
+//! attached, while others get theirs.
 
 use std::time::{Duration, Instant};
 
 use sidecar_common::policy::Held;
 
-use super::{Work, ending::Due, held::HeldTask, verify::Refusal};
+use super::{Work, failure::Failure, held::HeldTask};
 use crate::{
     observe::Clock,
     process::{Place, Process},
 };
+
+/// How long one waits for what is lacking, until it is looked for again.
+const LACK: Duration = Duration::from_millis(100);
 
 /// One of them.
 pub(super) struct Waiting {
     tgid: u32,
     held: Held,
     task: HeldTask,
+    until: Instant,
+}
+
+impl Waiting {
+    /// When it is looked at in any case.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
 }
 
 impl Work {
     /// Whether there is time to wait. A quarter of what there is at all is left for what comes then: the watchdog has no
     /// good reason to tell.
     pub(super) fn may_wait(&self, held: &Held) -> bool {
-        !self.is_ending && !self.time_to_wait(held).is_zero()
+        !self.is_ending && self.is_time_left(held)
+    }
+
+    /// The same at our end.
+    pub(super) fn is_time_left(&self, held: &Held) -> bool {
+        !self.time_to_wait(held).is_zero()
     }
 
     fn time_to_wait(&self, held: &Held) -> Duration {
@@ -31,12 +48,19 @@ impl Work {
     }
 
     /// It is looked at again when more is known, and in the end.
-    pub(super) fn let_wait(&mut self, tgid: u32, held: &Held, task: HeldTask, why: &Refusal) {
+    pub(super) fn let_wait(&mut self, tgid: u32, held: &Held, task: HeldTask, why: &Failure) {
         tracing::debug!(pid = held.pid, "it waits: {why}");
-        let end = Instant::now() + self.time_to_wait(held);
-        self.due.push((end, Due::LookAgain));
+        let mut wait = self.time_to_wait(held);
+        if why.is_for_lack() {
+            wait = wait.min(LACK);
+        }
         let held = *held;
-        self.waiting.push(Waiting { tgid, held, task });
+        self.waiting.push(Waiting {
+            tgid,
+            held,
+            task,
+            until: Instant::now() + wait,
+        });
     }
 
     /// Whether it waits.
@@ -49,15 +73,43 @@ impl Work {
     /// One that ended meanwhile. (We trace it: until we let go, its parent does not hear.)
     pub(super) fn forget_waiting(&mut self, seal: u64) {
         self.waiting.retain(|waiting| waiting.held.seal != seal);
+        self.digests.borrow_mut().forget(seal);
+    }
+
+    /// Looks at those again that have waited long enough.
+    pub(super) fn look_at_due(&mut self, now: Instant) {
+        let due: Vec<Waiting> = self
+            .waiting
+            .extract_if(.., |waiting| waiting.until <= now)
+            .collect();
+        for waiting in due {
+            self.serve_waiting(waiting);
+        }
+    }
+
+    /// Looks at one of them again.
+    pub(super) fn look_at_waiting(&mut self, seal: u64) {
+        let mut waiting = self.waiting.iter();
+        if let Some(at) = waiting.position(|waiting| waiting.held.seal == seal) {
+            let waiting = self.waiting.swap_remove(at);
+            self.serve_waiting(waiting);
+        }
     }
 
     /// Looks at all of them again. Those of which no more is known wait on, or have waited long enough.
     pub(super) fn look_again(&mut self) {
-        for Waiting { tgid, held, task } in std::mem::take(&mut self.waiting) {
-            let process = Process::new(held.pid);
-            let place = self.whereabouts.of(process, held.cgroup);
-            let place = place.unwrap_or_else(|_| Place::default().into());
-            self.serve(tgid, &held, process, place, task);
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.serve_waiting(waiting);
         }
+    }
+
+    fn serve_waiting(&mut self, waiting: Waiting) {
+        let Waiting {
+            tgid, held, task, ..
+        } = waiting;
+        let process = Process::new(held.pid);
+        let place = self.whereabouts.of(process, held.cgroup);
+        let place = place.unwrap_or_else(|e| Place::unknown(e).into());
+        self.serve(tgid, &held, process, place, task);
     }
 }

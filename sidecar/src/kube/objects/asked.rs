@@ -8,6 +8,11 @@ use serde_json::Value;
 /// What functions of system calls are called before the calls' own names, as `KubeWard` objects write them.
 const PREFIXES: [&str; 3] = ["__x64_sys_", "__arm64_sys_", "sys_"];
 
+/// Words that one object may have, of each kind (there are some 400 system calls), and bytes of one. The definition has such limits, but
+/// who may change that, or makes a `KubeWard`, need not know them.
+const MOST_WORDS: usize = 1_000;
+const LONGEST_WORD: usize = 253;
+
 /// What one object asks for. Nothing in here is known to be a system call yet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Asked {
@@ -64,6 +69,21 @@ impl Asked {
     /// By a `SyscallMonitor` of that namespace.
     pub(super) fn of_syscall_monitor(namespace: &str, spec: &Value) -> Result<Self, String> {
         let spec = SyscallMonitor::deserialize(spec).map_err(|e| refused(&e))?;
+        let selector = &spec.pod_selector;
+        let labels = selector.match_labels.iter().flatten();
+        let expressions = selector.match_expressions.iter().flatten();
+        within_limits("spec.categories", spec.categories.iter())?;
+        within_limits("spec.names", spec.names.iter())?;
+        within_limits("spec.containers", spec.containers.iter())?;
+        within_limits(
+            "spec.podSelector",
+            labels
+                .flat_map(|(key, value)| [key, value])
+                .chain(expressions.flat_map(|one| one.values.iter().flatten().chain([&one.key]))),
+        )?;
+        if spec.uids.len() > MOST_WORDS {
+            return Err(format!("spec.uids: more than {MOST_WORDS}"));
+        }
         let pods = Selector::try_from(spec.pod_selector);
         Ok(Self {
             namespace: Some(namespace.to_owned()),
@@ -83,11 +103,25 @@ impl Asked {
         let mut names: Vec<String> = probes.map(|probe| bare(&probe.name).to_owned()).collect();
         names.sort_unstable();
         names.dedup();
+        within_limits("spec", names.iter())?;
         Ok(Self {
             names,
             ..Self::default()
         })
     }
+}
+
+/// What is too much is kept of no object.
+fn within_limits<'w>(what: &str, words: impl Iterator<Item = &'w String>) -> Result<(), String> {
+    for (count, word) in words.enumerate() {
+        if count >= MOST_WORDS {
+            return Err(format!("{what}: more than {MOST_WORDS} words"));
+        }
+        if word.len() > LONGEST_WORD {
+            return Err(format!("{what}: a word of more than {LONGEST_WORD} bytes"));
+        }
+    }
+    Ok(())
 }
 
 fn refused(error: &serde_json::Error) -> String {
@@ -144,6 +178,34 @@ mod tests {
         let spec = json!({"names": ["openat"], "podSelector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}});
         let said = Asked::of_syscall_monitor("shop", &spec).unwrap_err();
         assert!(said.starts_with("spec.podSelector: "), "{said}");
+    }
+
+    #[test]
+    fn nobody_asks_for_more_than_we_remember() {
+        let of = |spec: Value| Asked::of_syscall_monitor("shop", &spec).map(drop);
+        let many = vec!["x"; MOST_WORDS + 1];
+        let long = "x".repeat(LONGEST_WORD + 1);
+        for (what, spec) in [
+            ("spec.names", json!({"names": many})),
+            ("spec.containers", json!({"containers": [long]})),
+            ("spec.categories", json!({"categories": many})),
+            (
+                "spec.uids",
+                json!({"names": ["openat"], "uids": vec![1; MOST_WORDS + 1]}),
+            ),
+            (
+                "spec.podSelector",
+                json!({"podSelector": {"matchLabels": {"a": long}}}),
+            ),
+        ] {
+            let said = of(spec).unwrap_err();
+            assert!(said.starts_with(what), "{said}");
+        }
+        let probes: Vec<_> = (0..=MOST_WORDS)
+            .map(|n| json!({"name": format!("f{n}")}))
+            .collect();
+        let said = Asked::of_kubeward(&json!({"kprobe": probes})).unwrap_err();
+        assert!(said.starts_with("spec: more than"), "{said}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result};
-use kernelseal_integration::process::{resident_kib, status_number};
+use kernelseal_integration::process::{descriptors, resident_kib, status_number};
 use kernelseal_integration::scratch::Scratch;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -30,26 +30,6 @@ impl Process {
             threads: status_number(pid, "Threads")?,
         })
     }
-}
-
-/// How many descriptors a process has open. `/proc/<pid>/fd` of an agent is guarded; whether one of its files is one
-/// of ours may be asked, and is answered with EBADF where there is none.
-fn descriptors(pid: u32) -> Result<usize> {
-    const KCMP_FILE: i32 = 0;
-    const OURS: i32 = 0;
-    let mut open = 0;
-    for theirs in 0..status_number(pid, "FDSize")? {
-        let own = std::process::id();
-        // SAFETY: a system call on numbers alone.
-        let result = unsafe { libc::syscall(libc::SYS_kcmp, own, pid, KCMP_FILE, OURS, theirs) };
-        let error = std::io::Error::last_os_error();
-        if result >= 0 {
-            open += 1;
-        } else if error.raw_os_error() != Some(libc::EBADF) {
-            return Err(error).context("cannot count its descriptors (kcmp)");
-        }
-    }
-    Ok(open)
 }
 
 /// What the kernel has.

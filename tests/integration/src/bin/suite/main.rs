@@ -28,6 +28,7 @@ mod scopes;
 mod sources;
 mod stacks;
 mod starts;
+mod starving;
 mod syscalls;
 mod takeover;
 mod unknown_pods;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
         network::register,
         syscalls::register,
         starts::register,
+        starving::register,
         attack::register,
         leftovers::register,
         scopes::register,

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::machine::kernel_version;
 
 const SOON: Duration = Duration::from_secs(20);
-const PORT: u16 = 19_090;
+pub const PORT: u16 = 19_090;
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
@@ -276,11 +276,17 @@ fn metrics() -> Result<()> {
     Ok(())
 }
 
+/// Somebody has the port: the agent seals all the same, and answers when it is free.
 fn a_port_that_is_taken() -> Result<()> {
-    let _taken = std::net::TcpListener::bind(("0.0.0.0", PORT))?;
-    let (_, said) = Agent::expect_failure(&serving().to_string())?;
-    ensure!(said.contains("metricsPort 19090"), "{said}");
-    Ok(())
+    let taken = std::net::TcpListener::bind(("0.0.0.0", PORT))?;
+    let mut agent = Agent::run(&serving())?;
+    agent.wait_for_log("metricsPort 19090", SOON)?;
+    let (_probe, found) = staying("probe-static")?;
+    ensure_both(&found, "hunter2")?;
+    drop(taken);
+    until("it answers", SOON, || {
+        get("/ready").is_ok_and(|(head, _)| head.starts_with("HTTP/1.1 200"))
+    })
 }
 
 fn exit_codes_and_signals() -> Result<()> {

@@ -1,0 +1,419 @@
+//! Digests of what programs execute, counted by threads of their own: a file may be as long as somebody likes, and others wait
+//! for the thread that delivers.
+//!
+//! Turns go round: by the control group and the user of who executes it, and by binding, one after the other. No control group,
+//! user (but root, who is many) or binding has all threads, and no binding all but one.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    io,
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    thread,
+};
+
+use sidecar_common::policy::Held;
+
+use super::is_executed;
+use super::{Order, Orders};
+use crate::process::{Content, FileId, Process, Script, Version};
+
+/// A longer file is not read, in bytes. (The longest programs that are known have some hundred megabytes.)
+pub(crate) const LONGEST: u64 = 1024 * 1024 * 1024;
+/// Threads that count: as many as there are processors, but so many at least, or one file would keep others waiting.
+const LEAST_WORKERS: usize = 4;
+const MOST_WORKERS: usize = 8;
+/// A thread's stack, in bytes.
+const STACK: usize = 128 * 1024;
+/// Digests that are remembered.
+const REMEMBERED: usize = 256;
+
+/// What is to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// What a process executes.
+    Executable,
+    /// The script that it was given, at that path.
+    Script(PathBuf, FileId),
+}
+
+/// Whose turn it is: control group, user, binding.
+type Owner = (u64, u32, String);
+
+/// A digest, or why there is none.
+type Outcome = Arc<io::Result<Content>>;
+
+/// What is known of a digest.
+pub(super) enum Known {
+    /// It was counted.
+    Counted(Outcome),
+    /// It is being counted, or waits for its turn.
+    NotYet,
+}
+
+/// Those that are being counted, and those that were.
+pub(super) struct Digests {
+    shared: Arc<Shared>,
+    /// For programs that are held, by their seals. Dropped, nobody waits for it.
+    held: HashMap<u64, Vec<Wanted>>,
+    orders: Orders,
+    workers: usize,
+}
+
+struct Wanted {
+    target: Target,
+    slot: Arc<Slot>,
+}
+
+/// Where an outcome is put.
+#[derive(Default)]
+struct Slot(Mutex<Option<Outcome>>);
+
+struct Job {
+    seal: u64,
+    process: Process,
+    target: Target,
+    /// Of an executable, as it was when it was asked for.
+    version: Option<Version>,
+    slot: Weak<Slot>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    given: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: BTreeMap<Owner, VecDeque<Job>>,
+    /// Who had the last turn.
+    last: Option<Owner>,
+    /// Whose files are being read.
+    running: Vec<Owner>,
+    workers: usize,
+    remembered: HashMap<Version, Outcome>,
+    is_over: bool,
+}
+
+impl State {
+    /// The next whose turn it is. As long as others may come, nobody has the last thread too.
+    fn next(&mut self) -> Option<(Owner, Job)> {
+        let is_free = |owner: &Owner| {
+            let leaves = |left: usize, is: fn(&Owner, &Owner) -> bool| {
+                let most = self.workers.saturating_sub(left).max(1);
+                self.running.iter().filter(|one| is(one, owner)).count() < most
+            };
+            leaves(1, |a, b| a.0 == b.0)
+                && leaves(1, |a, b| a.1 == b.1 && a.1 != 0)
+                && leaves(2, |a, b| a.2 == b.2)
+        };
+        let after = self.last.as_ref();
+        let mut later = self
+            .waiting
+            .keys()
+            .filter(|owner| after.is_none_or(|last| *owner > last));
+        let owner = later
+            .find(|owner| is_free(owner))
+            .or_else(|| self.waiting.keys().find(|owner| is_free(owner)))?
+            .clone();
+        let jobs = self.waiting.get_mut(&owner)?;
+        let job = jobs.pop_front()?;
+        if jobs.is_empty() {
+            self.waiting.remove(&owner);
+        }
+        self.last = Some(owner.clone());
+        self.running.push(owner.clone());
+        Some((owner, job))
+    }
+}
+
+impl State {
+    /// Others that wait execute the very same file: nobody may write to it since they do.
+    fn tell_others(&mut self, version: Version, outcome: &Outcome, orders: &Orders) {
+        for jobs in self.waiting.values_mut() {
+            jobs.retain(|job| {
+                let is_same = job.version == Some(version);
+                if is_same && let Some(slot) = job.slot.upgrade() {
+                    slot.put(outcome);
+                    let _ = orders.give(Order::Look(job.seal));
+                }
+                !is_same
+            });
+        }
+        self.waiting.retain(|_, jobs| !jobs.is_empty());
+    }
+
+    fn remember(&mut self, version: Version, outcome: Outcome) {
+        if self.remembered.len() >= REMEMBERED {
+            self.remembered.clear();
+        }
+        self.remembered.insert(version, outcome);
+    }
+}
+
+impl Slot {
+    fn put(&self, outcome: &Outcome) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome.clone());
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts, one after the other, until it is over.
+    fn work(&self, orders: &Orders) {
+        let mut state = self.state();
+        loop {
+            if state.is_over {
+                return;
+            }
+            let Some((owner, job)) = state.next() else {
+                state = self
+                    .given
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            let counted = job.count();
+            state = self.state();
+            if let Some(at) = state.running.iter().position(|one| *one == owner) {
+                state.running.swap_remove(at);
+            }
+            if let Some((outcome, read)) = counted {
+                if let Some((version, tells)) = read {
+                    state.tell_others(version, &outcome, orders);
+                    if tells {
+                        state.remember(version, outcome);
+                    }
+                }
+                // (the thread that is told may be at its end)
+                let _ = orders.give(Order::Look(job.seal));
+            }
+            // (whoever was not to have all threads may have one now)
+            self.given.notify_all();
+        }
+    }
+}
+
+impl Job {
+    fn is_wanted(&self) -> bool {
+        self.slot.strong_count() > 0
+    }
+
+    /// Nothing where nobody waits for it any more; of an executable with the version that was read, and whether that tells of
+    /// every change. (A script is no executable: others may write to it while it runs.)
+    fn count(&self) -> Option<(Outcome, Option<(Version, bool)>)> {
+        let is_wanted = || self.is_wanted();
+        let content = match &self.target {
+            Target::Executable => self.process.executable_content(LONGEST, is_wanted),
+            Target::Script(path, id) => {
+                let is_executed = |file: BorrowedFd<'_>| is_executed(file, self.seal);
+                let script = Script {
+                    id: *id,
+                    is_executed: &is_executed,
+                };
+                let content = self.process.script(path, script, LONGEST, is_wanted);
+                content.map(|content| content.map(|content| (content, None)))
+            }
+        };
+        let (outcome, read) = match content {
+            Ok(None) => return None,
+            Ok(Some((content, read))) => (Ok(content), read),
+            Err(e) => (Err(e), None),
+        };
+        let outcome = Arc::new(outcome);
+        self.slot.upgrade()?.put(&outcome);
+        Some((outcome, read))
+    }
+}
+
+impl Digests {
+    pub(super) fn new(orders: Orders) -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            shared: Arc::default(),
+            held: HashMap::new(),
+            orders,
+            workers: processors.clamp(LEAST_WORKERS, MOST_WORKERS),
+        }
+    }
+
+    /// What is known of the digest of what a held program executes. Where it is not, [`Order::Look`] says when it is.
+    pub(super) fn look_up(
+        &mut self,
+        held: &Held,
+        binding: &str,
+        target: &Target,
+    ) -> io::Result<Known> {
+        let process = Process::new(held.pid);
+        let wanted = self.held.get(&held.seal).into_iter().flatten();
+        if let Some(wanted) = wanted.into_iter().find(|wanted| wanted.target == *target) {
+            let outcome = wanted.slot.0.lock().unwrap_or_else(PoisonError::into_inner);
+            return Ok(outcome.clone().map_or(Known::NotYet, Known::Counted));
+        }
+        let version = match target {
+            Target::Executable => Some(process.executable_version()?),
+            Target::Script(..) => None,
+        };
+        if let Some(version) = version
+            && let Some(outcome) = self.shared.state().remembered.get(&version)
+        {
+            return Ok(Known::Counted(outcome.clone()));
+        }
+        self.start_workers()?;
+        let slot = Arc::new(Slot::default());
+        let job = Job {
+            seal: held.seal,
+            process,
+            target: target.clone(),
+            version,
+            slot: Arc::downgrade(&slot),
+        };
+        let wanted = Wanted {
+            target: target.clone(),
+            slot,
+        };
+        self.held.entry(held.seal).or_default().push(wanted);
+        let owner = (held.cgroup, held.uid, binding.to_owned());
+        self.shared
+            .state()
+            .waiting
+            .entry(owner)
+            .or_default()
+            .push_back(job);
+        self.shared.given.notify_one();
+        Ok(Known::NotYet)
+    }
+
+    /// Nobody waits for a program's digest any more.
+    pub(super) fn forget(&mut self, seal: u64) {
+        self.held.remove(&seal);
+    }
+
+    /// When the first is needed: most configurations have no digest.
+    fn start_workers(&mut self) -> io::Result<()> {
+        while self.shared.state().workers < self.workers {
+            let (shared, orders) = (self.shared.clone(), self.orders.clone());
+            let started = thread::Builder::new()
+                .name("digests".into())
+                .stack_size(STACK)
+                .spawn(move || shared.work(&orders));
+            match started {
+                Ok(_) => self.shared.state().workers += 1,
+                Err(_) if self.shared.state().workers > 0 => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Digests {
+    fn drop(&mut self) {
+        self.shared.state().is_over = true;
+        self.shared.given.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(seal: u64) -> Job {
+        Job {
+            seal,
+            process: Process::new(1),
+            target: Target::Executable,
+            version: None,
+            slot: Weak::new(),
+        }
+    }
+
+    fn owner(cgroup: u64, uid: u32, binding: &str) -> Owner {
+        (cgroup, uid, binding.into())
+    }
+
+    fn waiting(workers: usize, jobs: &[(&Owner, u64)]) -> State {
+        let mut state = State {
+            workers,
+            ..State::default()
+        };
+        for (owner, seal) in jobs {
+            let jobs = state.waiting.entry((*owner).clone()).or_default();
+            jobs.push_back(job(*seal));
+        }
+        state
+    }
+
+    #[test]
+    fn turns_go_round() {
+        let (one, two) = (owner(1, 0, "a"), owner(2, 0, "b"));
+        let mut state = waiting(4, &[(&one, 1), (&one, 2), (&one, 3), (&two, 4), (&two, 5)]);
+        let mut order = Vec::new();
+        while let Some((_, job)) = state.next() {
+            order.push(job.seal);
+            state.running.clear();
+        }
+        assert_eq!(order, [1, 4, 2, 5, 3]);
+    }
+
+    fn give(state: &mut State, owner: &Owner, seal: u64) {
+        let jobs = state.waiting.entry(owner.clone()).or_default();
+        jobs.push_back(job(seal));
+    }
+
+    fn turn(state: &mut State) -> Option<u64> {
+        state.next().map(|(_, job)| job.seal)
+    }
+
+    #[test]
+    fn no_binding_delays_another() {
+        let (one, other) = (owner(1, 5, "a"), owner(1, 5, "b"));
+        let mut state = waiting(4, &[(&one, 1), (&one, 2), (&one, 3), (&one, 4)]);
+        assert_eq!((turn(&mut state), turn(&mut state)), (Some(1), Some(2)));
+        assert_eq!(turn(&mut state), None);
+        give(&mut state, &other, 5);
+        assert_eq!(turn(&mut state), Some(5));
+    }
+
+    #[test]
+    fn nobody_has_all_threads() {
+        let same = [
+            [
+                owner(1, 5, "a"),
+                owner(1, 6, "b"),
+                owner(1, 7, "c"),
+                owner(1, 8, "d"),
+            ],
+            [
+                owner(1, 5, "a"),
+                owner(2, 5, "b"),
+                owner(3, 5, "c"),
+                owner(4, 5, "d"),
+            ],
+        ];
+        for owners in same {
+            let mut state = waiting(4, &[]);
+            for (seal, owner) in (1..).zip(&owners) {
+                give(&mut state, owner, seal);
+            }
+            for _ in 0..3 {
+                assert!(turn(&mut state).is_some());
+            }
+            assert_eq!(turn(&mut state), None, "{owners:?}");
+            give(&mut state, &owner(9, 9, "e"), 9);
+            assert_eq!(turn(&mut state), Some(9));
+        }
+        // root is root of many containers
+        let mut state = waiting(4, &[]);
+        for (seal, binding) in (1..).zip(["a", "b", "c", "d"]) {
+            give(&mut state, &owner(seal, 0, binding), seal);
+        }
+        assert_eq!((0..4).filter_map(|_| turn(&mut state)).count(), 4);
+    }
+}
