@@ -31,7 +31,7 @@ use crate::{
     kernel::{Maps, own_scope, pins},
     limits,
     observe::{Journal, Metrics, NODE_NAME},
-    seal::{GivenUp, Watchdog},
+    seal::{GivenUp, Turns, Watchdog},
 };
 
 /// How long to look again: a program that was in its exec when the agent died is held a little later.
@@ -117,6 +117,7 @@ pub(crate) fn run(agent: u32, audit_log: Option<&Path>) -> anyhow::Result<()> {
         on_failure: OnFailure::Deny,
         hold_timeout: STEP,
         given_up: GivenUp::default(),
+        turns: Turns::default(),
     };
     for _ in 0..LOOKS {
         // While we have the lock no other agent begins, and from then on it is that one's business.

@@ -21,7 +21,7 @@ static BEFORE: OnceLock<Rlimit> = OnceLock::new();
 
 /// Raises the limit as far as we may. To be called once, when nothing runs beside.
 pub(crate) fn raise() {
-    let before = BEFORE.get_or_init(|| getrlimit(Resource::Nofile)).clone();
+    let before = *BEFORE.get_or_init(|| getrlimit(Resource::Nofile));
     let raised = Rlimit {
         current: before.maximum,
         maximum: before.maximum,
@@ -44,7 +44,7 @@ pub(crate) fn restore(child: &Child) {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some((pid, before)) = pid.zip(BEFORE.get()) {
         // (it may have ended)
-        let _ = prlimit(Some(pid), Resource::Nofile, before.clone());
+        let _ = prlimit(Some(pid), Resource::Nofile, *before);
     }
 }
 
@@ -84,13 +84,17 @@ impl Reserve {
         }
     }
 
-    /// Gives them up if there are no others; takes new ones when there are.
-    pub(crate) fn see_to_it(&mut self) {
+    /// Gives them up if there are no others; takes new ones when there are. False where there are none now.
+    pub(crate) fn see_to_it(&mut self) -> bool {
         match self.one.try_clone() {
             Ok(_) if self.more.is_empty() => self.fill(),
-            Err(e) if is_for_lack(&e) => self.more.clear(),
+            Err(e) if is_for_lack(&e) => {
+                self.more.clear();
+                return self.one.try_clone().is_ok();
+            }
             _ => {}
         }
+        true
     }
 }
 

@@ -169,7 +169,6 @@ async fn serve_until(
         );
         known = known.or_else(|| neighbours.take().map(|found| found.listen(&pods)));
         monitors.know(known.clone());
-        begin(&mut server);
         objects.heed_edit(&mut monitors, &edits.config).await?;
         store.settle(edits.config.policy.hold_timeout).await;
         ready.set_unguarded_by_policy();
@@ -254,12 +253,6 @@ async fn serve_until(
     // (which may take its time: the kernel waits for each probe to be quiet)
     drop(monitors);
     ended
-}
-
-fn begin(server: &mut Option<Server>) {
-    if let Some(server) = server {
-        server.begin();
-    }
 }
 
 /// Waits for another configuration, and heeds objects meanwhile; `false` if a signal ends us first.
@@ -357,7 +350,7 @@ async fn heard(answer: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-/// What answers over HTTP, if the configuration asks for it.
+/// What answers over HTTP, if the configuration asks for it. It begins when this process is guarded, if it is to be.
 fn server(
     config: &Config,
     metrics: &Metrics,
@@ -365,7 +358,12 @@ fn server(
     known: Known,
     pods: &Pods,
 ) -> anyhow::Result<Option<Server>> {
-    if !monitoring.enabled || monitoring.metrics_port == 0 {
+    let Monitoring {
+        enabled,
+        metrics_port,
+        ..
+    } = config.monitoring;
+    if !enabled || metrics_port == 0 {
         return Ok(None);
     }
     metrics.ages({
@@ -382,7 +380,11 @@ fn server(
         ready: ready.published(),
         notes: Box::new(notes),
     };
-    Ok(Some(Server::new(monitoring.metrics_port, answers)))
+    let mut server = Server::new(metrics_port, answers);
+    if config.policy.mode == Mode::Disabled {
+        server.begin();
+    }
+    Ok(Some(server))
 }
 
 /// What it takes to be the scope's agent.

@@ -21,7 +21,7 @@ use crate::{
     kernel::{Claim, Maps, pins},
     observe::{Journal, Lifecycle, Metrics, http::Server},
     process::{Pods, Whereabouts},
-    seal::{GivenUp, Order, Orders, Sealer, Watchdog},
+    seal::{GivenUp, Order, Orders, Sealer, Turns, Watchdog},
     secrets::Store,
 };
 
@@ -68,7 +68,9 @@ impl Shift {
                 return Err(e.into());
             }
         };
-        super::begin(server);
+        if let Some(server) = server {
+            server.begin();
+        }
         // Now that this process is guarded: what is kept elsewhere comes into memory here, and not before (nothing
         // before this waits, so that no task that listens has run). What is held meanwhile waits no longer than it may.
         store.settle(config.policy.hold_timeout).await;
@@ -80,6 +82,7 @@ impl Shift {
             on_failure: config.policy.on_failure,
             hold_timeout: config.policy.hold_timeout,
             given_up: GivenUp::default(),
+            turns: Turns::default(),
         };
         for maps in others {
             watchdog.succeed_agent_of(maps);
@@ -96,6 +99,7 @@ impl Shift {
             journal,
             metrics: metrics.clone(),
             given_up: watchdog.given_up.clone(),
+            turns: watchdog.turns.clone(),
         };
         let orders = Orders::new()?;
         let (ended, has_ended) = oneshot::channel();

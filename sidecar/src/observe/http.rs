@@ -283,16 +283,16 @@ mod tests {
 
     #[test]
     fn every_family_the_machine_has_is_answered() {
-        both_families(listening(0).unwrap());
+        both_families(&listening(0).unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         let _within = runtime.enter();
-        both_families(listen_in_little_room(0).unwrap());
+        both_families(&listen_in_little_room(0).unwrap());
     }
 
-    fn both_families(listener: TcpListener) {
+    fn both_families(listener: &TcpListener) {
         let port = listener.local_addr().unwrap().port();
         TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         if Plain::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {

@@ -10,8 +10,8 @@ use std::{
 const ROOM: usize = 8 * 1024;
 /// The longest line that is looked at: two paths of 4,096 bytes, each of them written as four, and options.
 const LONGEST: usize = 64 * 1024;
-/// The longest text that is read, in bytes: 100,000 mounts (`fs.mount-max`) of a usual length, twice.
-pub(crate) const LONGEST_TEXT: u64 = 32 * 1024 * 1024;
+/// The longest text that is read, in bytes: some 80,000 mounts of a usual length. (A container has fewer than a hundred.)
+pub(crate) const LONGEST_TEXT: u64 = 8 * 1024 * 1024;
 
 /// The same of a text that others hardly make longer: the longest are a process's groups, 65,536 in one line.
 pub(crate) const LONGEST_SHORT_TEXT: u64 = 1024 * 1024;

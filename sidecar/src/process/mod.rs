@@ -99,7 +99,7 @@ impl Process {
         self,
         longest: u64,
         is_wanted: impl Fn() -> bool,
-    ) -> io::Result<Option<(Content, Option<(Version, bool)>)>> {
+    ) -> io::Result<Option<(Content, ReadVersion)>> {
         let file = fs::File::open(self.file("exe"))?;
         let version = Version::of(&file.metadata()?);
         let tells = version.is_old() && version::is_told_of_changes(&file)?;
@@ -340,6 +340,9 @@ pub(crate) struct Content {
     /// The interpreter it names, if it is a script.
     pub(crate) interpreter: Option<Interpreter>,
 }
+
+/// Which version of a file was read, unless it changed meanwhile, and whether another content has another.
+pub(crate) type ReadVersion = Option<(Version, bool)>;
 
 /// Reads a file to its end, unless it is no longer wanted.
 fn read(

@@ -44,32 +44,78 @@ impl Work {
                 self.trees.insert(seal, tree);
             }
         }
-        let owners = self.maps.vaults(self.scope);
-        let mut ended = Vec::new();
-        for (seal, vault) in find_vaults(&mut self.mounter, &owners) {
+        self.adoption = match process::all() {
+            Ok(processes) => Some(Adoption {
+                processes: processes.collect(),
+                ended: 0,
+            }),
+            Err(e) => {
+                tracing::error!("secret files of an earlier agent are not looked for: {e}");
+                None
+            }
+        };
+    }
+
+    /// Looks for the files of what was adopted, and of what has ended, where another process sees them: in one mount namespace
+    /// at most, for a list of mounts may be long. Others are delivered to in between.
+    pub(super) fn adopt_some(&mut self) {
+        let Some(mut adoption) = self.adoption.take() else {
+            return;
+        };
+        let mut found = Vec::new();
+        let mut has_looked = false;
+        while !has_looked && let Some(pid) = adoption.processes.pop() {
+            if !self.mounter.is_new_view(pid) {
+                continue;
+            }
+            has_looked = true;
+            // (as it is now: a number may be another's, ours for one)
+            let owners = self.maps.vaults(self.scope);
+            found = find_vaults(&mut self.mounter, pid, &owners);
+        }
+        for (seal, vault) in found {
             match self.trees.get_mut(&seal) {
-                Some(tree) => tree.vaults.push(vault),
-                None => ended.push(vault),
+                // what we delivered ourselves meanwhile
+                Some(tree) if tree.vaults.iter().any(|known| known.is_same(&vault)) => {
+                    self.mounter.forget(&vault);
+                }
+                // of an agent that was killed over it, and delivered to anew
+                Some(tree) if tree.memory.is_some() => self.clean([vault]),
+                Some(tree) => {
+                    tree.vaults.push(vault);
+                    // What is kept for who had a replaced file open is wiped by us.
+                    self.wipe_old_later(seal);
+                }
+                // (or held, to be delivered to anew)
+                None => {
+                    adoption.ended += 1;
+                    self.clean([vault]);
+                }
             }
         }
-        // What is kept for who had a replaced file open is wiped by us.
-        let replaced = self
-            .trees
-            .iter()
-            .filter(|(_, tree)| !tree.vaults.is_empty());
-        let replaced: Vec<u64> = replaced.map(|(seal, _)| *seal).collect();
-        for seal in replaced {
-            self.wipe_old_later(seal);
+        if !adoption.processes.is_empty() {
+            self.adoption = Some(adoption);
+            return;
         }
-        if !(self.trees.is_empty() && ended.is_empty()) {
+        let adopted = self.trees.values().filter(|tree| tree.memory.is_none());
+        let (adopted, ended) = (adopted.count(), adoption.ended);
+        if adopted + ended > 0 {
             tracing::info!(
-                adopted = self.trees.len(),
-                ended = ended.len(),
+                adopted,
+                ended,
                 "an agent before this one left what it had sealed"
             );
         }
-        self.clean(ended);
+        // (a source may have changed meanwhile)
+        self.rotate();
     }
+}
+
+/// What is still to be looked at for files of an agent before us.
+pub(super) struct Adoption {
+    processes: Vec<u32>,
+    /// Folders of what has ended.
+    ended: usize,
 }
 
 /// The files of programs that have ended, taken away where no agent will do it.
@@ -79,13 +125,18 @@ impl TakenAway {
     /// Takes them away, while they are guarded: from then on no path leads there.
     pub(crate) fn from_everywhere(owners: &BTreeMap<u32, VaultOwner>) -> io::Result<Self> {
         let mut mounter = Mounter::new()?;
-        let vaults = find_vaults(&mut mounter, owners);
-        let mut taken_away = Vec::with_capacity(vaults.len());
-        for (_, vault) in &vaults {
-            // One that cannot be taken away does not keep the others from it.
-            match mounter.remove(vault) {
-                Ok(opened) => taken_away.push(opened),
-                Err(e) => tracing::warn!("secret files could not be taken away: {e}"),
+        let mut taken_away = Vec::new();
+        for pid in process::all()? {
+            if !mounter.is_new_view(pid) {
+                continue;
+            }
+            for (_, vault) in find_vaults(&mut mounter, pid, owners) {
+                // One that cannot be taken away does not keep the others from it.
+                match mounter.remove(&vault) {
+                    Ok(opened) => taken_away.push(opened),
+                    Err(e) => tracing::warn!("secret files could not be taken away: {e}"),
+                }
+                mounter.forget(&vault);
             }
         }
         Ok(Self(taken_away))
@@ -114,30 +165,24 @@ impl TakenAway {
     }
 }
 
-/// Looks for secret directories wherever a process sees one; each with its seal.
-fn find_vaults(mounter: &mut Mounter, owners: &BTreeMap<u32, VaultOwner>) -> Vec<(u64, Vault)> {
-    let mut found = Vec::new();
+/// Looks for secret directories where a process sees them; each with its seal.
+fn find_vaults(
+    mounter: &mut Mounter,
+    pid: u32,
+    owners: &BTreeMap<u32, VaultOwner>,
+) -> Vec<(u64, Vault)> {
     if owners.is_empty() {
-        return found;
+        return Vec::new();
     }
-    let processes = process::all();
-    if let Err(e) = &processes {
-        tracing::warn!("secret directories cannot be looked for: {e}");
+    let found = mounter.find_all(pid, |dev| owners.contains_key(&dev));
+    if let Err(e) = &found {
+        tracing::warn!(
+            pid,
+            "not all secret directories that it sees are found: {e}"
+        );
     }
-    for pid in processes.into_iter().flatten() {
-        match mounter.find_all(pid, |dev| owners.contains_key(&dev)) {
-            Ok(vaults) => found.extend(
-                vaults
-                    .into_iter()
-                    .filter_map(|(dev, vault)| Some((owners.get(&dev)?.seal, vault))),
-            ),
-            Err(e) => {
-                tracing::warn!(
-                    pid,
-                    "not all secret directories that it sees are found: {e}"
-                );
-            }
-        }
-    }
+    let found = found.into_iter().flatten();
     found
+        .filter_map(|(dev, vault)| Some((owners.get(&dev)?.seal, vault)))
+        .collect()
 }

@@ -156,6 +156,8 @@ impl Work {
 
     /// Begins to attach to one.
     fn attach(&mut self, tgid: u32, held: &Held) {
+        // (from here on it is its own exec that it waits for)
+        self.turns.begin(held.seal);
         let thread = Pid::from_raw(held.agents_thread().cast_signed());
         let mut options =
             ptrace::Options::PTRACE_O_TRACEEXEC | ptrace::Options::PTRACE_O_TRACESYSGOOD;
@@ -300,6 +302,7 @@ impl Work {
     }
 
     fn has_come(&mut self, tgid: u32, held: &Held, mut traced: Traced) {
+        self.turns.wait(held.seal);
         if held.flags & HELD_COMING == 0 {
             return self.arrivals.stands(tgid, held, Standing::Traced(traced));
         }

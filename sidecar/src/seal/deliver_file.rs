@@ -270,20 +270,23 @@ impl Mounter {
         Ok((vault, seen))
     }
 
-    /// The directories of these device numbers that are mounted in a process's mount namespace, unless it has been looked
-    /// at; with their device numbers.
+    /// Whether a process is in a mount namespace that was not asked for before.
+    pub(super) fn is_new_view(&mut self, pid: u32) -> bool {
+        self.views.is_new_of(pid)
+    }
+
+    /// The directories of these device numbers that are mounted in a process's mount namespace; with their device numbers. What
+    /// was found before an error is among them.
     pub(super) fn find_all(
         &mut self,
         pid: u32,
         is_wanted: impl Fn(u32) -> bool,
     ) -> io::Result<Vec<(u32, Vault)>> {
-        let Some(namespace) = self.views.new_of(pid)? else {
-            return Ok(Vec::new());
-        };
+        let namespace = views::namespace_of(pid)?;
         let view = namespace.inode();
         let mut found = Vec::new();
         let views = &self.views;
-        views.within(&namespace, || {
+        let looked = views.within(&namespace, || {
             views.mounts(|line| {
                 let Some(mount) = SecretMount::parse(line, PLACE_PATH) else {
                     return;
@@ -300,7 +303,14 @@ impl Mounter {
                     other => tracing::debug!(mount = mount.id, path, "not found again: {other:?}"),
                 }
             })
-        })?;
+        });
+        // (of a list that is too long, what comes first)
+        if let Err(e) = looked {
+            if found.is_empty() {
+                return Err(e);
+            }
+            tracing::warn!(pid, "not all of its mounts are looked at: {e}");
+        }
         for _ in &found {
             self.views.keep_another(&namespace);
         }
@@ -452,6 +462,11 @@ fn path_of_root(root: &OwnedFd) -> io::Result<String> {
 }
 
 impl Vault {
+    /// Whether both are the same mount, or one of the same files in the same namespace.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        (self.id, self.view) == (other.id, other.view)
+    }
+
     /// The number of its mount namespace.
     pub(super) fn view(&self) -> u64 {
         self.view

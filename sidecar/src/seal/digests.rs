@@ -17,7 +17,7 @@ use sidecar_common::policy::Held;
 
 use super::is_executed;
 use super::{Order, Orders};
-use crate::process::{Content, FileId, Process, Script, Version};
+use crate::process::{Content, FileId, Process, ReadVersion, Script, Version};
 
 /// A longer file is not read, in bytes. (The longest programs that are known have some hundred megabytes.)
 pub(crate) const LONGEST: u64 = 1024 * 1024 * 1024;
@@ -207,7 +207,7 @@ impl Job {
 
     /// Nothing where nobody waits for it any more; of an executable with the version that was read, and whether that tells of
     /// every change. (A script is no executable: others may write to it while it runs.)
-    fn count(&self) -> Option<(Outcome, Option<(Version, bool)>)> {
+    fn count(&self) -> Option<(Outcome, ReadVersion)> {
         let is_wanted = || self.is_wanted();
         let content = match &self.target {
             Target::Executable => self.process.executable_content(LONGEST, is_wanted),

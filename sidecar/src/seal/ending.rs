@@ -37,6 +37,8 @@ pub(super) enum Due {
     Old(u64),
     /// A program that was asked to end is killed.
     Kill(Root),
+    /// One that is held, by its number in the kernel's own, is begun with: there was no descriptor for it.
+    Begin(u32),
     /// Programs are brought up to their sources for which there were no descriptors.
     Rotate,
     /// Directories are taken away for which there were no descriptors, or whose mount namespace is to be looked for.
@@ -188,6 +190,12 @@ impl Work {
                 Due::Kill(process) => {
                     // (nobody, if it has ended)
                     process.signal(Signal::KILL);
+                    continue;
+                }
+                Due::Begin(tgid) => {
+                    if let Ok(Some(held)) = self.maps.held(tgid) {
+                        self.comes(tgid, &held);
+                    }
                     continue;
                 }
                 Due::Rotate => {

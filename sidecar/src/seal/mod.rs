@@ -34,13 +34,8 @@ use std::{
 
 use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
 
-pub(crate) use self::{
-    adopt::TakenAway,
-    orders::{Order, Orders},
-    sealer::Sealer,
-    watchdog::{GivenUp, Watchdog},
-};
 use self::{
+    adopt::Adoption,
     coming::Arrivals,
     deadline::Deadline,
     deliver_env::DIR_VARIABLE,
@@ -54,6 +49,12 @@ use self::{
     tracee::Traced,
     verify::{Evidence, Refusal, Verdict, verify},
     waiting::Waiting,
+};
+pub(crate) use self::{
+    adopt::TakenAway,
+    orders::{Order, Orders},
+    sealer::Sealer,
+    watchdog::{GivenUp, Turns, Watchdog},
 };
 use crate::{
     config::{Binding, Config, OnFailure},
@@ -104,6 +105,7 @@ struct Work {
     journal: Journal,
     metrics: Metrics,
     given_up: GivenUp,
+    turns: Turns,
     mounter: Mounter,
     reserve: Reserve,
     digests: RefCell<Digests>,
@@ -119,6 +121,7 @@ struct Work {
     /// How much of what was taken away is to be wiped.
     wiping: usize,
     rotation: Rotation,
+    adoption: Option<Adoption>,
     orders: Orders,
     waiting: Vec<Waiting>,
     /// Nothing waits any more.
@@ -129,7 +132,11 @@ struct Work {
 impl Work {
     /// The life of a secret, for one program that a signal has stopped before its first instruction.
     fn live(&mut self, tgid: u32, held: &Held) {
-        self.reserve.see_to_it();
+        self.turns.begin(held.seal);
+        // (once we are attached there is no way back but its end)
+        if !self.reserve.see_to_it() && self.may_wait(held) {
+            return self.begin_later(tgid);
+        }
         let process = Process::new(held.pid);
         if held.flags & HELD_TRACED != 0 {
             let place = self.place_of(held, process);
@@ -145,6 +152,7 @@ impl Work {
 
     /// The same for one that we were attached to before its exec, and that stands behind that.
     fn live_traced(&mut self, tgid: u32, held: &Held, traced: Traced) {
+        self.turns.begin(held.seal);
         self.reserve.see_to_it();
         let process = Process::new(held.pid);
         let place = self.place_of(held, process);

@@ -55,15 +55,12 @@ pub(crate) fn unescaped(path: &str) -> String {
         let code = part
             .get(..3)
             .and_then(|code| u8::from_str_radix(code, 8).ok());
-        match code.filter(u8::is_ascii) {
-            Some(code) => {
-                whole.push(char::from(code));
-                whole.push_str(&part[3..]);
-            }
-            None => {
-                whole.push('\\');
-                whole.push_str(part);
-            }
+        if let Some(code) = code.filter(u8::is_ascii) {
+            whole.push(char::from(code));
+            whole.push_str(&part[3..]);
+        } else {
+            whole.push('\\');
+            whole.push_str(part);
         }
     }
     whole

@@ -37,6 +37,7 @@ impl Work {
 
     /// A program that no binding is about goes its way, as if we had not been there.
     pub(super) fn let_go(&mut self, tgid: u32, held: &Held, task: HeldTask) {
+        self.turns.end(held.seal);
         self.maps.unseal(tgid, held);
         let maps = &mut self.maps;
         match task.release(|| maps.forget_held(tgid)) {
@@ -52,6 +53,7 @@ impl Work {
 
     /// The same where somebody else is attached.
     pub(super) fn let_go_unattached(&mut self, tgid: u32, held: &Held) {
+        self.turns.end(held.seal);
         if held.flags & HELD_COMING != 0 {
             self.maps.unseal(tgid, held);
             let _ = self.maps.waive(tgid, held);
@@ -76,6 +78,7 @@ impl Work {
         task: Option<HeldTask>,
         failure: &Failure,
     ) {
+        self.turns.end(held.seal);
         let reason = failure.to_string();
         let action = match (failure, self.config.policy.on_failure) {
             (Failure::Hold(HoldError::Gone) | Failure::Late(HoldError::Gone), _) => Action::Gone,

@@ -113,6 +113,7 @@ impl Work {
         secrets: &[Secret<'_>],
         delivered: Delivered,
     ) {
+        self.turns.end(held.seal);
         let process = text(&held.name);
         let now = Clock::monotonic_ns();
         let held_ns = now.saturating_sub(held.since_ns);

@@ -16,7 +16,7 @@ use nix::{
 use sidecar_common::policy::ScopeId;
 
 use super::{
-    GivenUp, Order, Orders, Work,
+    GivenUp, Order, Orders, Turns, Work,
     coming::Arrivals,
     deadline::Deadline,
     deliver_file::Mounter,
@@ -51,6 +51,7 @@ pub(crate) struct Sealer {
     pub(crate) journal: Journal,
     pub(crate) metrics: Metrics,
     pub(crate) given_up: GivenUp,
+    pub(crate) turns: Turns,
 }
 
 impl Sealer {
@@ -66,6 +67,7 @@ impl Sealer {
             journal,
             metrics,
             given_up,
+            turns,
         } = self;
         // SAFETY: a number of a system call; 0 is the calling thread.
         if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
@@ -81,6 +83,7 @@ impl Sealer {
             journal,
             metrics,
             given_up,
+            turns,
             mounter: Mounter::new()?,
             reserve: Reserve::new()?,
             digests: Digests::new(orders.clone()).into(),
@@ -93,19 +96,19 @@ impl Sealer {
             is_taking_away: false,
             wiping: 0,
             rotation: Rotation::default(),
+            adoption: None,
             orders,
             waiting: Vec::new(),
             is_ending: false,
         };
         // what an agent before us sealed, and what it left held
         work.adopt();
-        // (a source may have changed meanwhile)
-        work.rotate();
         work.catch_up();
         work.journal.flush();
         loop {
             let is_told = work.wait(&ring)?;
             work.do_due();
+            work.adopt_some();
             work.rotate_some();
             work.receive(&mut ring);
             if is_told && work.obey() {
@@ -154,7 +157,7 @@ impl Work {
             PollFd::new(ring.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.orders.as_fd(), PollFlags::POLLIN),
         ];
-        let at_most = if self.rotation.is_on() {
+        let at_most = if self.rotation.is_on() || self.adoption.is_some() {
             Some(TimeSpec::new(0, 0))
         } else {
             self.until_due()

@@ -95,7 +95,9 @@ pub(crate) enum Refusal {
     )]
     TooManyLabels(String),
     /// Its digest is being counted, or waits for its turn.
-    #[error("the SHA-256 of the file it executes was not counted in time")]
+    #[error(
+        "the SHA-256 of the file it executes was not counted within three quarters of policy.holdTimeout"
+    )]
     NotCounted,
     /// Foreign code would come along.
     #[error("{0} is set: it brings other code into the program. Start it without that variable")]

@@ -125,19 +125,13 @@ impl Views {
         }
     }
 
-    /// A process's, unless it was asked for before, or the process is gone.
-    pub(super) fn new_of(&mut self, pid: u32) -> io::Result<Option<Namespace>> {
-        // (most share one: it is not opened for each)
-        let Some(found) = living(std::fs::metadata(format!("/proc/{pid}/ns/mnt")))? else {
-            return Ok(None);
-        };
-        if self.looked_at.contains(&found.ino()) {
-            return Ok(None);
+    /// Whether a process is in one that was not asked for before. (Where that cannot be told, it is.)
+    pub(super) fn is_new_of(&mut self, pid: u32) -> bool {
+        match living(std::fs::metadata(format!("/proc/{pid}/ns/mnt"))) {
+            Ok(Some(found)) => self.looked_at.insert(found.ino()),
+            Ok(None) => false,
+            Err(_) => true,
         }
-        let Some(namespace) = living(namespace_of(pid))? else {
-            return Ok(None);
-        };
-        Ok(self.looked_at.insert(namespace.inode).then_some(namespace))
     }
 
     /// Whether there is no descriptor to enter it by.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sidecar_common::policy::Held;
 
-use super::{Work, failure::Failure, held::HeldTask};
+use super::{Work, ending::Due, failure::Failure, held::HeldTask};
 use crate::{
     observe::Clock,
     process::{Place, Process},
@@ -42,7 +42,7 @@ impl Work {
     }
 
     fn time_to_wait(&self, held: &Held) -> Duration {
-        let since = Clock::monotonic_ns().saturating_sub(held.since_ns);
+        let since = Clock::monotonic_ns().saturating_sub(self.turns.since_ns(held));
         let longest = self.config.policy.hold_timeout / 4 * 3;
         longest.saturating_sub(Duration::from_nanos(since))
     }
@@ -61,6 +61,11 @@ impl Work {
             task,
             until: Instant::now() + wait,
         });
+    }
+
+    /// It is begun with when there are descriptors.
+    pub(super) fn begin_later(&mut self, tgid: u32) {
+        self.due.push((Instant::now() + LACK, Due::Begin(tgid)));
     }
 
     /// Whether it waits.

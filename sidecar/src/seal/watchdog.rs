@@ -2,8 +2,11 @@
 //! busy with.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,9 @@ use crate::{
     observe::{Action, Clock, Detail, Journal, Kind, Metrics, Who},
 };
 
+/// However well others come along, no program waits for longer.
+const LONGEST: Duration = Duration::from_mins(5);
+
 /// Looks at what is held, from time to time.
 pub(crate) struct Watchdog {
     pub(crate) maps: Maps,
@@ -28,6 +34,7 @@ pub(crate) struct Watchdog {
     pub(crate) on_failure: OnFailure,
     pub(crate) hold_timeout: Duration,
     pub(crate) given_up: GivenUp,
+    pub(crate) turns: Turns,
 }
 
 /// The seals of programs the watchdog has dealt with, so that each is reported once. Cheap to clone:
@@ -44,6 +51,55 @@ impl GivenUp {
     /// Whether it was there; it is not any more.
     pub(super) fn take(&self, seal: u64) -> bool {
         self.0.lock().is_ok_and(|mut seals| seals.remove(&seal))
+    }
+}
+
+/// Whose turn it was, and when: a program that waits in our own queue is not late. Cheap to clone: clones share.
+#[derive(Clone, Default)]
+pub(crate) struct Turns(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    /// When the thread that delivers was last done with one, on the monotonic clock.
+    moved_ns: AtomicU64,
+    /// Since when it deals with those that it has begun with, by seal.
+    begun: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl Turns {
+    fn begun(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+        self.0.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is looked at, for the first time or again.
+    pub(super) fn begin(&self, seal: u64) {
+        self.begun().entry(seal).or_insert_with(Clock::monotonic_ns);
+    }
+
+    /// It waits for its turn again: what it had to do itself is done.
+    pub(super) fn wait(&self, seal: u64) {
+        self.begun().remove(&seal);
+    }
+
+    /// It is dealt with.
+    pub(super) fn end(&self, seal: u64) {
+        self.begun().remove(&seal);
+        self.0
+            .moved_ns
+            .store(Clock::monotonic_ns(), Ordering::Relaxed);
+    }
+
+    /// Since when nothing moves that it could wait for.
+    pub(super) fn since_ns(&self, held: &Held) -> u64 {
+        let begun = self.begun().get(&held.seal).copied();
+        let moved = || self.0.moved_ns.load(Ordering::Relaxed);
+        begun.unwrap_or_else(moved).max(held.since_ns)
+    }
+
+    /// What is not held any more is of no interest.
+    fn keep(&self, held: &[(u32, Held)]) {
+        let seals: BTreeSet<u64> = held.iter().map(|(_, held)| held.seal).collect();
+        self.begun().retain(|seal, _| seals.contains(seal));
     }
 }
 
@@ -81,9 +137,14 @@ impl Watchdog {
 
     fn give_up(&mut self, grace: Duration, reason: impl Fn(Duration) -> String) {
         let now = Clock::monotonic_ns();
-        for (tgid, held) in self.maps.all_held(self.scope) {
+        let all = self.maps.all_held(self.scope);
+        self.turns.keep(&all);
+        for (tgid, held) in all {
             let since = Duration::from_nanos(now.saturating_sub(held.since_ns));
-            if since < grace || !self.given_up.add(held.seal) {
+            // (a queue that moves has an end)
+            let still = Duration::from_nanos(now.saturating_sub(self.turns.since_ns(&held)));
+            let is_late = still >= grace || since >= grace.max(LONGEST);
+            if !is_late || !self.given_up.add(held.seal) {
                 continue;
             }
             let (action, is_done) = match self.on_failure {
@@ -140,4 +201,36 @@ fn let_go_held(maps: &mut Maps, tgid: u32, held: &Held) -> bool {
 fn open(held: &Held) -> Option<OwnedFd> {
     let pid = Pid::from_raw(held.pid.cast_signed())?;
     pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(seal: u64, since_ns: u64) -> Held {
+        Held {
+            seal,
+            since_ns,
+            ..bytemuck::Zeroable::zeroed()
+        }
+    }
+
+    #[test]
+    fn a_queue_that_moves_is_nobodys_delay() {
+        let turns = Turns::default();
+        let (first, second) = (held(1, 100), held(2, 200));
+        // nothing moves: since it is held
+        assert_eq!(turns.since_ns(&first), 100);
+        turns.begin(1);
+        let begun = turns.since_ns(&first);
+        assert!(begun > 100);
+        turns.begin(1);
+        assert_eq!(turns.since_ns(&first), begun, "it began once");
+        assert_eq!(turns.since_ns(&second), 200, "nothing has moved yet");
+        turns.end(1);
+        assert!(turns.since_ns(&second) >= begun);
+        turns.begin(3);
+        turns.keep(&[(7, second)]);
+        assert!(turns.begun().is_empty());
+    }
 }

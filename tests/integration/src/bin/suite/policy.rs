@@ -275,7 +275,8 @@ fn on_failure_allow() -> Result<()> {
 
 /// A program so large that its digest takes minutes: the thread that delivers is busy meanwhile.
 fn busy(on_failure: &str) -> Result<(Scratch, Agent, Running, Instant)> {
-    const BYTES: u64 = 200 << 30;
+    // (as long as a file may be that is read at all)
+    const BYTES: u64 = 1 << 30;
     let scratch = Scratch::within("/ext4".as_ref())?;
     let program = scratch.probe("probe-static", "large")?;
     File::options().write(true).open(&program)?.set_len(BYTES)?;

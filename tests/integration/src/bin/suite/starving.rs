@@ -42,6 +42,11 @@ pub fn register(registry: Registry) -> Registry {
         .test("starving::files_without_end", files_without_end)
         .test("starving::mounts_without_number", mounts_without_number)
         .slow_test(
+            "starving::three_thousand_at_once",
+            Duration::from_mins(15),
+            three_thousand_at_once,
+        )
+        .slow_test(
             "starving::ten_thousand_programs",
             Duration::from_mins(45),
             ten_thousand_programs,
@@ -166,7 +171,7 @@ fn many(count: usize, soft: u32, hard: u32) -> Result<()> {
 
     let begin = Instant::now();
     crowd.end()?;
-    count_events(&mut agent, "EXITED", count, Duration::from_mins(10))?;
+    // (so many ends at once are more than the ring holds: what was lost is looked up)
     until("nothing is left", Duration::from_mins(10), || {
         left().is_ok_and(|left| left == before)
     })?;
@@ -222,10 +227,8 @@ fn an_error_is_no_mismatch() -> Result<()> {
     limit_descriptors(agent.pid(), 4096)?;
     ensure!(!status.success());
     let reason = agent.refusal(refused.pid())?;
-    ensure!(
-        reason.contains("could not be looked at") && reason.contains("Too many open files"),
-        "{reason}"
-    );
+    ensure!(reason.contains("Too many open files"), "{reason}");
+    ensure!(!reason.contains("which is not the"), "{reason}");
     Ok(())
 }
 
@@ -250,9 +253,13 @@ fn mounts_without_number() -> Result<()> {
     let after = status_number(second.pid(), "VmHWM")?;
     println!("{before} KiB, with the mounts {after} KiB");
     ensure!(after <= before + 4096, "{before} KiB, then {after} KiB");
+    // It is adopted, when all mounts have been looked at.
+    second.wait_for_log("left what it had sealed", Duration::from_mins(1))?;
+    let folder = format!("{PLACE}/{}", ends.pid());
     let gone = ends.pid();
     drop(ends);
-    second.event("EXITED", gone).map(drop)
+    second.event("EXITED", gone)?;
+    until("its folder goes", SOON, || !Path::new(&folder).exists())
 }
 
 /// The process that serves the agent's answers.
@@ -431,6 +438,24 @@ fn sha256(path: &Path) -> Result<String> {
     let said = run(Command::new("sha256sum").arg(path))?;
     let digest = said.split_whitespace().next();
     Ok(digest.context("no digest")?.to_owned())
+}
+
+/// All of them are held before the first has its secrets: who waits in the agent's own queue is not late.
+fn three_thousand_at_once() -> Result<()> {
+    const COUNT: usize = 3_000;
+    let before = left()?;
+    let config = Config::token_for("probe-static").policy("holdTimeout", "3s");
+    let mut agent = agent(&config, 1024, 4096)?;
+    let mut crowd = Crowd::new();
+    let begin = Instant::now();
+    crowd.start(COUNT)?;
+    println!("started within {:?}", begin.elapsed());
+    count_events(&mut agent, "SEALED", COUNT, Duration::from_mins(10))?;
+    println!("sealed within {:?}", begin.elapsed());
+    crowd.end()?;
+    until("nothing is left", Duration::from_mins(5), || {
+        left().is_ok_and(|left| left == before)
+    })
 }
 
 fn ten_thousand_programs() -> Result<()> {
