@@ -85,8 +85,9 @@ fn an_exec_that_hangs() -> Result<()> {
     agent.signal(Signal::SIGSTOP)?;
     let hanging = waiting(&slow, None)?;
     let mut lease = lease(&slow)?;
-    ensure!(lease.line(SOON)? == "asked");
+    // (what waits for the agent has not asked for its file yet)
     agent.signal(Signal::SIGCONT)?;
+    ensure!(lease.line(SOON)? == "asked");
     others_are_served()?;
     ensure!(hanging.screen().is_empty(), "{}", hanging.screen());
     lease.signal(Signal::SIGKILL)?;
@@ -187,8 +188,9 @@ fn what_hangs_is_given_up() -> Result<()> {
     agent.signal(Signal::SIGSTOP)?;
     let hanging = waiting(&slow, None)?;
     let mut lease = lease(&slow)?;
-    ensure!(lease.line(SOON)? == "asked");
+    // (what waits for the agent has not asked for its file yet)
     agent.signal(Signal::SIGCONT)?;
+    ensure!(lease.line(SOON)? == "asked");
     others_are_served()?;
     agent.stop()?;
     lease.signal(Signal::SIGKILL)?;
