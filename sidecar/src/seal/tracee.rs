@@ -199,6 +199,11 @@ impl Tracee {
                 }
                 Ok(Stop::Other)
             }
+            // (what is held does not end by itself: its exec has failed)
+            Ok(WaitStatus::Exited(..)) => {
+                self.is_settled = true;
+                Err(HoldError::NotExecuted)
+            }
             Ok(_) | Err(Errno::ECHILD) => {
                 self.is_settled = true;
                 Err(HoldError::Gone)

@@ -80,15 +80,13 @@ fn reserved_and_loader_names_are_refused() {
 
 #[test]
 fn a_secret_file_has_an_owner_and_a_mode() {
+    let text = binding("binary: app", "{name: A, source: {value: x}}");
     let with = |what: &str| {
-        MINIMAL.replacen(
-            "    secretRefs",
-            &format!("    file: {what}\n    secretRefs"),
-            1,
-        )
+        let file = format!("    file: {what}\n    secretRefs");
+        text.replacen("    secretRefs", &file, 1)
     };
     let chosen = |what: &str| accept(&with(what)).secrets[0].file;
-    assert_eq!(accept(MINIMAL).secrets[0].file.mode.bits(), 0o400);
+    assert_eq!(accept(&text).secrets[0].file.mode.bits(), 0o400);
     let file = chosen("{mode: \"0440\", uid: 101, gid: 0}");
     assert_eq!(
         (file.mode.bits(), file.uid, file.gid),

@@ -85,8 +85,9 @@ fn an_exec_that_hangs() -> Result<()> {
     agent.signal(Signal::SIGSTOP)?;
     let hanging = waiting(&slow, None)?;
     let mut lease = lease(&slow)?;
-    ensure!(lease.line(SOON)? == "asked");
+    // (what waits for the agent has not asked for its file yet)
     agent.signal(Signal::SIGCONT)?;
+    ensure!(lease.line(SOON)? == "asked");
     others_are_served()?;
     ensure!(hanging.screen().is_empty(), "{}", hanging.screen());
     lease.signal(Signal::SIGKILL)?;
@@ -182,13 +183,15 @@ fn a_crowd_that_hangs() -> Result<()> {
 fn what_hangs_is_given_up() -> Result<()> {
     let folder = Scratch::new()?;
     let slow = folder.probe("probe-static", "slow/probe-static")?;
-    let agent = agent("4s")?;
+    // (what asks for the lease takes its time to begin on a busy machine)
+    let agent = agent("20s")?;
     let _patience = leases_last()?;
     agent.signal(Signal::SIGSTOP)?;
     let hanging = waiting(&slow, None)?;
     let mut lease = lease(&slow)?;
-    ensure!(lease.line(SOON)? == "asked");
+    // (what waits for the agent has not asked for its file yet)
     agent.signal(Signal::SIGCONT)?;
+    ensure!(lease.line(SOON)? == "asked");
     others_are_served()?;
     agent.stop()?;
     lease.signal(Signal::SIGKILL)?;

@@ -75,7 +75,8 @@ fn starts_without_number() -> Result<()> {
     let slow = "exec ./slow --env TOKEN --file TOKEN";
     folder.program("outer.sh", format!("#!/bin/sh\n{slow}\n"))?;
     let config = Config::token_for("slow").and_seal("outer.sh");
-    let mut agent = Agent::run(&config.value("TOKEN", "hunter2"))?;
+    let config = config.value("TOKEN", "hunter2").policy("holdTimeout", "3m");
+    let mut agent = Agent::run(&config)?;
     let _patience = leases_last()?;
     // (text: for anything else the kernel looks for a module that knows it)
     let no_program = folder.program("no/slow", "no program\n")?;
