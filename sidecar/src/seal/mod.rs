@@ -126,6 +126,8 @@ struct Work {
     waiting: Vec<Waiting>,
     /// Nothing waits any more.
     is_ending: bool,
+    /// Records taken since the ring was last empty.
+    taken_in_a_row: usize,
     dropped: u64,
 }
 

@@ -100,6 +100,7 @@ impl Sealer {
             orders,
             waiting: Vec::new(),
             is_ending: false,
+            taken_in_a_row: 0,
         };
         // what an agent before us sealed, and what it left held
         work.adopt();
@@ -172,16 +173,15 @@ impl Work {
     /// Takes what the kernel side tells, and serves those that stand. Whoever comes is attached to first: until then it keeps
     /// a processor busy.
     fn receive(&mut self, ring: &mut Ring) {
-        let mut taken = 0;
+        let mut is_empty = false;
         for _ in 0..SERVED_AT_ONCE {
+            let mut taken = 0;
             for record in std::iter::from_fn(|| ring.next()).take(RECORDS_AT_ONCE) {
                 self.take(record);
                 taken += 1;
-                // Whoever floods us must not make us collect without end.
-                if taken % Ring::LEAST_OF_A_FULL == 0 {
-                    self.journal.flush();
-                }
             }
+            self.taken_in_a_row += taken;
+            is_empty = taken < RECORDS_AT_ONCE;
             self.look_at_coming();
             if !self.arrivals.is_any_standing() {
                 break;
@@ -189,8 +189,11 @@ impl Work {
             self.serve_next();
         }
         // A ring that was full gives at least so many; in between, nothing was lost.
-        if taken >= Ring::LEAST_OF_A_FULL {
+        if self.taken_in_a_row >= Ring::LEAST_OF_A_FULL {
             self.notice_losses();
+            self.taken_in_a_row = 0;
+        } else if is_empty {
+            self.taken_in_a_row = 0;
         }
         self.journal.flush();
     }
