@@ -658,8 +658,9 @@ fn write(
     let file = openat(dir, name, flags | OFlags::NOFOLLOW, Mode::RUSR)
         .map_err(step("create a secret file"))?;
     let (uid, gid) = (Uid::from_raw(access.uid), Gid::from_raw(access.gid));
-    fchown(&file, Some(uid), Some(gid))
-        .and_then(|()| fchmod(&file, Mode::from_raw_mode(access.mode)))
+    // In this order: of another's file only CAP_FOWNER sets the mode, which no agent needs.
+    fchmod(&file, Mode::from_raw_mode(access.mode))
+        .and_then(|()| fchown(&file, Some(uid), Some(gid)))
         .map_err(step("give a secret file to the program's user"))?;
     match fsetxattr(
         &file,

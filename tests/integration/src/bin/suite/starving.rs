@@ -47,9 +47,9 @@ pub fn register(registry: Registry) -> Registry {
             three_thousand_at_once,
         )
         .slow_test(
-            "starving::ten_thousand_programs",
+            "starving::a_crowd_that_lives",
             Duration::from_mins(45),
-            ten_thousand_programs,
+            a_crowd_that_lives,
         )
 }
 
@@ -458,8 +458,8 @@ fn three_thousand_at_once() -> Result<()> {
     })
 }
 
-fn ten_thousand_programs() -> Result<()> {
+fn a_crowd_that_lives() -> Result<()> {
     let count = env::var("KERNELSEAL_CROWD").ok();
-    let count = count.map_or(Ok(10_000), |count| count.parse())?;
+    let count = count.map_or(Ok(1_000), |count| count.parse())?;
     many(count, 1024, 4096)
 }
