@@ -11,6 +11,7 @@
 #   make guest-pods K=6.12 F=rotat       pods on a containerd, from our own manifests: the tests cri::
 #   make guest-docker K=6.12             the README's `docker run`, word for word, on Docker's own engine: the tests docker::
 #   make guest-kubelet K=6.12            pods under a real kubelet and API server (KUBEBUILDER_ASSETS): the tests kubelet::
+#   make guest-without-lsm   a guest that was booted without bpf among its security modules: the agent refuses to start
 #   make guest-image   builds the Dockerfile, without docker and registry, and runs the image in such a pod
 #   make guest-test ARCH=arm64 K=6.12 F=attack   the same on arm64, compiled and emulated here; `make build ARCH=arm64`, too
 #   make test-matrix   the kernel tests on every kernel
@@ -92,7 +93,7 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-without-lsm guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(AGENT_BUILD)
@@ -122,7 +123,7 @@ deps-fuzz:
 test: kubelet-there deps-tests
 	@.ci/install image
 	$(MAKE) --no-print-directory -j2 --output-sync=recurse tests-build guests-fetch
-	$(TWO_AT_A_TIME) test-here guest-image $(filter-out guest-docker,$(GUESTS)) soak-test guest-docker
+	$(TWO_AT_A_TIME) test-here guest-image $(filter-out guest-docker,$(GUESTS)) soak-test guest-docker guest-without-lsm
 
 tests-build: only-here deps-tests
 	$(if $(TOGETHER),,$(AGENT_BUILD))
