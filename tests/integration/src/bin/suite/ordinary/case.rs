@@ -147,7 +147,7 @@ impl Machine {
                 && sealed.iter().any(|pid| event["pid"] == *pid)
         };
         let mut events = self.agent.events(settle)?.to_vec();
-        events.retain(|event| !is_start(event));
+        events.retain(|event| !is_start(event) && event["type"] != "AGENT");
         Ok(events)
     }
 
