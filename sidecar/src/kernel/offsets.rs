@@ -188,32 +188,24 @@ impl Types {
     /// Whether `sched_process_exit` comes before the memory is given up: it was moved there by the
     /// change that gave it a second argument, `group_dead` (6.16).
     fn exit_keeps_memory(&self) -> Result<bool, Error> {
-        const PROTOTYPE: &str = "btf_trace_sched_process_exit";
         // The tracepoint's own arguments follow one for its data.
-        const ARGUMENTS_BEFORE: usize = 2;
-        let parameters = self
-            .of(PROTOTYPE)
-            .find_map(|found| self.parameters(&found))
-            .ok_or_else(|| Error::Btf {
-                what: PROTOTYPE.into(),
-                cause: "this kernel's BTF has no such prototype".into(),
-            })?;
-        Ok(parameters > ARGUMENTS_BEFORE)
+        Ok(self.parameters_of("btf_trace_sched_process_exit")? > 2)
     }
 
     /// Whether `inode_setattr` is told of the mount's mapping of users first: the change that did so gave it a third
     /// argument (6.9).
     fn setattr_has_idmap(&self) -> Result<bool, Error> {
-        const FUNCTION: &str = "bpf_lsm_inode_setattr";
-        const ARGUMENTS_BEFORE: usize = 2;
-        let parameters = self
-            .of(FUNCTION)
+        Ok(self.parameters_of("bpf_lsm_inode_setattr")? > 2)
+    }
+
+    /// How many parameters the function, or tracepoint's prototype, of that name has.
+    fn parameters_of(&self, name: &str) -> Result<usize, Error> {
+        self.of(name)
             .find_map(|found| self.parameters(&found))
             .ok_or_else(|| Error::Btf {
-                what: FUNCTION.into(),
+                what: name.into(),
                 cause: "this kernel's BTF has no such function".into(),
-            })?;
-        Ok(parameters > ARGUMENTS_BEFORE)
+            })
     }
 
     /// How many parameters the function has that a type leads to.
