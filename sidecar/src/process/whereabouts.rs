@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    io::Errno,
+};
 
 use super::{
     Process, TICK_NS,
@@ -201,21 +204,23 @@ impl Whereabouts {
         match self.paths.get(&cgroup) {
             Some(path) => {
                 let path = path.clone();
-                self.of_path(path, Process::new(pid), cgroup).ok()
+                Some(self.of_path(path, Process::new(pid), cgroup))
             }
             // (version 1; in the root, or too deep)
             None => self.of_process(pid, started_ns),
         }
     }
 
-    fn of_path(&mut self, path: PathBuf, process: Process, cgroup: u64) -> io::Result<Arc<Place>> {
+    fn of_path(&mut self, path: PathBuf, process: Process, cgroup: u64) -> Arc<Place> {
         if let Some(place) = self.places.get(&cgroup).and_then(Found::for_now) {
-            return Ok(place);
+            return place;
         }
-        let (place, is_certain) = self.place_at(Cgroup::unified(path), process)?;
+        // A name that could not be looked up takes no container from an event; it is asked for again.
+        let name = |id: &Id| self.name_of(process, id).unwrap_or_default();
+        let (place, is_certain) = self.place(Cgroup::unified(path), name);
         let place = Arc::new(place);
         remember(&mut self.places, cgroup, Found::new(&place, is_certain));
-        Ok(place)
+        place
     }
 
     fn of_process(&mut self, pid: u32, started_ns: u64) -> Option<Arc<Place>> {
@@ -259,24 +264,27 @@ impl Whereabouts {
     /// With whether there is nothing more to find out.
     fn look_up(&self, process: Process) -> io::Result<(Place, bool)> {
         let found = process.cgroup()?.absolute(&self.root);
-        self.place_at(found, process)
+        let mut trouble = None;
+        let place = self.place(found, |id| {
+            self.name_of(process, id).unwrap_or_else(|e| {
+                trouble = Some(e);
+                None
+            })
+        });
+        trouble.map_or(Ok(place), Err)
     }
 
-    /// The same of a process in that control group.
-    fn place_at(&self, found: Cgroup, process: Process) -> io::Result<(Place, bool)> {
+    /// The same of that control group, whose container's name is asked for if there may be one.
+    fn place(&self, found: Cgroup, name: impl FnOnce(&Id) -> Option<String>) -> (Place, bool) {
         let Some(id) = found.container(&self.own) else {
             let place = Place {
                 cgroup: found.path,
                 ..Place::default()
             };
-            return Ok((place, true));
+            return (place, true);
         };
         let is_strange = self.is_strange(&id);
-        let name = if is_strange {
-            None
-        } else {
-            self.name_of(process, &id)?
-        };
+        let name = if is_strange { None } else { name(&id) };
         let is_named = name.is_some() || is_strange || self.ours.is_none();
         let (pod, is_known) = self.pod_of(&id, is_strange);
         let is_certain = is_named && is_known;
@@ -292,7 +300,7 @@ impl Whereabouts {
             pod: id.pod,
             trouble: None,
         };
-        Ok((place, is_certain))
+        (place, is_certain)
     }
 
     /// The pod of a container, and whether there is no more to know of it.
@@ -413,7 +421,14 @@ impl Seen {
     /// The first of what the kubelet mounted there that is wanted.
     fn find_mounted(&self, is_wanted: impl Fn(&Mounted) -> bool) -> io::Result<Option<Mounted>> {
         let mut found = None;
-        let mountinfo = self.file("mountinfo")?;
+        let mountinfo = self.file("mountinfo").map_err(|e| {
+            // of a process that is ending: it has no namespaces any more (`mounts_open_common` in fs/proc_namespace.c)
+            if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) {
+                Errno::SRCH.into()
+            } else {
+                e
+            }
+        })?;
         let read = lines::each_line(mountinfo, LONGEST_MOUNTINFO, |line| {
             found = Mounted::all(line).find(&is_wanted);
             match found {
@@ -432,6 +447,25 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_of_a_process_that_has_ended_are_gone() {
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        // (a zombie: its number and its folder stay)
+        waitid(
+            WaitId::Pid(pid),
+            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+        )
+        .unwrap();
+        let found = Seen::open(child.id()).unwrap().find_mounted(|_| true);
+        child.wait().unwrap();
+        let Err(e) = found else {
+            panic!("a zombie has mounts");
+        };
+        assert!(super::super::is_gone(&e), "{e}");
+    }
 
     #[test]
     fn we_live_somewhere() {
