@@ -14,6 +14,10 @@ config=$3
 refused="Operation not permitted" # what EPERM reads as; LC_ALL=C below
 pace=${DEMO_PACE:-0.3}
 work=$(mktemp -d "${TMPDIR:-/tmp}/kernelseal-demo.XXXXXX")
+# as programs are installed: where root alone may write
+mkdir -p /opt
+installed=$(mktemp -d /opt/kernelseal-demo.XXXXXX)
+cp "$programs/demo-app" "$installed/"
 events=$work/events
 agent='' app=''
 faults=0
@@ -31,7 +35,7 @@ end() {
     wait
     # what the demo loaded into the kernel goes with it
     [ -n "$was_loaded" ] || "$kernelseal" cleanup >/dev/null 2>&1
-    rm -rf "$work"
+    rm -rf "$work" "$installed"
 }
 was_loaded=$(ls -d /sys/fs/bpf/kernelseal/v* 2>/dev/null)
 trap end EXIT
@@ -56,7 +60,7 @@ agent_is_up_or_gone() { "$kernelseal" status 2>/dev/null | grep -q enforce || ! 
 start_app() {
     # (what one before it said is not what it says)
     : >"$work/said"
-    setsid "$programs/demo-app" >"$work/said" 2>&1 </dev/null &
+    setsid "$installed/demo-app" >"$work/said" 2>&1 </dev/null &
     app=$!
     await 100 grep -q demo-app: "$work/said"
 }
@@ -136,7 +140,20 @@ attempt "secret file" "cat $file" cat "$file"
 attempt "secret file" "cat /proc/$app/root$file" cat "/proc/$app/root$file"
 attempt mem "cat /proc/$agent/mem    (the agent itself)" cat "/proc/$agent/mem"
 
-tell "5. What the agent reported, one JSON object a line:"
+tell "5. Somebody copies a program to where anybody may, under the right name, and starts that."
+cp "$programs/demo-app" "$work/demo-app"
+printf '   # cp .../demo-app %s; %s\n' "$work" "$work/demo-app"
+# (a copy that had the password would say so, and stay)
+sh -c "$work/demo-app" >"$work/copy" 2>&1 </dev/null &
+copy=$!
+await 100 has REFUSED 1 || fault "no REFUSED event"
+kill "$copy" 2>/dev/null
+wait "$copy" 2>/dev/null
+if grep -q "$password" "$work/copy"; then fault "the copy has the password"; fi
+echo "   It did not start. The agent says why:"
+grep '"type":"REFUSED"' "$events" | field reason | show
+
+tell "6. What the agent reported, one JSON object a line:"
 grep '"type":"SEALED"' "$events" | show
 grep '"type":"BLOCKED"' "$events" | head -n 1 | show
 echo "   ... and so on. All BLOCKED events:"
@@ -155,7 +172,7 @@ echo
 if [ "$faults" -eq 0 ]; then
     printf "${bold}VERDICT: SEALED.$plain"
     echo " The program had its password in its environment and in its file;"
-    echo "root tried $attempts ways, was refused $attempts times with \"$refused\", and was reported $blocked times."
+    echo "a copy under its name did not start; root tried $attempts ways, was refused $attempts times with \"$refused\", and was reported $blocked times."
     exit 0
 fi
 printf "${bold}VERDICT: FAILED.$plain %s\n" "$faults of the things above are not as they should be (marked !!)."

@@ -27,6 +27,8 @@ pub const SEALED_FOR_NEWBORN: u32 = 512;
 pub const MAX_HELD: usize = 4_096;
 /// Mounted secret directories (one per process that was given files), on one node.
 pub const MAX_VAULTS: usize = 16_384;
+/// File systems like those of containers' images that were mounted from below a scope, on one node.
+pub const MAX_FOREIGN: usize = 8_192;
 /// Slots of the memory of file systems that have nothing to guard; a power of two.
 pub const PLAIN_SLOTS: usize = 4_096;
 /// Slots of the memory of execs that the first hook has seen; a power of two.
@@ -121,6 +123,8 @@ pub struct Offsets {
     pub cred_uid: u32,
     /// `cred.egid`
     pub cred_egid: u32,
+    /// `cred.user_ns`
+    pub cred_user_ns: u32,
     /// `linux_binprm.filename`
     pub bprm_filename: u32,
     /// `linux_binprm.interp`
@@ -135,20 +139,32 @@ pub struct Offsets {
     pub file_mode: u32,
     /// `file.f_path.dentry`
     pub file_dentry: u32,
+    /// `file.f_path.mnt`
+    pub file_mount: u32,
     /// `inode.i_sb`
     pub inode_sb: u32,
     /// `inode.i_ino`
     pub inode_ino: u32,
     /// `inode.i_writecount`
     pub inode_writers: u32,
+    /// Bytes of a `struct inode`.
+    pub inode_size: u32,
     /// `super_block.s_magic`
     pub sb_magic: u32,
     /// `super_block.s_dev`
     pub sb_dev: u32,
+    /// `super_block.s_user_ns`
+    pub sb_user_ns: u32,
     /// `path.dentry`
     pub path_dentry: u32,
     /// `vfsmount.mnt_sb`
     pub vfsmount_sb: u32,
+    /// `mount.mnt`: what a path has of its mount
+    pub mount_mnt: u32,
+    /// `mount.mnt_ns`
+    pub mount_ns: u32,
+    /// `mnt_namespace.ns.inum`
+    pub mntns_inum: u32,
     /// `dentry.d_sb`
     pub dentry_sb: u32,
     /// `dentry.d_inode`: none where nothing has that name

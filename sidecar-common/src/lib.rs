@@ -16,6 +16,7 @@ pub mod name;
 pub mod network;
 pub mod policy;
 pub mod proof;
+pub mod provenance;
 pub mod syscall;
 
 #[cfg(feature = "user")]

@@ -627,12 +627,6 @@ pub fn is_executed(ctx: *mut c_void) -> u32 {
     let Some(wanted) = (unsafe { SCRIPTS.get(seal) }) else {
         return 0;
     };
-    let table = follow(
-        follow(kernel::current(), off!(task_files)),
-        off!(files_table),
-    );
-    let files = follow(table, off!(table_files));
-    let file = follow(files, number as usize * size_of::<Ptr>());
-    let inode = follow(file, off!(file_inode)) as u64;
+    let inode = follow(kernel::own_file(number), off!(file_inode)) as u64;
     u32::from(inode != 0 && inode == *wanted)
 }

@@ -192,6 +192,15 @@ pub fn start_of(task: Ptr) -> u64 {
     read(follow(task, off!(task_leader)), off!(task_start))
 }
 
+/// What a descriptor of the running process leads to; while it is open that stays where it is. Null for none.
+#[inline(always)]
+#[must_use]
+pub fn own_file(descriptor: u32) -> Ptr {
+    let table = follow(follow(current(), off!(task_files)), off!(files_table));
+    let files = follow(table, off!(table_files));
+    follow(files, descriptor as usize * size_of::<Ptr>())
+}
+
 /// Atomically adds to a counter in a map.
 ///
 /// # Safety

@@ -19,6 +19,7 @@ mod exec;
 mod guard;
 mod lineage;
 mod names;
+mod provenance;
 mod report;
 mod ring;
 mod sealed;

@@ -16,7 +16,7 @@ use sidecar_common::{
 use super::{Own, Reach, decide, plain, procfs::short_name};
 use crate::{
     kernel::{self, Ptr, load},
-    sealed,
+    provenance, sealed,
 };
 
 #[btf_map]
@@ -31,7 +31,10 @@ static MOUNTING: HashMap<ScopeId, u64, MAX_SCOPES, { BPF_F_NO_PREALLOC as usize 
 pub fn sb_kern_mount(ctx: LsmContext) -> i32 {
     let sb: Ptr = ctx.arg(0);
     let Some(actor) = sealed::current().filter(|actor| actor.flags & SEALED_AGENT != 0) else {
-        return 0;
+        if provenance::mounted(kernel::untyped(sb as u64)) {
+            return 0;
+        }
+        return kernel::eperm();
     };
     // SAFETY: copied at once. Nobody carries 0.
     let seal = unsafe { MOUNTING.get(actor.scope) }.copied().unwrap_or(0);
@@ -87,5 +90,6 @@ pub fn sb_free_security(ctx: LsmContext) -> i32 {
     let sb: Ptr = ctx.arg(0);
     plain::forget(sb);
     let _ = VAULTS.remove(kernel::untyped(sb as u64));
+    provenance::unmounted(kernel::untyped(sb as u64));
     0
 }

@@ -46,6 +46,9 @@ pub struct Selector {
     /// SHA-256 digest of the executed file, 64 hexadecimal digits.
     #[schemars(regex(pattern = "^[0-9a-fA-F]{64}$"))]
     pub sha256: Option<String>,
+    /// Where the program must come from. Without it: `any` where `sha256` and an absolute path are given; else `image` in a
+    /// container, and `system` outside of one.
+    pub provenance: Option<Provenance>,
     /// Name of the container.
     #[schemars(length(min = 1))]
     pub container: Option<String>,
@@ -65,7 +68,40 @@ pub struct Selector {
     pub at: Position,
 }
 
+/// Where a program comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provenance {
+    /// From anywhere.
+    Any,
+    /// It, and each folder above it, is root's, and nobody else may write them.
+    System,
+    /// From the image of its container, unchanged.
+    Image,
+}
+
+impl Provenance {
+    /// By what a configuration has for them.
+    pub(super) const NAMES: [(&str, Self); 3] = [
+        ("any", Self::Any),
+        ("system", Self::System),
+        ("image", Self::Image),
+    ];
+}
+
 impl Selector {
+    /// Where the program must come from, given whether it lives in a container.
+    #[must_use]
+    pub fn provenance_in(&self, is_in_container: bool) -> Provenance {
+        let is_told_by_content = self.sha256.is_some() && self.binary.starts_with('/');
+        self.provenance.unwrap_or(if is_told_by_content {
+            Provenance::Any
+        } else if is_in_container {
+            Provenance::Image
+        } else {
+            Provenance::System
+        })
+    }
+
     /// The last component of `binary`: the name the kernel side filters by.
     #[must_use]
     pub fn basename(&self) -> &str {

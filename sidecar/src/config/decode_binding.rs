@@ -6,8 +6,8 @@ use secrecy::SecretString;
 
 use super::{
     binding::{
-        Binding, Delivery, FileAccess, FileMode, FileRef, OnRotate, RotateSignal, SecretKeyRef,
-        SecretRef, Selector, Source, VaultRef,
+        Binding, Delivery, FileAccess, FileMode, FileRef, OnRotate, Provenance, RotateSignal,
+        SecretKeyRef, SecretRef, Selector, Source, VaultRef,
     },
     decode::absolute_path,
     fields::{Fields, Report, quoted},
@@ -81,6 +81,12 @@ fn selector(report: &mut Report, node: &Node) -> Option<Selector> {
     let fields = Fields::open(report, node, &keys::SELECTOR)?;
     let binary = required(report, &fields, "binary", validate::binary);
     let sha256 = optional(report, &fields, "sha256", validate::sha256);
+    let provenance = match fields.get("provenance") {
+        Some(node) => report
+            .choice(node, "provenance", &Provenance::NAMES)
+            .map(Some),
+        None => Some(None),
+    };
     let container = optional(report, &fields, "container", validate::word);
     let namespace = optional(report, &fields, "namespace", validate::namespace);
     let labels = fields
@@ -95,6 +101,7 @@ fn selector(report: &mut Report, node: &Node) -> Option<Selector> {
         binary: binary?,
         // Digests are compared as text.
         sha256: sha256.ok()?.map(|digest| digest.to_ascii_lowercase()),
+        provenance: provenance?,
         container: container.ok()?,
         namespace: namespace.ok()?,
         labels: labels?,

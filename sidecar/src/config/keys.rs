@@ -114,6 +114,7 @@ pub(super) static SELECTOR: Level = Level::new(
     &[
         "binary",
         "sha256",
+        "provenance",
         "container",
         "namespace",
         "labels",

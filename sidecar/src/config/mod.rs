@@ -39,8 +39,8 @@ use secrecy::zeroize::Zeroizing;
 pub(crate) use self::yaml::explain as yaml_syntax;
 pub use self::{
     binding::{
-        Binding, FileAccess, OnRotate, RotateSignal, SecretKeyRef, SecretRef, Selector, Source,
-        VaultRef,
+        Binding, FileAccess, OnRotate, Provenance, RotateSignal, SecretKeyRef, SecretRef, Selector,
+        Source, VaultRef,
     },
     error::{ConfigError, ConfigErrors, Position},
     model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy},

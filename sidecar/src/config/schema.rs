@@ -12,7 +12,7 @@ use schemars::{
 use serde_json::Value;
 
 use super::{
-    binding::{Delivery, FileMode, FileRef, OnRotate, RotateSignal},
+    binding::{Delivery, FileMode, FileRef, OnRotate, Provenance, RotateSignal},
     model::Config,
 };
 use serde::{Serialize, Serializer, ser::SerializeSeq};
@@ -82,22 +82,28 @@ impl JsonSchema for Delivery {
     }
 }
 
-impl Serialize for FileMode {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let name = Self::NAMES.iter().find(|(_, other)| other == self);
-        to.serialize_str(name.map_or("", |(name, _)| name))
-    }
-}
+/// What is one of some words.
+macro_rules! words {
+    ($($kind:ident),+) => {$(
+        impl Serialize for $kind {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                let name = Self::NAMES.iter().find(|(_, other)| other == self);
+                to.serialize_str(name.map_or("", |(name, _)| name))
+            }
+        }
 
-impl JsonSchema for FileMode {
-    fn schema_name() -> Cow<'static, str> {
-        "FileMode".into()
-    }
+        impl JsonSchema for $kind {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($kind).into()
+            }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "enum": Self::NAMES.map(|(name, _)| name)})
-    }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({"type": "string", "enum": Self::NAMES.map(|(name, _)| name)})
+            }
+        }
+    )+};
 }
+words!(FileMode, Provenance);
 
 impl Serialize for OnRotate {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

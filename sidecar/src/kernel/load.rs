@@ -73,9 +73,11 @@ pub(super) const OWN_CGROUP: &str = "own_cgroup";
 pub(super) const SETTLE: &str = "settle";
 /// Tells whether a descriptor of its caller's is the script that was executed.
 pub(super) const IS_EXECUTED: &str = "is_executed";
+/// Tells where a file comes from that a descriptor of its caller's leads to.
+pub(super) const PROVENANCE: &str = "provenance";
 const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
 /// What an agent runs itself, and is pinned for that.
-pub(super) const PINNED_PROGRAMS: &[&str] = &[ENLIST, OWN_CGROUP, SETTLE, IS_EXECUTED];
+pub(super) const PINNED_PROGRAMS: &[&str] = &[ENLIST, OWN_CGROUP, SETTLE, IS_EXECUTED, PROVENANCE];
 /// What agents open.
 pub(super) const MAPS: &[&str] = &[
     "SCOPE_LEASES",
@@ -122,7 +124,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
             cause: chain(&e),
         })?;
 
-    for name in [ENLIST, OWN_CGROUP, SETTLE, IS_EXECUTED, FIND_SYSCALL_SLOT] {
+    for name in PINNED_PROGRAMS.iter().copied().chain([FIND_SYSCALL_SLOT]) {
         program::<RawTracePoint>(&mut ebpf, name)?
             .load()
             .map_err(failed(name))?;

@@ -211,6 +211,18 @@ impl Maps {
         Ok(ask::run(load::IS_EXECUTED, &[number.into(), seal])? == 1)
     }
 
+    /// Where a file of ours comes from (`sidecar_common::provenance`), of a process with that root, in the mount namespace of
+    /// that number.
+    pub(crate) fn provenance(
+        file: BorrowedFd<'_>,
+        root: BorrowedFd<'_>,
+        namespace: u32,
+    ) -> Result<u32, Error> {
+        let number = |fd: BorrowedFd<'_>| u64::from(fd.as_raw_fd().cast_unsigned());
+        let arguments = [number(file), number(root), namespace.into()];
+        ask::run(load::PROVENANCE, &arguments)
+    }
+
     /// Takes the seal off a process that is let go without secrets. One that it had before is its again: what it was
     /// given then may be in its environment.
     pub(crate) fn unseal(&mut self, tgid: u32, held: &Held) {

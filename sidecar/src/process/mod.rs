@@ -3,6 +3,7 @@
 mod cgroup;
 mod kubelet;
 pub(crate) mod lines;
+mod origin;
 mod pods;
 pub(crate) mod text;
 mod version;
@@ -25,6 +26,7 @@ use rustix::{
 use sha2::{Digest as _, Sha256};
 
 use self::cgroup::Cgroup;
+pub(crate) use self::origin::{Entry, Root};
 pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::text::Interpreter;
 pub(crate) use self::version::Version;
@@ -51,7 +53,8 @@ pub(crate) struct Script<'a> {
 }
 
 impl Script<'_> {
-    fn is(self, file: impl AsFd) -> io::Result<bool> {
+    /// Whether an open file is this script.
+    pub(crate) fn is(self, file: impl AsFd) -> io::Result<bool> {
         Ok(file_id(&file)? == self.id || (self.is_executed)(file.as_fd()))
     }
 }

@@ -6,11 +6,12 @@ use sidecar_common::policy::{HELD_SCRIPT, HELD_WRITABLE};
 
 use super::{
     digests::{Known, Target},
+    provenance,
     stack::Stack,
     verify::{Evidence, Refusal},
 };
 use crate::{
-    config::Binding,
+    config::{Binding, Provenance},
     limits,
     process::{Content, FileId, Interpreter, Script},
 };
@@ -29,7 +30,10 @@ pub(super) fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(
     let named = Some(Path::new(&selector.binary)).filter(|path| path.is_absolute());
     if let Some(named) = named {
         is_at(named, asked_for, binding, evidence)?;
-    } else if selector.sha256.is_none() {
+    }
+    let wanted = provenance::wanted(binding, evidence);
+    provenance::check(wanted, asked_for, binding, evidence)?;
+    if named.is_none() && selector.sha256.is_none() && wanted == Provenance::Any {
         return Ok(()); // a name is only a name
     }
     let Some(script) = asked_for else {

@@ -12,6 +12,7 @@ mod genuine;
 mod held;
 mod mountinfo;
 mod orders;
+mod provenance;
 mod refuse;
 mod registers;
 mod report;
@@ -27,7 +28,8 @@ mod watchdog;
 use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
-    os::fd::BorrowedFd,
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
     sync::Arc,
     time::Instant,
 };
@@ -242,6 +244,9 @@ impl Work {
             may_count: task.is_some() && self.is_time_left(held),
             stack: stack.as_ref(),
             is_executed: &|file| is_executed(file, held.seal),
+            ask: &|file, root| {
+                Maps::provenance(file, root.as_fd(), root.namespace).map_err(io::Error::other)
+            },
             digests: &self.digests,
         };
         verify(&evidence, config.secrets.iter())

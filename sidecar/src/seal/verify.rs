@@ -8,7 +8,7 @@ use std::{cell::RefCell, io, os::fd::BorrowedFd};
 
 use sidecar_common::policy::{HELD_TRACED, Held};
 
-use super::{digests::Digests, genuine::is_genuine, stack::Stack};
+use super::{digests::Digests, genuine::is_genuine, provenance::Ask, stack::Stack};
 use crate::{
     config::{Binding, Selector},
     limits,
@@ -70,6 +70,20 @@ pub(crate) enum Refusal {
     OtherInterpreter {
         /// What runs.
         executed: String,
+    },
+    /// It, or what gives it its name, comes from elsewhere.
+    #[error(
+        "{what}: {why}, and binding {binding} is for {} (selector.provenance: {wanted}). Start the one that is, or give the binding an absolute path and sha256, or `provenance: any`", if *wanted == "image" { "what is in the image" } else { "programs that root alone can change" }
+    )]
+    Provenance {
+        /// The file, or the link.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+        /// What the binding wants.
+        wanted: &'static str,
+        /// Whose.
+        binding: String,
     },
     /// Its control group tells nothing.
     #[error(
@@ -142,6 +156,8 @@ pub(crate) struct Evidence<'a> {
     /// Whether an open file is the script that the kernel was asked for: the same inode, where its numbers are not what
     /// `stat` tells.
     pub(crate) is_executed: &'a dyn Fn(BorrowedFd<'_>) -> bool,
+    /// Asks the kernel side where a file comes from.
+    pub(super) ask: &'a Ask,
     /// Whether there is time to read its file.
     pub(crate) may_count: bool,
     /// What is counted of files.
@@ -339,7 +355,7 @@ mod tests {
             .iter()
             .enumerate()
             .map(|(at, selector)| {
-                format!("  - {{name: b{at}, selector: {{binary: a, {selector}}}, secretRefs: [{{name: X{at}, source: {{value: x}}}}]}}\n")
+                format!("  - {{name: b{at}, selector: {{binary: a, provenance: any, {selector}}}, secretRefs: [{{name: X{at}, source: {{value: x}}}}]}}\n")
             })
             .collect();
         let text = format!("version: v1\nsecrets:\n{}", bindings.concat());
@@ -354,6 +370,7 @@ mod tests {
             may_wait,
             stack: None,
             is_executed: &|_| false,
+            ask: &|_, _| Err(io::ErrorKind::Unsupported.into()),
             may_count: false,
             digests: &Digests::new(Orders::new().unwrap()).into(),
         };

@@ -39,7 +39,8 @@ impl Config {
         let name = format!("binding-{}", self.bindings.len());
         self.bindings.push(json!({
             "name": name,
-            "selector": {"binary": binary},
+            // (tests put their programs where they like)
+            "selector": {"binary": binary, "provenance": "any"},
             "secretRefs": [],
         }));
         self
@@ -49,6 +50,15 @@ impl Config {
     #[must_use]
     pub fn selector(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.binding()["selector"][key] = value.into();
+        self
+    }
+
+    /// Without a field of the selector.
+    #[must_use]
+    pub fn without(mut self, key: &str) -> Self {
+        if let Some(selector) = self.binding()["selector"].as_object_mut() {
+            selector.remove(key);
+        }
         self
     }
 

@@ -12,6 +12,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{chdir, chroot};
+use serde::{Deserialize, Serialize};
 
 use crate::pod::Place;
 
@@ -26,6 +28,8 @@ const LAST_WORDS: &str = "/termination-log";
 #[derive(Debug)]
 pub struct Container {
     cgroup: PathBuf,
+    /// What its runtime gives it as its root; without, the machine's.
+    root: Option<PathBuf>,
     last_words: PathBuf,
     /// Its id, 64 hexadecimal digits.
     pub id: String,
@@ -46,9 +50,17 @@ impl Container {
         fs::write(LAST_WORDS, "")?;
         Ok(Self {
             cgroup,
+            root: None,
             last_words,
             id,
         })
+    }
+
+    /// The same with a root of its own, which is mounted there.
+    #[must_use]
+    pub fn rooted(mut self, root: &Path) -> Self {
+        self.root = Some(root.to_owned());
+        self
     }
 
     /// Its control group, from the machine's root.
@@ -59,14 +71,84 @@ impl Container {
 
     /// A command that its runtime starts in it, a pod's process.
     pub fn command(&self, pod: &Place, program: impl AsRef<OsStr>) -> Result<Command> {
+        self.command_after(pod, &[], program)
+    }
+
+    /// The same, after somebody in it has done these things.
+    pub fn command_after(
+        &self,
+        pod: &Place,
+        deeds: &[Deed<'_>],
+        program: impl AsRef<OsStr>,
+    ) -> Result<Command> {
         let mut command = pod.command(env::current_exe()?)?;
+        let root = self.root.as_deref().unwrap_or(Path::new("/"));
         command
             .arg(ENTER)
             .arg(&self.cgroup)
             .arg(&self.last_words)
+            .arg(root)
+            .arg(serde_json::to_string(deeds)?)
             .arg(program);
         Ok(command)
     }
+}
+
+/// What somebody who has all capabilities does in a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Deed<'a> {
+    /// Mounts a file system of that kind, there, with these options.
+    Mount(&'a str, &'a Path, &'a str),
+    /// Mounts what is at one place at another.
+    Bind(&'a Path, &'a Path),
+    /// Copies a file.
+    Copy(&'a Path, &'a Path),
+    /// Makes a folder the root of its mount namespace.
+    Pivot(&'a Path),
+    /// Makes a folder its own root.
+    Chroot(&'a Path),
+}
+
+impl Deed<'_> {
+    fn do_it(&self) -> Result<()> {
+        match self {
+            Self::Mount(kind, at, options) => {
+                mount(
+                    Some(*kind),
+                    *at,
+                    Some(*kind),
+                    MsFlags::empty(),
+                    Some(*options),
+                )?;
+            }
+            Self::Bind(from, to) => {
+                mount(
+                    Some(*from),
+                    *to,
+                    None::<&str>,
+                    MsFlags::MS_BIND,
+                    None::<&str>,
+                )?;
+            }
+            Self::Copy(from, to) => {
+                fs::copy(from, to)?;
+            }
+            Self::Pivot(folder) => make_root(folder)?,
+            Self::Chroot(folder) => {
+                chroot(*folder)?;
+                chdir("/")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As a runtime does where there is nothing to pivot: the machine's root is its first file system.
+fn make_root(folder: &Path) -> Result<()> {
+    chdir(folder)?;
+    mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+    chroot(".")?;
+    Ok(chdir("/")?)
 }
 
 /// Enters a container, when that is what this process is for.
@@ -84,7 +166,7 @@ pub fn intercept() -> Option<ExitCode> {
 }
 
 fn enter(arguments: &[OsString]) -> Result<Infallible> {
-    let [cgroup, last_words, program, rest @ ..] = arguments else {
+    let [cgroup, last_words, root, deeds, program, rest @ ..] = arguments else {
         anyhow::bail!("it lacks arguments");
     };
     let cgroup = Path::new(CGROUPS).join(Path::new(cgroup).strip_prefix("/")?);
@@ -93,14 +175,22 @@ fn enter(arguments: &[OsString]) -> Result<Infallible> {
     let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
     let source = Some(Path::new(last_words));
+    let root = Path::new(root);
     mount(
         source,
-        LAST_WORDS,
+        &root.join(LAST_WORDS.trim_start_matches('/')),
         None::<&str>,
         MsFlags::MS_BIND,
         None::<&str>,
     )
     .context("cannot mount its last words")?;
+    if root != Path::new("/") {
+        make_root(root).context("cannot take its root")?;
+    }
+    let deeds = deeds.to_str().context("deeds that are no text")?;
+    for deed in serde_json::from_str::<Vec<Deed<'_>>>(deeds)? {
+        deed.do_it().with_context(|| format!("{deed:?}"))?;
+    }
     let error = Command::new(program).args(rest).exec();
     Err(error).with_context(|| program.to_string_lossy().into_owned())
 }

@@ -1,8 +1,8 @@
 //! The guest's first process: makes the machine usable, runs the one command, reports how it ended.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -100,6 +100,10 @@ fn run(ports: &mut Ports, warnings: &mut Vec<String>) -> Result<Report> {
 /// Mounts what every Linux machine has; gives the complaints.
 fn mount_all() -> Vec<String> {
     let mut complaints = Vec::new();
+    // (the kernel makes its first file system one that everybody writes)
+    if let Err(error) = fs::set_permissions("/", Permissions::from_mode(0o755)) {
+        complaints.push(format!("cannot set the root's mode: {error}"));
+    }
     for (kind, place, options) in MOUNTS {
         let result = fs::create_dir_all(place)
             .map_err(anyhow::Error::from)

@@ -222,7 +222,7 @@ impl Drop for Rule {
     }
 }
 
-fn digest(path: &Path) -> Result<String> {
+pub fn digest(path: &Path) -> Result<String> {
     let line = run(Command::new("sha256sum").arg(path))?;
     let digest = line.split_whitespace().next().context("no digest")?;
     Ok(digest.to_owned())

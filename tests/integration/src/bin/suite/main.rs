@@ -23,6 +23,7 @@ mod parents;
 mod pods;
 mod policy;
 mod proof;
+mod provenance;
 mod races;
 mod scopes;
 mod sources;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         examples::register,
         policy::register,
         proof::register,
+        provenance::register,
         guards::register,
         bad_input::register,
         races::register,

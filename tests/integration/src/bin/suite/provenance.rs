@@ -1,0 +1,395 @@
+//! Programs get secrets that come from the image of their container or, on a machine of its own, from root alone; who takes their
+//! name does not start.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::container::{Container, Deed};
+use kernelseal_integration::namespace::number_inside;
+use kernelseal_integration::pod::Place;
+use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
+use kernelseal_integration::process::{run, spawn};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::mount::{MsFlags, mount, umount};
+
+use crate::identity::digest;
+
+const POD: &str = "0a1b2c3d-1111-2222-3333-444455556666";
+const SOON: Duration = Duration::from_secs(20);
+/// What is to have the secret.
+const NAME: &str = "target";
+/// Another program of the image.
+const OTHER: &str = "other";
+
+/// Adds this module's tests.
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .test("provenance::what_is_in_the_image", what_is_in_the_image)
+        .test("provenance::what_came_later", what_came_later)
+        .test("provenance::links_of_the_image", links_of_the_image)
+        .test("provenance::mounts_in_a_container", mounts_in_a_container)
+        .test("provenance::an_image_of_ones_own", an_image_of_ones_own)
+        .test("provenance::scripts_of_the_image", scripts_of_the_image)
+        .test("provenance::as_the_binding_has_it", as_the_binding_has_it)
+        .test("provenance::of_a_machine", of_a_machine)
+}
+
+/// A container whose root is an overlay over an image, and an agent beside it.
+struct Pod {
+    root: PathBuf,
+    place: Place,
+    agent: Container,
+    app: Container,
+    /// Of another image, in which the same name is another program's.
+    other: Container,
+    /// Their layers.
+    scratch: Scratch,
+}
+
+impl Pod {
+    /// What makes the image is told where it is.
+    fn new(make: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
+        let scratch = Scratch::new()?;
+        let image = scratch.join("image");
+        for folder in ["tmp", "proc", "run"] {
+            fs::create_dir_all(image.join(folder))?;
+        }
+        for name in [NAME, OTHER] {
+            scratch.probe("probe-static", format!("image/usr/bin/{name}"))?;
+        }
+        make(&image)?;
+        let image_of_other = scratch.join("image-other");
+        fs::create_dir_all(image_of_other.join("proc"))?;
+        scratch.probe("probe-static", "image-other/target")?;
+        let root = overlay(&scratch, "", &image)?;
+        let root_of_other = overlay(&scratch, "-other", &image_of_other)?;
+        Ok(Self {
+            place: Place::pod()?,
+            agent: Container::new(POD, "kernelseal", 1)?,
+            app: Container::new(POD, "app", 2)?.rooted(&root),
+            other: Container::new(POD, "other", 3)?.rooted(&root_of_other),
+            root,
+            scratch,
+        })
+    }
+
+    fn agent(&self, config: &Config) -> Result<Agent> {
+        let binary = Agent::command(&[]).get_program().to_owned();
+        let command = self.agent.command(&self.place, binary)?;
+        Agent::start_as(command, &config.to_string())?.readied()
+    }
+
+    fn start(&self, program: &str, deeds: &[Deed<'_>]) -> Result<Command> {
+        let mut command = self.app.command_after(&self.place, deeds, program)?;
+        command.args(["--env", "TOKEN", "--file", "TOKEN"]);
+        Ok(command)
+    }
+
+    fn is_given(&self, program: &str) -> Result<()> {
+        let (_, found) = report(&mut self.start(program, &[])?)?;
+        ensure_both(&found, "hunter2").with_context(|| program.to_owned())
+    }
+
+    fn is_refused(&self, agent: &mut Agent, program: &str, why: &str) -> Result<()> {
+        self.is_refused_after(agent, &[], program, why)
+    }
+
+    fn is_refused_after(
+        &self,
+        agent: &mut Agent,
+        deeds: &[Deed<'_>],
+        program: &str,
+        why: &str,
+    ) -> Result<()> {
+        refused(agent, &mut self.start(program, deeds)?, why)
+            .with_context(|| format!("{program} after {deeds:?}"))
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        for root in ["root", "root-other"] {
+            let _ = umount(&self.scratch.join(root));
+        }
+    }
+}
+
+/// Mounts an overlay as a container's runtime does; where.
+fn overlay(scratch: &Scratch, name: &str, image: &Path) -> Result<PathBuf> {
+    let folder = |kind: &str| scratch.join(format!("{kind}{name}"));
+    for kind in ["upper", "work", "root"] {
+        fs::create_dir(folder(kind))?;
+    }
+    let root = folder("root");
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        image.display(),
+        folder("upper").display(),
+        folder("work").display()
+    );
+    let overlay = Some("overlay");
+    mount(
+        overlay,
+        &root,
+        overlay,
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .context("mount an overlay")?;
+    fs::write(root.join("termination-log"), "")?;
+    Ok(root)
+}
+
+/// Whatever the binding has, but what comes from anywhere.
+fn config(binary: &str) -> Config {
+    Config::token_for(binary).selector("provenance", "image")
+}
+
+fn refused(agent: &mut Agent, command: &mut Command, why: &str) -> Result<()> {
+    let mut probe = spawn(command)?;
+    if let Ok(line) = probe.line(SOON) {
+        bail!("it started and said {line}");
+    }
+    probe.wait(SOON)?;
+    let events = agent.events(Duration::from_millis(500))?;
+    let refusal = events.iter().rev().find(|event| event["type"] == "REFUSED");
+    let refusal = refusal.with_context(|| format!("none was refused: {events:?}"))?;
+    let reason = refusal["reason"].as_str().context("no reason")?;
+    ensure!(reason.contains(why), "not for {why:?}: {reason}");
+    ensure!(reason.contains("provenance"), "no fix: {reason}");
+    Ok(())
+}
+
+fn what_is_in_the_image() -> Result<()> {
+    let pod = Pod::new(|image| {
+        fs::hard_link(image.join("usr/bin/other"), image.join("usr/bin/linked"))?;
+        Ok(())
+    })?;
+    let _agent = pod.agent(
+        &config(NAME)
+            .and_seal("linked")
+            .selector("provenance", "image")
+            .value("TOKEN", "hunter2"),
+    )?;
+    pod.is_given("/usr/bin/target")?;
+    pod.is_given("/usr/bin/linked")?;
+    // by a link of anybody's, whose name is not asked for
+    symlink("/usr/bin/target", pod.root.join("tmp/by"))?;
+    pod.is_given("/tmp/by")
+}
+
+fn what_came_later() -> Result<()> {
+    let pod = Pod::new(|_| Ok(()))?;
+    let mut agent = pod.agent(&config(NAME))?;
+    pod.is_given("/usr/bin/target")?;
+    let why = "was made or changed after its container was";
+    fs::copy(pod.root.join("usr/bin/other"), pod.root.join("tmp/target"))?;
+    pod.is_refused(&mut agent, "/tmp/target", why)?;
+    fs::hard_link(pod.root.join("usr/bin/other"), pod.root.join("usr/target"))?;
+    pod.is_refused(&mut agent, "/usr/target", why)?;
+    // the right file, and only its mode was changed
+    let target = pod.root.join("usr/bin/target");
+    fs::set_permissions(&target, Permissions::from_mode(0o755))?;
+    pod.is_refused(&mut agent, "/usr/bin/target", why)?;
+    // another in its place
+    fs::rename(pod.root.join("tmp/target"), &target)?;
+    pod.is_refused(&mut agent, "/usr/bin/target", why)
+}
+
+fn links_of_the_image() -> Result<()> {
+    let pod = Pod::new(|image| {
+        fs::create_dir_all(image.join("etc/alternatives"))?;
+        symlink("/usr/bin/other", image.join("etc/alternatives/tool"))?;
+        symlink("../../etc/alternatives/tool", image.join("usr/bin/tool"))?;
+        symlink("usr/bin", image.join("bin"))?;
+        Ok(())
+    })?;
+    let both = |binary| {
+        config(NAME)
+            .and_seal(binary)
+            .selector("provenance", "image")
+            .value("TOKEN", "hunter2")
+    };
+    for binary in ["tool", "/bin/tool"] {
+        let _agent = pod.agent(&both(binary))?;
+        pod.is_given("/usr/bin/tool")?;
+        pod.is_given("/bin/tool")?;
+    }
+    let mut agent = pod.agent(&both("tool"))?;
+    let why = "etc/alternatives/tool: it was made or changed";
+    // a link of somebody's
+    symlink("/usr/bin/other", pod.root.join("tmp/target"))?;
+    pod.is_refused(&mut agent, "/tmp/target", "the symbolic link /tmp/target")?;
+    // one of the image to one of somebody's
+    let link = pod.root.join("etc/alternatives/tool");
+    fs::remove_file(&link)?;
+    symlink("/usr/bin/other", &link)?;
+    pod.is_refused(&mut agent, "/usr/bin/tool", why)?;
+    drop(agent);
+    let mut agent = pod.agent(&both("/bin/tool"))?;
+    pod.is_refused(&mut agent, "/usr/bin/tool", why)
+}
+
+fn mounts_in_a_container() -> Result<()> {
+    let pod = Pod::new(|_| Ok(()))?;
+    let mut agent = pod.agent(&config(NAME))?;
+    let (tmp, other) = (Path::new("/tmp"), Path::new("/usr/bin/other"));
+    let elsewhere = "lies on another mount than its container's root";
+    let copied = [
+        Deed::Mount("tmpfs", tmp, ""),
+        Deed::Copy(other, Path::new("/tmp/target")),
+    ];
+    pod.is_refused_after(&mut agent, &copied, "/tmp/target", elsewhere)?;
+    let bound = [Deed::Bind(other, Path::new("/usr/bin/target"))];
+    pod.is_refused_after(&mut agent, &bound, "/usr/bin/target", elsewhere)?;
+    let bound = [Deed::Bind(Path::new("/usr"), tmp)];
+    pod.is_refused_after(&mut agent, &bound, "/tmp/bin/target", elsewhere)?;
+    // the root of another container, of which the name is known
+    let proc = Path::new("/proc");
+    let mounted = [Deed::Mount("proc", proc, "")];
+    let mut stays = pod.other.command_after(&pod.place, &mounted, "/target")?;
+    stays.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
+    let (stays, found) = report(&mut stays)?;
+    ensure_both(&found, "hunter2")?;
+    let number = number_inside(stays.pid())?;
+    let its_root = PathBuf::from(format!("/proc/{number}/root"));
+    let deeds = [Deed::Mount("proc", proc, ""), Deed::Chroot(&its_root)];
+    pod.is_refused_after(&mut agent, &deeds, "/target", elsewhere)?;
+    let program = format!("/proc/{number}/root/target");
+    pod.is_refused_after(&mut agent, &mounted, &program, elsewhere)
+}
+
+/// Who may mount makes an overlay, and what is below it looks like an image.
+fn an_image_of_ones_own() -> Result<()> {
+    let pod = Pod::new(|_| Ok(()))?;
+    let mut agent = pod.agent(&config(NAME))?;
+    let path = |name| Path::new("/tmp").join(name);
+    let (image, root) = (path("image"), path("root"));
+    let made = pod.root.join("tmp");
+    for folder in ["image", "more", "root"] {
+        fs::create_dir(made.join(folder))?;
+    }
+    fs::copy(pod.root.join("usr/bin/other"), made.join("image/target"))?;
+    // (two layers below, and none above that could be written)
+    let layers = format!("lowerdir={}:/tmp/more", image.display());
+    let deeds = [Deed::Mount("overlay", &root, &layers), Deed::Pivot(&root)];
+    let why = "somebody mounted in the pod";
+    pod.is_refused_after(&mut agent, &deeds, "/target", why)
+}
+
+fn scripts_of_the_image() -> Result<()> {
+    let pod = Pod::new(|image| {
+        let script = fs::read_to_string(probe::path("probe.sh")?)?;
+        let first = script.lines().next().context("an empty script")?;
+        ensure!(first.starts_with("#!"), "{first}");
+        fs::write(image.join("usr/bin/target"), &script)?;
+        fs::create_dir_all(image.join("bin"))?;
+        fs::copy("/bin/busybox", image.join("bin/busybox"))?;
+        for applet in run(Command::new("busybox").arg("--list"))?.lines() {
+            if applet != "busybox" {
+                symlink("busybox", image.join("bin").join(applet))?;
+            }
+        }
+        Ok(())
+    })?;
+    let mut agent = pod.agent(&config(NAME))?;
+    pod.is_given("/usr/bin/target")?;
+    let why = "was made or changed after its container was";
+    // its interpreter is another
+    let shell = pod.root.join("bin/busybox");
+    fs::set_permissions(&shell, Permissions::from_mode(0o755))?;
+    pod.is_refused(&mut agent, "/usr/bin/target", why)
+}
+
+fn as_the_binding_has_it() -> Result<()> {
+    let pod = Pod::new(|_| Ok(()))?;
+    fs::copy(pod.root.join("usr/bin/other"), pod.root.join("tmp/target"))?;
+    let sha256 = digest(&pod.root.join("tmp/target"))?;
+    let unsaid = || Config::token_for(NAME).without("provenance");
+    {
+        let mut agent = pod.agent(&unsaid())?;
+        pod.is_given("/usr/bin/target")?;
+        pod.is_refused(&mut agent, "/tmp/target", "provenance: image")?;
+    }
+    {
+        // a digest alone tells not by what name
+        let mut agent = pod.agent(&unsaid().selector("sha256", sha256.clone()))?;
+        pod.is_refused(&mut agent, "/tmp/target", "provenance: image")?;
+    }
+    let at_its_path = Config::token_for("/tmp/target")
+        .without("provenance")
+        .selector("sha256", sha256);
+    for config in [at_its_path, Config::token_for(NAME)] {
+        let _agent = pod.agent(&config)?;
+        pod.is_given("/tmp/target")?;
+    }
+    Ok(())
+}
+
+fn of_a_machine() -> Result<()> {
+    let mut agent = Agent::run(&Config::token_for(NAME).without("provenance"))?;
+    // (below the machine's root, which is root's)
+    let scratch = Scratch::within(Path::new("/opt"))?;
+    let target = scratch.probe("probe-static", "bin/target")?;
+    let given = |path: &Path| ensure_both(&report(&mut asked_for_token(path))?.1, "hunter2");
+    given(&target).map_err(|e| e.context(format!("{:?}", agent.events(SOON))))?;
+    let mut is_refused = |path: &Path, why: &str| {
+        refused(&mut agent, &mut asked_for_token(path), why)
+            .with_context(|| path.display().to_string())
+    };
+    let why = "may be written by others than root";
+    fs::set_permissions(&target, Permissions::from_mode(0o775))?;
+    is_refused(&target, why)?;
+    fs::set_permissions(&target, Permissions::from_mode(0o755))?;
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o1777))?;
+    is_refused(&target, why)?;
+    fs::set_permissions(scratch.path(), Permissions::from_mode(0o755))?;
+    given(&target)?;
+    chown(&target, Some(1000), None)?;
+    is_refused(&target, "belongs to user 1000")?;
+    chown(&target, Some(0), None)?;
+    chown(scratch.path(), Some(1000), None)?;
+    is_refused(&target, "belongs to user 1000")?;
+    chown(scratch.path(), Some(0), None)?;
+    // a copy where everybody copies to
+    let copies = Scratch::new()?;
+    is_refused(&copies.probe("probe-static", "target")?, why)?;
+    // links
+    let other = scratch.probe("probe-static", "bin/other")?;
+    let link = scratch.join("target");
+    symlink(&other, &link)?;
+    given(&link)?;
+    let theirs = scratch.join("theirs");
+    fs::create_dir(&theirs)?;
+    chown(&theirs, Some(1000), None)?;
+    symlink(&other, theirs.join("target"))?;
+    is_refused(&theirs.join("target"), "the symbolic link")?;
+    // a file mounted over it, in a namespace of the attacker's
+    let mut bound = asked_for_token(&target);
+    let (from, to) = (other.clone(), target.clone());
+    // SAFETY: system calls alone.
+    unsafe {
+        bound.pre_exec(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+            let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+            mount(
+                Some(&from),
+                &to,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )?;
+            Ok(())
+        });
+    }
+    refused(&mut agent, &mut bound, "is mounted there")
+}
