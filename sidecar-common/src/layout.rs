@@ -97,6 +97,14 @@ pub struct Offsets {
     pub task_state: u32,
     /// `task_struct.exit_code`
     pub task_exit_code: u32,
+    /// `task_struct.fs`
+    pub task_fs: u32,
+    /// `fs_struct.root.mnt`
+    pub fs_root_mount: u32,
+    /// `task_struct.nsproxy`
+    pub task_nsproxy: u32,
+    /// `nsproxy.mnt_ns`
+    pub nsproxy_mount: u32,
     /// `task_struct.files`
     pub task_files: u32,
     /// `files_struct.fdt`

@@ -13,7 +13,10 @@ use sidecar_common::{
     },
 };
 
-use crate::kernel::{self, Number, Ptr, off, read};
+use crate::{
+    guard::libraries,
+    kernel::{self, Number, Ptr, off, read},
+};
 
 /// `-EEXIST`
 const EXISTS: i32 = -17;
@@ -312,6 +315,7 @@ pub(crate) fn tree_leave(seal: u64) -> bool {
     };
     if left == 0 {
         let _ = TREES.remove(seal);
+        libraries::forget(seal);
     }
     left == 0
 }

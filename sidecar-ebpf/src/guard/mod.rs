@@ -4,6 +4,7 @@ mod agents;
 mod files;
 mod instruments;
 mod kernel_files;
+pub(crate) mod libraries;
 mod mounts;
 mod pins;
 mod plain;

@@ -31,7 +31,7 @@ use self::{
     shift::Shift,
 };
 use crate::{
-    config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position},
+    config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position, Provenance},
     kernel::{self, Claim, Maps, Ring, pins},
     limits,
     monitor::Monitors,
@@ -415,10 +415,12 @@ fn stake(config: &Config) -> anyhow::Result<Staked> {
 /// What is asked of the kernel side.
 fn wish(config: &Config) -> kernel::Wish<'_> {
     let is_disabled = config.policy.mode == Mode::Disabled;
-    let watched = config.secrets.iter().filter(|_| !is_disabled);
+    let watched = || config.secrets.iter().filter(|_| !is_disabled);
     kernel::Wish {
         flags: flags(&config.policy),
-        names: watched
+        has_image_only: watched()
+            .any(|binding| binding.selector.provenance == Some(Provenance::ImageAndLibraries)),
+        names: watched()
             .map(|binding| binding.selector.basename().as_bytes())
             .collect(),
     }

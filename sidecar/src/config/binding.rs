@@ -77,14 +77,17 @@ pub enum Provenance {
     System,
     /// From the image of its container, unchanged.
     Image,
+    /// The same, and so do the libraries and programs that it runs.
+    ImageAndLibraries,
 }
 
 impl Provenance {
     /// By what a configuration has for them.
-    pub(super) const NAMES: [(&str, Self); 3] = [
+    pub(super) const NAMES: [(&str, Self); 4] = [
         ("any", Self::Any),
         ("system", Self::System),
         ("image", Self::Image),
+        ("image+libraries", Self::ImageAndLibraries),
     ];
 }
 

@@ -17,7 +17,7 @@ use sidecar_common::{
 };
 
 use super::{
-    Error, Ring, ask, load,
+    Error, Ring, ask, libraries, load,
     maps::{BPF_EXIST, Pinned, failed, present},
     own_objects, pins,
 };
@@ -31,6 +31,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) flags: u32,
     /// Base names of the programs to hold.
     pub(crate) names: BTreeSet<&'a [u8]>,
+    /// Whether there are programs among them that run nothing but what is in their image.
+    pub(crate) has_image_only: bool,
 }
 
 /// This process's place as the agent of its PID namespace. Given back with [`Claim::leave`]; when
@@ -189,6 +191,9 @@ impl Claim {
         // The ring counts against this limit before 5.11.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         pins::verify(lock)?;
+        if wish.has_image_only {
+            libraries::attach(lock)?;
+        }
         let scope = own_scope()?;
         let mut books = Books::open(&pins::dir())?;
         let left = books.tidy(scope)?;
@@ -262,7 +267,10 @@ impl Claim {
     }
 
     /// From here on by another wish. Nothing that both ask for is let go in between.
-    pub(crate) fn renew(&mut self, _lock: &pins::Lock, wish: &Wish<'_>) -> Result<(), Error> {
+    pub(crate) fn renew(&mut self, lock: &pins::Lock, wish: &Wish<'_>) -> Result<(), Error> {
+        if wish.has_image_only {
+            libraries::attach(lock)?;
+        }
         let before = std::mem::take(&mut self.names);
         let renewed = self.write(wish).and_then(|()| self.adopt_flags(wish.flags));
         if renewed.is_err() {

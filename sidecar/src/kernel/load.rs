@@ -75,6 +75,8 @@ pub(super) const SETTLE: &str = "settle";
 pub(super) const IS_EXECUTED: &str = "is_executed";
 /// Tells where a file comes from that a descriptor of its caller's leads to.
 pub(super) const PROVENANCE: &str = "provenance";
+/// The hook that is attached where an agent asks for it.
+pub(super) const MMAP_FILE: &str = "mmap_file";
 const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
 /// What an agent runs itself, and is pinned for that.
 pub(super) const PINNED_PROGRAMS: &[&str] = &[ENLIST, OWN_CGROUP, SETTLE, IS_EXECUTED, PROVENANCE];
@@ -92,6 +94,7 @@ pub(super) const MAPS: &[&str] = &[
     "ALL_EXECS",
     "RINGS",
     "FIRED",
+    "IMAGE_ONLY",
     "OWN_OBJECTS",
 ];
 
@@ -114,7 +117,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let types = Types::of_running_kernel()?;
     let offsets = offsets::resolve(&types)?;
-    let points = points::table(&types, HOOKS, TRACEPOINTS)?;
+    let points = points::table(&types, &[HOOKS, &[MMAP_FILE]].concat(), TRACEPOINTS)?;
     drop(types);
     let mut ebpf = EbpfLoader::new()
         .btf(None)
@@ -150,6 +153,9 @@ pub(crate) fn load() -> Result<Loaded, Error> {
             .load(name, &points)
             .map_err(failed(name))?;
     }
+    program::<Lsm>(&mut ebpf, MMAP_FILE)?
+        .load(MMAP_FILE, &points)
+        .map_err(failed(MMAP_FILE))?;
     for name in tracepoints() {
         let program = program::<BtfTracePoint>(&mut ebpf, name)?;
         let link = program

@@ -64,6 +64,7 @@ pub(crate) struct Maps {
     scopes: HashMap<MapData, ScopeId, Scope>,
     sealed: HashMap<MapData, u32, Sealed>,
     trees: HashMap<MapData, u64, u64>,
+    image_only: HashMap<MapData, u64, u8>,
     held: HashMap<MapData, u32, Held>,
     vaults: HashMap<MapData, u64, Vault>,
     mounting: HashMap<MapData, ScopeId, u64>,
@@ -84,6 +85,7 @@ impl Maps {
             scopes: pinned.hash("SCOPE_LEASES")?,
             sealed: pinned.hash("SEALED")?,
             trees: pinned.hash("TREES")?,
+            image_only: pinned.hash("IMAGE_ONLY")?,
             held: pinned.hash("HELD")?,
             vaults: pinned.hash("VAULTS")?,
             mounting: pinned.hash("MOUNTING")?,
@@ -221,6 +223,13 @@ impl Maps {
         let number = |fd: BorrowedFd<'_>| u64::from(fd.as_raw_fd().cast_unsigned());
         let arguments = [number(file), number(root), namespace.into()];
         ask::run(load::PROVENANCE, &arguments)
+    }
+
+    /// From here on a tree runs nothing but what is in its image, until it ends.
+    pub(crate) fn keep_to_image(&mut self, seal: u64) -> Result<(), Error> {
+        self.image_only
+            .insert(seal, 1, 0)
+            .map_err(failed("IMAGE_ONLY"))
     }
 
     /// Takes the seal off a process that is let go without secrets. One that it had before is its again: what it was

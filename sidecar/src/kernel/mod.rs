@@ -3,6 +3,7 @@
 mod ask;
 mod claim;
 pub(crate) mod fields;
+mod libraries;
 mod load;
 mod maps;
 mod network;

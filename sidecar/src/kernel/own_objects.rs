@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use aya::{
     Ebpf,
     maps::{HashMap, MapData},
-    programs::ProgramInfo,
+    programs::{ProgramInfo, links::FdLink},
 };
 use sidecar_common::policy::{OBJECT_LINK, OBJECT_MAP, OBJECT_PROGRAM, OwnObject};
 
@@ -51,6 +51,12 @@ pub(super) fn note_monitor(ebpf: &Ebpf) -> Result<(), Error> {
 pub(super) fn note_map(map: &MapData) -> Result<(), Error> {
     let info = map.info().map_err(failed("ring"))?;
     insert([(OBJECT_MAP, info.id())])
+}
+
+/// Notes a link that is attached later.
+pub(super) fn note_link(name: &str, link: &FdLink) -> Result<(), Error> {
+    let info = link.info().map_err(|e| unknown(name, &e))?;
+    insert([(OBJECT_LINK, info.id())])
 }
 
 fn insert(objects: impl IntoIterator<Item = (u32, u32)>) -> Result<(), Error> {

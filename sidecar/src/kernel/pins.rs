@@ -16,7 +16,7 @@ use nix::{
 };
 use sidecar_common::layout::LAYOUT_VERSION;
 
-use super::{Error, load, own_objects};
+use super::{Error, libraries, load, own_objects};
 
 /// Where BPF objects are pinned on every system.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -72,6 +72,11 @@ pub(super) fn program(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("prog_{name}"))
 }
 
+/// Where a link of that name is pinned.
+pub(super) fn link(name: &str) -> PathBuf {
+    dir().join(format!("link_{name}"))
+}
+
 /// Whether the kernel side is loaded.
 pub(crate) fn exist() -> bool {
     dir().exists()
@@ -96,7 +101,6 @@ pub(crate) fn verify(_lock: &Lock) -> Result<(), Error> {
 
 /// The same, by an agent of this set: nobody changes it without taking its scope away first.
 pub(super) fn ensure_complete() -> Result<(), Error> {
-    let link = |name: &str| dir().join(format!("link_{name}"));
     // Where one of the late ones is needed, all are.
     let has_late = load::LATE.iter().any(|name| link(name).exists());
     let all = load::HOOKS.iter().chain(load::TRACEPOINTS);
@@ -107,6 +111,7 @@ pub(super) fn ensure_complete() -> Result<(), Error> {
             cause: e.to_string(),
         })?;
     }
+    libraries::ensure_attached()?;
     let pins = load::PINNED_PROGRAMS
         .iter()
         .map(|name| program(&dir(), name));
@@ -172,7 +177,7 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
         }
     }
     own_objects::note(&mut loaded)?;
-    for name in load::PINNED_PROGRAMS {
+    for name in load::PINNED_PROGRAMS.iter().chain([&load::MMAP_FILE]) {
         if let Some(program) = loaded.ebpf.program_mut(name) {
             program
                 .pin(staging.join(format!("prog_{name}")))

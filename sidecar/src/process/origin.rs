@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::ControlFlow,
     os::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
@@ -13,7 +14,7 @@ use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags, fstat, openat, readlinkat, statx,
 };
 
-use super::{FileId, Process, file_id};
+use super::{FileId, Process, file_id, lines, text};
 
 /// Links that the kernel follows of a path, and no more (`MAXSYMLINKS`, include/linux/namei.h).
 const MAX_LINKS: usize = 40;
@@ -127,6 +128,21 @@ impl Process {
         } else {
             Err(io::Error::other("its path leads to another file by now"))
         }
+    }
+
+    /// The files of which it has code in its memory, each to be asked about.
+    pub(crate) fn mapped_code(self) -> io::Result<Vec<OwnedFd>> {
+        let mut ranges = Vec::new();
+        let maps = fs::File::open(self.file("maps"))?;
+        lines::each_line(maps, lines::LONGEST_TEXT, |line| {
+            ranges.extend(text::range_of_code(line).map(str::to_owned));
+            ControlFlow::Continue(())
+        })?;
+        let open = |range| {
+            let path = self.file("map_files").join(range);
+            Ok(rustix::fs::open(path, LOOK, Mode::empty())?)
+        };
+        ranges.into_iter().map(open).collect()
     }
 
     /// What there is at a path in its root; not what a link there leads to.

@@ -124,9 +124,32 @@ fn parse<T: std::str::FromStr>(word: &[u8]) -> Option<T> {
     std::str::from_utf8(word).ok()?.parse().ok()
 }
 
+/// Of a line of `/proc/<pid>/maps` the addresses, where a file is mapped there to be executed (`proc_pid_maps(5)`).
+pub(super) fn range_of_code(line: &[u8]) -> Option<&str> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let (range, rights) = (words.next()?, words.next()?);
+    let (_offset, _device, inode) = (words.next()?, words.next()?, words.next()?);
+    (rights.contains(&b'x') && inode != b"0").then_some(())?;
+    str::from_utf8(range).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_of_files_is_told_from_other_memory() {
+        let code = b"7f0c2a000000-7f0c2a150000 r-xp 00026000 fd:00 1835 /usr/lib/libc.so.6";
+        assert_eq!(range_of_code(code), Some("7f0c2a000000-7f0c2a150000"));
+        for other in [
+            &b"7f0c2a000000-7f0c2a150000 r--p 00026000 fd:00 1835   /usr/lib/libc.so.6"[..],
+            b"7ffc5a5f2000-7ffc5a5f4000 r-xp 00000000 00:00 0    [vdso]",
+            b"",
+            b"a b",
+        ] {
+            assert_eq!(range_of_code(other), None);
+        }
+    }
 
     /// "zehnmalzehnfüßé", cut at 15 bytes.
     const CUT: &[u8] = b"zehnmalzehnf\xc3\xbc\xc3";

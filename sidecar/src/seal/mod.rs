@@ -59,11 +59,11 @@ pub(crate) use self::{
     watchdog::{GivenUp, Turns, Watchdog},
 };
 use crate::{
-    config::{Binding, Config, OnFailure},
+    config::{Binding, Config, OnFailure, Provenance},
     kernel::{self, Maps},
     limits::Reserve,
     observe::{Journal, Metrics},
-    process::{Place, Process, Whereabouts},
+    process::{Place, Process, Root, Whereabouts},
     secrets::{Store, Value},
 };
 
@@ -196,6 +196,9 @@ impl Work {
             }
             Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
         };
+        if let Err(failure) = self.keep_to_image(held, process, &bindings) {
+            return self.refuse(tgid, held, &place, Some(task), &failure);
+        }
         let mut delivered = match self.deliver(held, process, &mut task, &secrets) {
             Ok(delivered) => delivered,
             // (nothing of it is written: the stack comes last)
@@ -244,9 +247,7 @@ impl Work {
             may_count: task.is_some() && self.is_time_left(held),
             stack: stack.as_ref(),
             is_executed: &|file| is_executed(file, held.seal),
-            ask: &|file, root| {
-                Maps::provenance(file, root.as_fd(), root.namespace).map_err(io::Error::other)
-            },
+            ask: &where_from,
             digests: &self.digests,
         };
         verify(&evidence, config.secrets.iter())
@@ -293,6 +294,22 @@ impl Work {
             }
         }
         Ok(secrets)
+    }
+
+    /// Of some programs all code comes from their image, from their first library on.
+    fn keep_to_image(
+        &mut self,
+        held: &Held,
+        process: Process,
+        bindings: &[&Binding],
+    ) -> Result<(), Failure> {
+        let mut bindings = bindings.iter();
+        let wanted = Some(Provenance::ImageAndLibraries);
+        if let Some(binding) = bindings.find(|binding| binding.selector.provenance == wanted) {
+            self.maps.keep_to_image(held.seal)?;
+            provenance::check_code(process, &where_from, binding)?;
+        }
+        Ok(())
     }
 
     /// Files first, then variables.
@@ -372,6 +389,11 @@ fn is_executed(file: BorrowedFd<'_>, seal: u64) -> bool {
         tracing::warn!("{e}");
         false
     })
+}
+
+/// Asks the kernel side where a file comes from, of a process with that root.
+fn where_from(file: BorrowedFd<'_>, root: &Root) -> io::Result<u32> {
+    Maps::provenance(file, root.as_fd(), root.namespace).map_err(io::Error::other)
 }
 
 /// The text before the first NUL.

@@ -8,7 +8,7 @@ use std::{
     ffi::OsStr,
     io,
     os::{
-        fd::{AsFd as _, BorrowedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::{Binding, Provenance},
-    process::{Entry, Root, Script},
+    process::{Entry, Process, Root, Script},
 };
 
 /// Asks the kernel side about a file, of a process with that root.
@@ -45,7 +45,9 @@ pub(super) fn check(
     let judge = match wanted {
         Provenance::Any => return Ok(()),
         Provenance::System => Judge::System,
-        Provenance::Image => Judge::Image(evidence.process.root().map_err(unknown)?),
+        Provenance::Image | Provenance::ImageAndLibraries => {
+            Judge::Image(evidence.process.root().map_err(unknown)?)
+        }
     };
     let refused = |what: String, why: String| Refusal::Provenance {
         what,
@@ -56,9 +58,11 @@ pub(super) fn check(
     let process = evidence.process;
     let executed = match &judge {
         Judge::System => judge.of_entry(&process.executed_entry().map_err(unknown)?, evidence),
-        Judge::Image(root) => {
-            of_image(process.executed().map_err(unknown)?.as_fd(), root, evidence)
-        }
+        Judge::Image(root) => of_image(
+            process.executed().map_err(unknown)?.as_fd(),
+            root,
+            evidence.ask,
+        ),
     };
     if let Some(why) = executed.map_err(unknown)? {
         return Err(refused(evidence.executed(), why));
@@ -103,16 +107,40 @@ pub(super) fn check(
     Ok(())
 }
 
+/// Whether all code that a program has in its memory is from its image. From before that on the kernel side must see to it that
+/// no other comes.
+pub(super) fn check_code(process: Process, ask: &Ask, binding: &Binding) -> Result<(), Refusal> {
+    let unknown = |cause| Refusal::Unknown {
+        what: "what it has mapped could not be looked at",
+        cause,
+    };
+    let root = process.root().map_err(unknown)?;
+    for file in process.mapped_code().map_err(unknown)? {
+        if let Some(why) = of_image(file.as_fd(), &root, ask).map_err(unknown)? {
+            let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            return Err(Refusal::Provenance {
+                what: path.map_err(unknown)?.display().to_string(),
+                why,
+                wanted: Judge::IMAGE,
+                binding: binding.name.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 enum Judge {
     System,
     Image(Root),
 }
 
 impl Judge {
+    const IMAGE: &str = "image";
+
     fn word(&self) -> &'static str {
         match self {
             Self::System => "system",
-            Self::Image(_) => "image",
+            Self::Image(_) => Self::IMAGE,
         }
     }
 
@@ -120,18 +148,14 @@ impl Judge {
     fn of_entry(&self, entry: &Entry, evidence: &Evidence<'_>) -> io::Result<Option<String>> {
         match self {
             Self::System => entry.is_open_to_others(),
-            Self::Image(root) => of_image(entry.as_fd(), root, evidence),
+            Self::Image(root) => of_image(entry.as_fd(), root, evidence.ask),
         }
     }
 }
 
 /// Why a file is not of the image.
-fn of_image(
-    file: BorrowedFd<'_>,
-    root: &Root,
-    evidence: &Evidence<'_>,
-) -> io::Result<Option<String>> {
-    let answer = (evidence.ask)(file, root)?;
+fn of_image(file: BorrowedFd<'_>, root: &Root, ask: &Ask) -> io::Result<Option<String>> {
+    let answer = ask(file, root)?;
     if is_of_image(answer) {
         return Ok(None);
     }
