@@ -21,6 +21,7 @@ pub const SIDECAR: &str = "kernelseal";
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
     let registry = registry.slow_test("cri::a_pod_is_as_kubernetes_makes_them", LIMIT, a_pod);
+    let registry = registry.slow_test("cri::a_copy_is_not_the_application", LIMIT, a_copy);
     registry.slow_test(
         "cri::the_application_gets_its_secrets",
         LIMIT,
@@ -76,4 +77,36 @@ fn the_application() -> Result<()> {
         "{sealed}"
     );
     ensure_none(&pod.wait_for("other", |_| true)?)
+}
+
+/// Somebody in its container makes a program of the application's name, and one out of the image, by a link.
+fn a_copy() -> Result<()> {
+    const COPY: &str =
+        "cp /usr/local/bin/checkout /tmp/checkout; /tmp/checkout --env TOKEN; echo ended $?";
+    const LINK: &str =
+        "mkdir /tmp/l; ln -s /bin/busybox /tmp/l/checkout; /tmp/l/checkout env; echo ended $?";
+    let node = Lent::new()?;
+    let pod = Pod::run(&node, shop()?)?;
+    ensure_both(&pod.wait_for("checkout", |_| true)?, "hunter2")?;
+    for (deed, why) in [
+        (
+            COPY,
+            "/tmp/checkout: it was made or changed after its container was",
+        ),
+        (
+            LINK,
+            "the symbolic link /tmp/l/checkout: it was made or changed",
+        ),
+    ] {
+        let told = pod.exec("checkout", &["/bin/ash", "-c", deed])?;
+        ensure!(
+            told.contains("ended 137") && !told.contains("hunter2"),
+            "{told}"
+        );
+        pod.wait_for(SIDECAR, |event| {
+            let reason = event["reason"].as_str().unwrap_or_default();
+            event["type"] == "REFUSED" && reason.contains(why)
+        })?;
+    }
+    Ok(())
 }

@@ -21,9 +21,9 @@ pub const EXT4_FILE: &CStr = c"/ext4/bench-file";
 /// One in a tmpfs that is not ours.
 pub const TMPFS_FILE: &CStr = c"/dev/shm/bench-file";
 /// A program that no binding names, and two that one names; all the same file.
-pub const UNMATCHED: &CStr = c"/tmp/bench-unmatched";
-pub const ENV_ONLY: &CStr = c"/tmp/bench-env";
-pub const ENV_AND_FILE: &CStr = c"/tmp/bench-file";
+pub const UNMATCHED: &CStr = c"/opt/bench-unmatched";
+pub const ENV_ONLY: &CStr = c"/opt/bench-env";
+pub const ENV_AND_FILE: &CStr = c"/opt/bench-file";
 const SOON: Duration = Duration::from_mins(1);
 
 /// Makes the files and programs, and lets the random generator be seeded: before that, a start costs more.
@@ -35,7 +35,9 @@ pub fn prepare() -> Result<()> {
         let file = path_of(file);
         fs::write(file, "ordinary").with_context(|| format!("cannot write {}", file.display()))?;
     }
+    // (where root alone may write, as programs are installed)
     let idle = probe::path("bench-idle")?;
+    fs::create_dir_all("/opt")?;
     for program in [UNMATCHED, ENV_ONLY, ENV_AND_FILE] {
         fs::copy(&idle, path_of(program))?;
     }
