@@ -40,17 +40,10 @@ enum Command {
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
     },
-    /// Add the sidecar to the pods of Kubernetes manifests. The result goes to stdout.
-    Inject {
-        /// The manifest: YAML or JSON, any number of documents. `-` is standard input.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
-        #[command(flatten)]
-        options: kube::inject::Options,
-        /// Leave pods that cannot have a sidecar as they are, with a note, instead of failing.
-        #[arg(long)]
-        keep_going: bool,
-    },
+    /// Add the sidecar to the pods of Kubernetes manifests. The result goes to stdout, a line per object to stderr.
+    Inject(kube::inject::Inject),
+    /// Take the sidecar away from the pods of manifests, with all that `inject` added.
+    Uninject(kube::inject::Uninject),
     /// Add the sidecar to pods as they are created: a mutating admission webhook, over TLS.
     Webhook(kube::webhook::Options),
     /// Show what agents tell, live: sealed programs, connections, calls, refusals. Reads events from standard input.
@@ -92,11 +85,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Run { config } => agent::run(&config),
         Command::Check => return check::run(),
         Command::Validate { files } => return validate(&files),
-        Command::Inject {
-            file,
-            options,
-            keep_going,
-        } => return inject(&file, &options, keep_going),
+        Command::Inject(command) => return write_manifest(&command.run()),
+        Command::Uninject(command) => return write_manifest(&command.run()),
         Command::Webhook(options) => kube::webhook::run(&options),
         Command::Top => top::run(),
         Command::Status => status(),
@@ -139,30 +129,13 @@ fn validate(files: &[PathBuf]) -> ExitCode {
     code
 }
 
-fn inject(file: &Path, options: &kube::inject::Options, keep_going: bool) -> ExitCode {
-    let unfit = if keep_going {
-        kube::inject::Unfit::Keep
-    } else {
-        kube::inject::Unfit::Fail
-    };
-    let injected = kube::inject::load(file)
-        .and_then(|source| kube::inject::inject(&source, kube::inject::name(file), options, unfit));
-    match injected {
-        Ok(injected) => {
-            for note in injected.notes {
-                eprintln!("{note}");
-            }
-            if let Err(e) = io::stdout().write_all(injected.text.as_bytes()) {
-                eprintln!("kernelseal: the manifest could not be written: {e}");
-                return ExitCode::FAILURE;
-            }
-            ExitCode::SUCCESS
-        }
-        Err(faults) => {
-            eprintln!("{faults}");
-            ExitCode::FAILURE
-        }
+fn write_manifest(said: &kube::inject::Said) -> ExitCode {
+    eprint!("{}", said.notes);
+    if let Err(e) = io::stdout().write_all(said.manifest.as_bytes()) {
+        eprintln!("kernelseal: the manifest could not be written: {e}");
+        return ExitCode::FAILURE;
     }
+    ExitCode::from(said.code)
 }
 
 fn status() -> anyhow::Result<()> {

@@ -142,7 +142,7 @@ impl Node {
         }
     }
 
-    /// A key below here that has no one meaning: there twice, or a merge (`<<`).
+    /// A key below here that has no one meaning: there twice, a merge (`<<`), or a collection.
     pub(super) fn ambiguous_key(&self) -> Option<(&Node, &'static str)> {
         match &self.kind {
             Kind::Scalar { .. } => None,
@@ -152,6 +152,10 @@ impl Node {
                 entries.iter().find_map(|(key, value)| {
                     if matches!(&key.kind, Kind::Scalar { text, plain: true } if text == "<<") {
                         return Some((key, "a merge key (`<<`)"));
+                    }
+                    if !matches!(key.kind, Kind::Scalar { .. }) {
+                        // `name: {{ .Values.name }}` is one to YAML.
+                        return Some((key, "a mapping or list as a key"));
                     }
                     if !seen.insert(key.key_text()) {
                         return Some((key, TWICE));
