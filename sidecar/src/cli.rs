@@ -10,7 +10,10 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, guardian, kernel, kube, limits, observe::http, seal, top};
+use crate::{
+    agent, check, config, guardian, kernel, kube, limits, observe::http, privileges, seal, top,
+    validate,
+};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -35,11 +38,7 @@ enum Command {
     /// Find out whether this machine can enforce: a line for each requirement, with the fix.
     Check,
     /// Read configurations and say what is wrong with them.
-    Validate {
-        /// The configurations.
-        #[arg(value_name = "FILE", required = true)]
-        files: Vec<PathBuf>,
-    },
+    Validate(validate::Options),
     /// Add the sidecar to the pods of Kubernetes manifests. The result goes to stdout, a line per object to stderr.
     Inject(kube::inject::Inject),
     /// Take the sidecar away from the pods of manifests, with all that `inject` added.
@@ -84,7 +83,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run { config } => agent::run(&config),
         Command::Check => return check::run(),
-        Command::Validate { files } => return validate(&files),
+        Command::Validate(options) => return validate::run(&options),
         Command::Inject(command) => return write_manifest(&command.run()),
         Command::Uninject(command) => return write_manifest(&command.run()),
         Command::Webhook(options) => kube::webhook::run(&options),
@@ -107,26 +106,23 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("kernelseal: {e:#}");
+            eprintln!("kernelseal: {e:#}{}", advice(&e));
             ExitCode::FAILURE
         }
     }
 }
 
-fn validate(files: &[PathBuf]) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
-    for file in files {
-        match config::load(file) {
-            Ok(config) => {
-                println!("{}: ok, {} bindings", file.display(), config.secrets.len());
-            }
-            Err(errors) => {
-                eprintln!("{errors}");
-                code = ExitCode::FAILURE;
-            }
-        }
+/// What to do about an error that does not say so itself: `check` prints the same one, and is no way out of it there.
+fn advice(e: &anyhow::Error) -> &'static str {
+    let is_refusal = |cause: &kernel::Error| matches!(cause, kernel::Error::Load { .. });
+    if e.chain()
+        .filter_map(|cause| cause.downcast_ref())
+        .any(is_refusal)
+    {
+        ". Run `kernelseal check` to see what it lacks"
+    } else {
+        ""
     }
-    code
 }
 
 fn write_manifest(said: &kube::inject::Said) -> ExitCode {
@@ -139,6 +135,7 @@ fn write_manifest(said: &kube::inject::Said) -> ExitCode {
 }
 
 fn status() -> anyhow::Result<()> {
+    privileges::ensure_root()?;
     let versions = kernel::pins::all()?;
     if versions.is_empty() {
         println!(
@@ -184,6 +181,7 @@ fn status_of(dir: &Path) -> anyhow::Result<()> {
 }
 
 fn cleanup(force: bool) -> anyhow::Result<()> {
+    privileges::ensure_root()?;
     // (a directory each, until it is wiped)
     limits::raise();
     let lock = kernel::pins::lock()?;
@@ -222,6 +220,21 @@ fn cleanup(force: bool) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    use super::{advice, kernel};
+
+    #[test]
+    fn a_refusal_of_the_kernel_names_check_and_check_does_not() {
+        let refused = || kernel::Error::Load {
+            what: "file_open".into(),
+            cause: "no".into(),
+        };
+        // What `check` prints.
+        assert!(!refused().to_string().contains("kernelseal check"));
+        let wrapped = anyhow::Error::new(refused()).context("start");
+        assert!(advice(&wrapped).contains("kernelseal check"));
+        assert_eq!(advice(&anyhow::anyhow!("no")), "");
+    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -39,7 +39,7 @@ use crate::{
         self, Journal, Metrics,
         http::{Answers, Server},
     },
-    out_of_reach,
+    out_of_reach, privileges,
     process::{LABELS, Pod, Pods},
     secrets::{self, Known, Origins, Store},
     takeover::Others,
@@ -50,6 +50,9 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     // (what cannot be done is told when there is a log)
     let config = config::load(path).map_err(anyhow::Error::new)?;
     let _log = observe::log::start(config.monitoring.log_level, config.monitoring.log_format);
+    if config.policy.mode != Mode::Disabled {
+        privileges::ensure_root()?;
+    }
     // Before the first secret is read.
     if let Some(why) = secrets::protect_process() {
         tracing::warn!("secrets in this process's memory may be swapped out: {why}");
@@ -312,6 +315,7 @@ fn look(shift: &mut Shift, edits: &mut Edits, ready: &mut Readiness, is_renewed:
 /// Loads the kernel side if it is not there, and sees hooks run: a configuration that asks for a guard is not begun without.
 fn ensure_guard_works(config: &Config) -> anyhow::Result<()> {
     if config.policy.mode != Mode::Disabled {
+        privileges::ensure_root()?;
         ensure_loaded()?;
         kernel::ensure_fires()?;
     }

@@ -3,12 +3,16 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, Permissions},
     io::Write as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     process::{Command, Output, Stdio},
 };
 
 use serde::Deserialize;
+
+/// The user that owns nothing.
+const NOBODY: u32 = 65534;
 
 /// A row of a table.
 #[derive(Deserialize)]
@@ -80,4 +84,44 @@ fn assert_all(table: &str, at_least: usize) {
 #[test]
 fn inject_tells_what_became_of_each_object_and_why() {
     assert_all(include_str!("inject.yaml"), 20);
+}
+
+#[test]
+fn validate_says_where_why_and_what_to_do() {
+    assert_all(include_str!("validate.yaml"), 30);
+}
+
+#[test]
+fn an_ordinary_user_is_told_so_first() {
+    let folder = tempfile::tempdir().unwrap();
+    // Where that user can execute it.
+    fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("kernelseal");
+    fs::copy(env!("CARGO_BIN_EXE_kernelseal"), &program).unwrap();
+    let config = folder.path().join("config.yaml");
+    fs::write(&config, "version: v1\n").unwrap();
+    for command in [
+        &["run", "--config", config.to_str().unwrap()][..],
+        &["check"],
+        &["status"],
+    ] {
+        let mut ordinary = Command::new(&program);
+        ordinary.args(command);
+        if rustix::process::geteuid().is_root() {
+            ordinary.uid(NOBODY).gid(NOBODY);
+        }
+        let output = ordinary.output().unwrap();
+        let said = [output.stderr, output.stdout].concat();
+        let said = String::from_utf8(said).unwrap();
+        let first = said.lines().next().unwrap_or_default();
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
+        assert!(
+            first.contains("not root (this is user") && first.contains("CAP_SYS_ADMIN"),
+            "{command:?}: {said}"
+        );
+        assert!(
+            !said.contains("Run `kernelseal check`"),
+            "{command:?}: {said}"
+        );
+    }
 }

@@ -62,6 +62,8 @@ pub(super) fn read(text: &str) -> Result<Vec<Node>, Problem> {
         block_nesting_limit: MAX_DEPTH,
     };
     let mut reader = Reader {
+        text,
+        done: 0,
         events: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
         nodes: 0,
@@ -180,6 +182,9 @@ fn plain(text: &str) -> Value {
 }
 
 struct Reader<'a> {
+    text: &'a str,
+    /// The byte behind what was read.
+    done: usize,
     events: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
@@ -187,10 +192,14 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Problem> {
-        self.events.next_event().transpose().map_err(|error| {
-            let (at, message, help) = yaml_syntax(&error);
+        let event = self.events.next_event().transpose().map_err(|error| {
+            let (at, message, help) = yaml_syntax(self.text, self.done, &error);
             Problem { at, message, help }
-        })
+        })?;
+        if let Some(range) = event.as_ref().and_then(|(_, span)| span.byte_range()) {
+            self.done = range.end.max(self.done);
+        }
+        Ok(event)
     }
 
     fn expect(&mut self, after: &Span) -> Result<(Event<'a>, Span), Problem> {
