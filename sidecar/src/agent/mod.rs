@@ -6,6 +6,7 @@ mod neighbours;
 mod objects;
 mod readiness;
 mod shift;
+mod unmatched;
 
 use std::{
     fmt::Display,
@@ -29,6 +30,7 @@ use self::{
     objects::Objects,
     readiness::Readiness,
     shift::Shift,
+    unmatched::Unmatched,
 };
 use crate::{
     config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position},
@@ -206,6 +208,8 @@ async fn serve_until(
         None => return shift.end(&edits.config.policy, false),
     }
     ready.set_in_force(true);
+    let unmatched = Unmatched::default();
+    unmatched.look(edits.config.clone(), own_pod().is_some());
 
     let mut applied = None;
     // (the kernel side may have no room for it now, and later)
@@ -248,6 +252,7 @@ async fn serve_until(
             () = heard(&mut applied) => {
                 applied = None;
                 is_renewed = renew(&mut shift, &mut edits, &mut ready);
+                unmatched.look(edits.config.clone(), own_pod().is_some());
             }
         }
     };
