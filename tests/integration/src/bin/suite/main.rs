@@ -32,6 +32,7 @@ mod starving;
 mod syscalls;
 mod takeover;
 mod unknown_pods;
+mod unmatched;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         identity::register,
         containers::register,
         unknown_pods::register,
+        unmatched::register,
         sources::register,
         examples::register,
         policy::register,
