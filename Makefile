@@ -5,7 +5,7 @@
 #   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
 #   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, the image's, five minutes of soak
 #   make test-quick    only those that need no guest
-#   make test-kube     Secrets from a real Kubernetes API server, which KUBEBUILDER_ASSETS names, and from OpenBao; the Helm chart
+#   make test-kube     Secrets from a real Kubernetes API server, in KUBEBUILDER_ASSETS or the cache's kubernetes/, and from OpenBao; the Helm chart
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
 #   make guest-programs K=6.12 F=redis   ordinary programs beside sealed ones, and sealed: the tests ordinary::
 #   make guest-pods K=6.12 F=rotat       pods on a containerd, from our own manifests: the tests cri::
@@ -41,6 +41,11 @@ GUEST_OPTIONS ?= --timeout 3600
 
 export KERNELSEAL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kernelseal
 export CARGO_TARGET_DIR ?= target
+# A Kubernetes for the tests: what is named, else what lies in the cache.
+ifeq ($(strip $(KUBEBUILDER_ASSETS)),)
+override KUBEBUILDER_ASSETS := $(abspath $(KERNELSEAL_CACHE))/kubernetes
+endif
+export KUBEBUILDER_ASSETS
 # What tests run that Debian does not package (tests/servers/fetch).
 export KERNELSEAL_OPENBAO ?= $(abspath $(KERNELSEAL_CACHE))/openbao/bao
 export KERNELSEAL_HELM ?= tests/servers/helm
@@ -199,13 +204,20 @@ guest-kubelet: kubelet-there pods-build
 	    --add $(KUBELET):/usr/lib/kernelseal/kube/kubelet --env KERNELSEAL_KUBELET=/usr/lib/kernelseal/kube/kubelet \
 	    -- pods kubelet::$(F)
 
+# What is there is used; what is not is said, all of it, before anything is built.
 kubelet-there:
-	@say() { echo "make guest-kubelet: $$1 It runs a real API server and kubelet: set KUBEBUILDER_ASSETS to a folder with kube-apiserver and" \
-	    "etcd (setup-envtest use -p path), and put a kubelet of that version beside them, or name it in KUBELET" >&2; exit 1; }; \
-	[ -n "$(KUBEBUILDER_ASSETS)" ] || say "KUBEBUILDER_ASSETS is not set."; \
+	@missing=; \
 	for program in "$(KUBEBUILDER_ASSETS)/etcd" "$(KUBEBUILDER_ASSETS)/kube-apiserver" "$(KUBELET)"; do \
-	    [ -f "$$program" ] || say "there is no $$program."; \
-	done
+	    [ -f "$$program" ] && [ -x "$$program" ] || missing="$$missing $$program"; \
+	done; \
+	[ -z "$$missing" ] || { \
+	    echo "make: these tests run a real API server and kubelet, of which these programs are missing:$$missing"; \
+	    echo "  Put kube-apiserver, etcd and kubelet there, executable. kube-apiserver and etcd: setup-envtest use -p path (of the"; \
+	    echo "  controller-runtime project) fetches them and prints their folder; etcd is also in Debian's package etcd-server (.ci/install etcd)."; \
+	    echo "  The kubelet of that version is in Kubernetes' own release, for nodes. Or name a folder in KUBEBUILDER_ASSETS, and a kubelet elsewhere in KUBELET."; \
+	    echo "  1.20 and 1.36 were tried. Without them: make test-quick guest-test"; \
+	    exit 1; \
+	} >&2
 
 # The Dockerfile as it is, built as root (by sudo) but without docker or a registry, and run as a sidecar.
 guest-image: pods-build

@@ -4,7 +4,10 @@ use std::{fs, path::Path, process::ExitCode};
 
 use sidecar_common::network::WATCH_UNIX;
 
-use crate::kernel::{self, LSM_LIST, Network, NetworkWish, VMLINUX_BTF, pins, version};
+use crate::{
+    kernel::{self, LSM_LIST, Network, NetworkWish, VMLINUX_BTF, pins, version},
+    privileges::{self, Privileges},
+};
 
 /// A requirement, looked at.
 struct Finding {
@@ -34,15 +37,12 @@ impl Finding {
 
 /// Prints a line each; fails if one is not met.
 pub(crate) fn run() -> ExitCode {
-    let findings = [
-        root(),
-        release(),
-        btf(),
-        lsm(),
-        lockdown(),
-        bpf_fs(),
-        attach(),
-    ];
+    let privileges = Privileges::of_self();
+    let mut findings = vec![root(&privileges), release(), btf(), lsm(), lockdown()];
+    // What an ordinary user is refused says nothing about the machine.
+    if !privileges.is_ordinary() {
+        findings.extend([bpf_fs(), attach()]);
+    }
     for Finding {
         what,
         is_met,
@@ -54,6 +54,13 @@ pub(crate) fn run() -> ExitCode {
     for weaker in version::weaker() {
         println!("note {weaker}");
     }
+    if privileges.is_ordinary() {
+        println!(
+            "note BPF file system, programs and network monitor: not looked at, for which it takes root"
+        );
+        println!("Whether this machine can enforce is not known.");
+        return ExitCode::FAILURE;
+    }
     println!("note {}", network_monitor());
     if findings.iter().all(|finding| finding.is_met) {
         println!("This machine can enforce.");
@@ -64,41 +71,16 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-fn root() -> Finding {
-    /// Bits of the capabilities we use (uapi/linux/capability.h), and what for.
-    const NEEDED: [(u32, &str); 7] = [
-        (0, "CHOWN"),         // secret files are the program's user's
-        (1, "DAC_OVERRIDE"),  // and are made in its directories
-        (5, "KILL"),          // release and refuse
-        (18, "SYS_CHROOT"),   // enter its mount namespace
-        (19, "SYS_PTRACE"),   // take hold of it
-        (21, "SYS_ADMIN"),    // load programs, mount
-        (24, "SYS_RESOURCE"), // keep it from dumping core
-    ];
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    let (has, lacks): (Vec<_>, Vec<_>) = NEEDED
-        .iter()
-        .partition(|(bit, _)| effective & (1 << bit) != 0);
-    let names = |list: Vec<&(u32, &str)>| -> String {
-        list.iter()
-            .map(|(_, name)| format!("CAP_{name}"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    if lacks.is_empty() {
-        Finding::met("privileges", names(has))
+fn root(privileges: &Privileges) -> Finding {
+    let missing = privileges.missing();
+    if missing.is_empty() {
+        Finding::met("privileges", privileges.present())
+    } else if privileges.is_ordinary() {
+        Finding::missing("privileges", privileges::not_root())
     } else {
         Finding::missing(
             "privileges",
-            format!(
-                "{} missing: run as root, or give the container these capabilities",
-                names(lacks)
-            ),
+            format!("{missing} missing: run as root, or give the container these capabilities"),
         )
     }
 }

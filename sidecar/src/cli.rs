@@ -10,7 +10,10 @@ use std::{
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::{agent, check, config, guardian, kernel, kube, limits, observe::http, seal, top};
+use crate::{
+    agent, check, config, guardian, kernel, kube, limits, observe::http, privileges, seal, top,
+    validate,
+};
 
 /// Seals programs' secrets: nobody but the program reads them.
 #[derive(Parser)]
@@ -35,22 +38,11 @@ enum Command {
     /// Find out whether this machine can enforce: a line for each requirement, with the fix.
     Check,
     /// Read configurations and say what is wrong with them.
-    Validate {
-        /// The configurations.
-        #[arg(value_name = "FILE", required = true)]
-        files: Vec<PathBuf>,
-    },
-    /// Add the sidecar to the pods of Kubernetes manifests. The result goes to stdout.
-    Inject {
-        /// The manifest: YAML or JSON, any number of documents. `-` is standard input.
-        #[arg(short, long, value_name = "FILE")]
-        file: PathBuf,
-        #[command(flatten)]
-        options: kube::inject::Options,
-        /// Leave pods that cannot have a sidecar as they are, with a note, instead of failing.
-        #[arg(long)]
-        keep_going: bool,
-    },
+    Validate(validate::Options),
+    /// Add the sidecar to the pods of Kubernetes manifests. The result goes to stdout, a line per object to stderr.
+    Inject(kube::inject::Inject),
+    /// Take the sidecar away from the pods of manifests, with all that `inject` added.
+    Uninject(kube::inject::Uninject),
     /// Add the sidecar to pods as they are created: a mutating admission webhook, over TLS.
     Webhook(kube::webhook::Options),
     /// Show what agents tell, live: sealed programs, connections, calls, refusals. Reads events from standard input.
@@ -91,12 +83,9 @@ pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run { config } => agent::run(&config),
         Command::Check => return check::run(),
-        Command::Validate { files } => return validate(&files),
-        Command::Inject {
-            file,
-            options,
-            keep_going,
-        } => return inject(&file, &options, keep_going),
+        Command::Validate(options) => return validate::run(&options),
+        Command::Inject(command) => return write_manifest(&command.run()),
+        Command::Uninject(command) => return write_manifest(&command.run()),
         Command::Webhook(options) => kube::webhook::run(&options),
         Command::Top => top::run(),
         Command::Status => status(),
@@ -117,55 +106,36 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("kernelseal: {e:#}");
+            eprintln!("kernelseal: {e:#}{}", advice(&e));
             ExitCode::FAILURE
         }
     }
 }
 
-fn validate(files: &[PathBuf]) -> ExitCode {
-    let mut code = ExitCode::SUCCESS;
-    for file in files {
-        match config::load(file) {
-            Ok(config) => {
-                println!("{}: ok, {} bindings", file.display(), config.secrets.len());
-            }
-            Err(errors) => {
-                eprintln!("{errors}");
-                code = ExitCode::FAILURE;
-            }
-        }
-    }
-    code
-}
-
-fn inject(file: &Path, options: &kube::inject::Options, keep_going: bool) -> ExitCode {
-    let unfit = if keep_going {
-        kube::inject::Unfit::Keep
+/// What to do about an error that does not say so itself: `check` prints the same one, and is no way out of it there.
+fn advice(e: &anyhow::Error) -> &'static str {
+    let is_refusal = |cause: &kernel::Error| matches!(cause, kernel::Error::Load { .. });
+    if e.chain()
+        .filter_map(|cause| cause.downcast_ref())
+        .any(is_refusal)
+    {
+        ". Run `kernelseal check` to see what it lacks"
     } else {
-        kube::inject::Unfit::Fail
-    };
-    let injected = kube::inject::load(file)
-        .and_then(|source| kube::inject::inject(&source, kube::inject::name(file), options, unfit));
-    match injected {
-        Ok(injected) => {
-            for note in injected.notes {
-                eprintln!("{note}");
-            }
-            if let Err(e) = io::stdout().write_all(injected.text.as_bytes()) {
-                eprintln!("kernelseal: the manifest could not be written: {e}");
-                return ExitCode::FAILURE;
-            }
-            ExitCode::SUCCESS
-        }
-        Err(faults) => {
-            eprintln!("{faults}");
-            ExitCode::FAILURE
-        }
+        ""
     }
+}
+
+fn write_manifest(said: &kube::inject::Said) -> ExitCode {
+    eprint!("{}", said.notes);
+    if let Err(e) = io::stdout().write_all(said.manifest.as_bytes()) {
+        eprintln!("kernelseal: the manifest could not be written: {e}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::from(said.code)
 }
 
 fn status() -> anyhow::Result<()> {
+    privileges::ensure_root()?;
     let versions = kernel::pins::all()?;
     if versions.is_empty() {
         println!(
@@ -211,6 +181,7 @@ fn status_of(dir: &Path) -> anyhow::Result<()> {
 }
 
 fn cleanup(force: bool) -> anyhow::Result<()> {
+    privileges::ensure_root()?;
     // (a directory each, until it is wiped)
     limits::raise();
     let lock = kernel::pins::lock()?;
@@ -249,6 +220,21 @@ fn cleanup(force: bool) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    use super::{advice, kernel};
+
+    #[test]
+    fn a_refusal_of_the_kernel_names_check_and_check_does_not() {
+        let refused = || kernel::Error::Load {
+            what: "file_open".into(),
+            cause: "no".into(),
+        };
+        // What `check` prints.
+        assert!(!refused().to_string().contains("kernelseal check"));
+        let wrapped = anyhow::Error::new(refused()).context("start");
+        assert!(advice(&wrapped).contains("kernelseal check"));
+        assert_eq!(advice(&anyhow::anyhow!("no")), "");
+    }
 
     #[test]
     fn the_command_line_is_sound() {

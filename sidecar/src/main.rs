@@ -16,11 +16,13 @@ mod monitor;
 mod observe;
 mod out_of_reach;
 mod patience;
+mod privileges;
 mod process;
 mod seal;
 mod secrets;
 mod takeover;
 mod top;
+mod validate;
 mod vault;
 
 use std::{alloc::System, process::ExitCode};

@@ -6,6 +6,7 @@ mod neighbours;
 mod objects;
 mod readiness;
 mod shift;
+mod unmatched;
 
 use std::{
     fmt::Display,
@@ -29,6 +30,7 @@ use self::{
     objects::Objects,
     readiness::Readiness,
     shift::Shift,
+    unmatched::Unmatched,
 };
 use crate::{
     config::{self, Config, Mode, Monitoring, OnFailure, Policy, Position, Provenance},
@@ -39,7 +41,7 @@ use crate::{
         self, Journal, Metrics,
         http::{Answers, Server},
     },
-    out_of_reach,
+    out_of_reach, privileges,
     process::{LABELS, Pod, Pods},
     secrets::{self, Known, Origins, Store},
     takeover::Others,
@@ -50,6 +52,9 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
     // (what cannot be done is told when there is a log)
     let config = config::load(path).map_err(anyhow::Error::new)?;
     let _log = observe::log::start(config.monitoring.log_level, config.monitoring.log_format);
+    if config.policy.mode != Mode::Disabled {
+        privileges::ensure_root()?;
+    }
     // Before the first secret is read.
     if let Some(why) = secrets::protect_process() {
         tracing::warn!("secrets in this process's memory may be swapped out: {why}");
@@ -203,6 +208,8 @@ async fn serve_until(
         None => return shift.end(&edits.config.policy, false),
     }
     ready.set_in_force(true);
+    let unmatched = Unmatched::default();
+    unmatched.look(edits.config.clone(), own_pod().is_some());
 
     let mut applied = None;
     // (the kernel side may have no room for it now, and later)
@@ -245,6 +252,7 @@ async fn serve_until(
             () = heard(&mut applied) => {
                 applied = None;
                 is_renewed = renew(&mut shift, &mut edits, &mut ready);
+                unmatched.look(edits.config.clone(), own_pod().is_some());
             }
         }
     };
@@ -312,6 +320,7 @@ fn look(shift: &mut Shift, edits: &mut Edits, ready: &mut Readiness, is_renewed:
 /// Loads the kernel side if it is not there, and sees hooks run: a configuration that asks for a guard is not begun without.
 fn ensure_guard_works(config: &Config) -> anyhow::Result<()> {
     if config.policy.mode != Mode::Disabled {
+        privileges::ensure_root()?;
         ensure_loaded()?;
         kernel::ensure_fires()?;
     }

@@ -11,7 +11,7 @@ use super::{
     network::Network,
     syscalls::Syscalls,
     validate,
-    yaml::{Node, Scalar},
+    yaml::{Kind, Node, Scalar},
 };
 
 /// Limits of `holdTimeout`.
@@ -20,6 +20,16 @@ const HOLD_TIMEOUT: std::ops::RangeInclusive<Duration> =
 
 /// The configuration, or `None` if the report says why not. Some errors leave a configuration.
 pub(super) fn config(report: &mut Report, root: &Node) -> Option<Config> {
+    if let Some(kind) = manifest_kind(root) {
+        let hint = if kind == "ConfigMap" {
+            "the configuration is the text under `data:`, of the key `config.yaml`: validate that text by itself"
+        } else {
+            "a configuration begins with `version: v1`; in Kubernetes it is the value of a ConfigMap's key `config.yaml`"
+        };
+        let message = format!("a manifest of Kubernetes (kind {kind}), not a configuration");
+        report.error(&root.mark, message, hint);
+        return None;
+    }
     let top = Fields::open(report, root, &keys::TOP)?;
     let version = top
         .require(report, "version")
@@ -52,6 +62,24 @@ pub(super) fn config(report: &mut Report, root: &Node) -> Option<Config> {
         secrets_dir: secrets_dir?,
         vault: vault?,
     })
+}
+
+/// Of a manifest of Kubernetes, its kind; "unknown" where that is none.
+fn manifest_kind(root: &Node) -> Option<&str> {
+    let Kind::Map(entries) = &root.kind else {
+        return None;
+    };
+    let find = |name: &str| {
+        let mut entries = entries.iter();
+        entries.find_map(|(key, value)| (key.raw() == name).then_some(value))
+    };
+    let (_, kind) = find("apiVersion").zip(find("kind"))?;
+    let is_kind = |kind: &str| {
+        !kind.is_empty()
+            && kind.len() <= validate::MAX_KIND
+            && kind.chars().all(|c| c.is_ascii_alphabetic())
+    };
+    Some(kind.raw()).map(|kind| if is_kind(kind) { kind } else { "unknown" })
 }
 
 fn version(report: &mut Report, node: &Node) -> Option<Version> {
@@ -195,21 +223,22 @@ pub(super) fn absolute_path(report: &mut Report, node: &Node, what: &str) -> Opt
 }
 
 fn hold_timeout(report: &mut Report, node: &Node) -> Option<Duration> {
-    let hint = "write a number and a unit, from 100ms to 5m: `500ms`, `5s`, `1m`";
+    let hint = "write a number and a unit: `500ms`, `5s`, `1m`";
     let duration = match node.scalar() {
         Some(Scalar::Text(text)) => duration(text),
         _ => None,
     };
     let message = match duration {
         Some(duration) if HOLD_TIMEOUT.contains(&duration) => return Some(duration),
-        Some(_) => "holdTimeout is out of range",
+        Some(_) => "holdTimeout is out of range: it is from 100ms to 5m",
+        None if matches!(node.scalar(), Some(Scalar::Number(_))) => "holdTimeout lacks its unit",
         None => "holdTimeout is not a duration",
     };
     report.error(&node.mark, message, hint);
     None
 }
 
-/// Reads `500ms`, `5s` or `1m`.
+/// Reads `500ms`, `5s` or `1m`; also what is out of range, to say so.
 fn duration(text: &str) -> Option<Duration> {
     let unit = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit);
@@ -218,6 +247,8 @@ fn duration(text: &str) -> Option<Duration> {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     };
     number.checked_mul(millis).map(Duration::from_millis)

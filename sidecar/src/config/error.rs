@@ -67,6 +67,15 @@ impl ConfigError {
         self
     }
 
+    /// The same, said to be a warning.
+    #[must_use]
+    pub fn as_warning(&self) -> Self {
+        Self {
+            message: format!("warning: {}", self.message),
+            ..self.clone()
+        }
+    }
+
     /// Line, from 1; `None` when the file could not be read.
     #[must_use]
     pub fn line(&self) -> Option<usize> {

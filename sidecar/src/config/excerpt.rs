@@ -151,8 +151,10 @@ impl<'t> Source<'t> {
             self.hide_all(key);
             return self.hide_all(value);
         }
-        // A token, or a password in an address, where the path or the address of it should be.
+        // A token, or a password in an address, where the path or the address of it should be; a command line, which
+        // may have one among its arguments, where a file should be.
         let is_credential = match name {
+            "binary" => value.raw().contains(char::is_whitespace),
             "tokenFile" => !value.raw().starts_with('/'),
             "address" => value.raw().contains('@'),
             _ => false,

@@ -6,6 +6,7 @@ use super::{
     error::ConfigError,
     excerpt::{self, Source},
     keys::{self, Level, Meant},
+    locate,
     yaml::{Kind, Mark, Node, Scalar},
 };
 
@@ -83,6 +84,10 @@ impl<'t> Report<'t> {
     pub(super) fn text<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
         match node.scalar() {
             Some(Scalar::Text("")) => self.error(&node.mark, format!("{what} is empty"), ""),
+            Some(Scalar::Text(text)) if locate::is_template(text) => {
+                let message = format!("{what} is {}", locate::TEMPLATE);
+                self.error(&node.mark, message, locate::RENDER);
+            }
             Some(Scalar::Text(text)) => return Some(text),
             Some(Scalar::Bool(_) | Scalar::Number(_)) => {
                 self.wrong_type(node, what, "text", "put it in quotes");
@@ -137,7 +142,9 @@ impl<'t> Report<'t> {
             return Some(*value);
         }
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let meant = keys::nearest(text, &names);
+        // (The words in capitals are signals, which others write `SIGHUP`.)
+        let short = text.strip_prefix("SIG").unwrap_or(text);
+        let meant = keys::nearest(short, &names);
         let ask = meant.map_or_else(String::new, |word| {
             format!("; did you mean {}?", quoted(word))
         });
@@ -165,6 +172,8 @@ pub(super) fn quoted(word: &str) -> String {
 pub(super) struct Fields<'n> {
     level: &'static Level,
     entries: HashMap<&'n str, &'n Node>,
+    /// Keys that are probably meant by others, which are noted: they are not lacking.
+    misspelt: Vec<&'static str>,
     pub(super) mark: Mark,
 }
 
@@ -176,7 +185,7 @@ impl<'n> Fields<'n> {
             report.wrong_type(node, level.name, "a mapping", &hint);
             return None;
         };
-        let mut entries = HashMap::new();
+        let (mut entries, mut misspelt) = (HashMap::new(), Vec::new());
         let mut seen: HashMap<&str, &Mark> = HashMap::new();
         for (key, value) in pairs {
             let name = key.raw();
@@ -190,12 +199,13 @@ impl<'n> Fields<'n> {
             } else if level.keys.contains(&name) {
                 entries.insert(name, value);
             } else {
-                unknown_key(report, &key.mark, name, level);
+                misspelt.extend(unknown_key(report, &key.mark, name, level));
             }
         }
         Some(Self {
             level,
             entries,
+            misspelt,
             mark: node.mark,
         })
     }
@@ -209,7 +219,7 @@ impl<'n> Fields<'n> {
     /// The value of a key that must be given.
     pub(super) fn require(&self, report: &mut Report, key: &'static str) -> Option<&'n Node> {
         let value = self.get(key);
-        if value.is_none() {
+        if value.is_none() && !self.misspelt.contains(&key) {
             let message = format!("{} lacks the key \"{key}\"", self.level.name);
             report.error(&self.mark, message, format!("add `{key}:` here"));
         }
@@ -227,10 +237,17 @@ impl<'n> Fields<'n> {
     }
 }
 
-fn unknown_key(report: &mut Report, mark: &Mark, key: &str, level: &'static Level) {
+/// Notes an unknown key. Gives the key of this level that was probably meant.
+fn unknown_key(
+    report: &mut Report,
+    mark: &Mark,
+    key: &str,
+    level: &'static Level,
+) -> Option<&'static str> {
     let known = format!("keys here: {}", level.keys.join(", "));
     let shown = report.show(level, mark, key);
-    let (message, hint) = match level.meant(key) {
+    let meant = level.meant(key);
+    let (message, hint) = match meant {
         Meant::Here(near) => {
             let ask = format!(
                 "unknown {shown} in {}; did you mean \"{near}\"?",
@@ -254,4 +271,8 @@ fn unknown_key(report: &mut Report, mark: &Mark, key: &str, level: &'static Leve
         Meant::Unknown => (format!("unknown {shown} in {}", level.name), known),
     };
     report.error(mark, message, hint);
+    match meant {
+        Meant::Here(near) => Some(near),
+        _ => None,
+    }
 }

@@ -6,7 +6,8 @@
 //!
 //! The way of a file: `yaml` reads it into a tree with positions; `fields` takes mappings
 //! apart by the tables in `keys`; `decode` and its kin `decode_binding`, `decode_network`, `decode_syscalls` and `decode_vault` build the model with the
-//! checks of `validate`; `conflicts` judges bindings together; `excerpt` decides which
+//! checks of `validate`; `conflicts` judges bindings together; `warnings` finds what is legal and hardly meant; `locate` finds the
+//! place of what is no YAML; `excerpt` decides which
 //! source lines an error may show.
 
 mod binding;
@@ -21,6 +22,7 @@ mod error;
 mod excerpt;
 mod fields;
 mod keys;
+mod locate;
 mod model;
 mod network;
 mod schema;
@@ -29,10 +31,15 @@ mod syscalls;
 mod tests;
 mod validate;
 mod vault;
+mod warnings;
 mod watch;
 mod yaml;
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use secrecy::zeroize::Zeroizing;
 
@@ -52,8 +59,20 @@ pub use self::{
 };
 use self::{fields::Report, yaml::START};
 
+/// The name of standard input.
+const STDIN: &str = "-";
+
 /// A configuration file is at most this long, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
+
+/// A configuration, and what is legal in it and probably not meant.
+#[derive(Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// In the order of the file; they may be none.
+    pub warnings: Vec<ConfigError>,
+}
 
 /// Reads the configuration in a file.
 ///
@@ -61,21 +80,39 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 ///
 /// When the file cannot be read, is longer than [`MAX_BYTES`], is not UTF-8, or as [`parse`] says.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    let unreadable = |error: std::io::Error| {
+    check(path).map(|checked| checked.config)
+}
+
+/// The same, with warnings. `-` is standard input.
+///
+/// # Errors
+///
+/// As of [`load`].
+pub fn check(path: &Path) -> Result<Checked, ConfigErrors> {
+    let (name, read) = if path == Path::new(STDIN) {
+        (Path::new("<stdin>"), read_limited(io::stdin()))
+    } else {
+        (path, File::open(path).and_then(read_limited))
+    };
+    let bytes = read.map_err(|error| {
         ConfigError::new(
-            path,
+            name,
             None,
             format!("cannot read the configuration: {error}"),
         )
-        .hint("name an existing file with `--config`")
-    };
-    // Room for one byte too many from the start: growing would leave copies of secrets behind.
+        .hint("name a file that is there and that you may read")
+    })?;
+    let config = parse_bytes(&bytes, name)?;
+    let warnings = warnings::find(&config, name);
+    Ok(Checked { config, warnings })
+}
+
+/// Up to one byte more than may be. With room for that from the start: growing would leave copies of secrets behind.
+fn read_limited(from: impl Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_BYTES + 1));
     let limit = u64::try_from(MAX_BYTES + 1).unwrap_or(u64::MAX);
-    File::open(path)
-        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
-        .map_err(unreadable)?;
-    parse_bytes(&bytes, path)
+    from.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads a configuration from the bytes of a file.

@@ -4,6 +4,8 @@ use super::binding::Delivery;
 
 /// More bindings than this are a mistake.
 pub(super) const MAX_BINDINGS: usize = 1000;
+/// Longest name of a kind in Kubernetes, in bytes.
+pub(super) const MAX_KIND: usize = 63;
 /// Longest file name of Linux, in bytes.
 const NAME_MAX: usize = 255;
 /// Longest path of Linux, in bytes.
@@ -48,8 +50,17 @@ pub(super) fn absolute_path(path: &str) -> Check {
     )
 }
 
-/// The executed file: a basename, or an absolute path.
+/// The executed file: a basename, or an absolute path. What the kernel would never see as a file's name is refused, for such a
+/// binding would silently match nothing.
 pub(super) fn binary(binary: &str) -> Check {
+    ensure(
+        !binary.contains(['*', '?']),
+        "is a pattern (`*`, `?`), and would match no program: write one path, or the name alone for every folder; a binding for each program",
+    )?;
+    ensure(
+        !binary.contains(char::is_whitespace),
+        "has a blank, and would match no program: write the file alone, without its arguments",
+    )?;
     let basename = binary.rsplit('/').next().unwrap_or(binary);
     if binary.starts_with('/') {
         absolute_path(binary)?;

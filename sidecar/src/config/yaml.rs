@@ -10,7 +10,7 @@ use serde_saphyr::granit_parser::{
     self, ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput,
 };
 
-use super::error::Position;
+use super::{error::Position, locate};
 
 /// Collections may be nested this deep; the schema needs 6.
 const MAX_DEPTH: usize = 32;
@@ -130,6 +130,9 @@ pub(super) fn read(text: &str) -> Result<Node, Problem> {
         block_nesting_limit: MAX_DEPTH,
     };
     let mut builder = Builder {
+        text,
+        done: 0,
+        before: 0,
         events: Parser::new_from_str_with_options(text, options),
     };
     let mut root = None;
@@ -167,15 +170,25 @@ pub(super) const START: Mark = Mark {
 };
 
 struct Builder<'a> {
+    text: &'a str,
+    /// The byte behind the last event, and behind the one before it.
+    done: usize,
+    before: usize,
     events: Parser<'a, StrInput<'a>>,
 }
 
 impl<'a> Builder<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Problem> {
-        self.events
-            .next_event()
-            .transpose()
-            .map_err(|error| syntax(&error))
+        let event = self.events.next_event().transpose().map_err(|error| {
+            let (at, message, hint) = explain(self.text, self.done, &error);
+            Problem::new(one(at), &message, hint)
+        })?;
+        self.before = self.done;
+        if let Some(range) = event.as_ref().and_then(|(_, span)| span.byte_range()) {
+            // (A collection's event may end before what was read already.)
+            self.done = range.end.max(self.done);
+        }
+        Ok(event)
     }
 
     fn expect(&mut self) -> Result<(Event<'a>, Span), Problem> {
@@ -193,7 +206,11 @@ impl<'a> Builder<'a> {
             ));
         }
         if event.anchor_id().is_some() || event.tag().is_some() {
-            return Err(not_plain(mark));
+            let named = span
+                .byte_range()
+                .map_or(self.text.len(), |range| range.start);
+            let at = locate::property(self.text, self.before, named);
+            return Err(not_plain(at.map_or(mark, one)));
         }
         let kind = match event {
             Event::Scalar(text, style, ..) => Kind::Scalar {
@@ -226,11 +243,13 @@ impl<'a> Builder<'a> {
             }
             let key = self.node(event, &span, depth + 1)?;
             if !matches!(key.kind, Kind::Scalar { .. }) {
-                return Err(Problem::new(
-                    key.mark,
-                    "a key must be a word",
-                    "write `key: value`",
-                ));
+                // `mode: {{ .Values.mode }}` is a mapping as a key.
+                let is_template = matches!(&key.kind, Kind::Map(_));
+                return Err(if is_template {
+                    Problem::new(key.mark, locate::TEMPLATE, locate::RENDER)
+                } else {
+                    Problem::new(key.mark, "a key must be a word", "write `key: value`")
+                });
             }
             let (event, span) = self.expect()?;
             let value = self.node(event, &span, depth + 1)?;
@@ -271,27 +290,27 @@ fn mark(span: &Span) -> Mark {
     }
 }
 
-fn syntax(error: &ScanError) -> Problem {
-    let (at, message, hint) = explain(error);
-    let mark = Mark {
+/// One character.
+fn one(at: Position) -> Mark {
+    Mark {
         at,
         last_line: at.line,
         width: 1,
-    };
-    Problem {
-        mark,
-        message,
-        hint,
     }
 }
 
-/// Where a text stops being YAML, why, and what to do. The message never quotes the text.
-pub(crate) fn explain(error: &ScanError) -> (Position, String, &'static str) {
+/// Where a text stops being YAML, why, and what to do. The message never quotes the text. `done`: the byte up to which
+/// it was read before that.
+pub(crate) fn explain(
+    text: &str,
+    done: usize,
+    error: &ScanError,
+) -> (Position, String, &'static str) {
+    if let Some(found) = locate::cause(text, done, error) {
+        let message = format!("not valid YAML: {}", found.message);
+        return (found.at, message, found.hint);
+    }
     let hint = match error.kind() {
-        ErrorKind::TabNotAllowed
-        | ErrorKind::TabInBlockIndentation
-        | ErrorKind::TabInIndentation
-        | ErrorKind::TabInPlainScalar => "indent with spaces",
         ErrorKind::DirectiveDisallowed => "remove the line that begins with `%`",
         ErrorKind::RecursionLimitExceeded => "no key needs more than a few levels",
         _ => "look for a missing quote, colon or bracket, or wrong indentation, here or just above",

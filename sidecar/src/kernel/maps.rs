@@ -139,13 +139,21 @@ impl Maps {
         self.count_sealed(|sealed| sealed.scope == scope)
     }
 
+    /// When each process under seal started, in any scope: on the boot clock, in nanoseconds.
+    pub(crate) fn sealed_starts(&self) -> impl Iterator<Item = u64> {
+        self.under_seal().map(|sealed| sealed.start_ns)
+    }
+
     fn count_sealed(&self, chosen: impl Fn(&Sealed) -> bool) -> usize {
+        self.under_seal().filter(chosen).count()
+    }
+
+    fn under_seal(&self) -> impl Iterator<Item = Sealed> {
         const NOT_SEALED: u32 = SEALED_AGENT | SEALED_EXECING | SEALED_VOID;
-        self.sealed
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, sealed)| sealed.flags & NOT_SEALED == 0 && chosen(sealed))
-            .count()
+        let entries = self.sealed.iter().filter_map(Result::ok);
+        entries
+            .map(|(_, sealed)| sealed)
+            .filter(|sealed| sealed.flags & NOT_SEALED == 0)
     }
 
     /// A held program.

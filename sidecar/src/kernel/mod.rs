@@ -51,7 +51,7 @@ pub(crate) enum Error {
         cause: String,
     },
     /// The kernel refused a program, a map or an attachment.
-    #[error("the kernel refused {what}: {cause}. Run `kernelseal check` to see what it lacks")]
+    #[error("the kernel refused {what}: {cause}")]
     Load {
         /// Which.
         what: String,

@@ -295,10 +295,34 @@ impl Process {
         self.text("stat").is_ok_and(|stat| text::has_ended(&stat))
     }
 
+    /// When it started, as [`start_of_ns`] counts.
+    pub(crate) fn started(self) -> io::Result<u64> {
+        text::started(&self.text("stat")?)
+            .ok_or_else(|| io::Error::other("/proc/<pid>/stat has no start time"))
+    }
+
+    /// Its name, of at most 15 bytes. It may be anything: the process sets it.
+    pub(crate) fn comm(self) -> io::Result<Vec<u8>> {
+        let mut name = self.text("comm")?;
+        name.pop_if(|last| *last == b'\n');
+        Ok(name)
+    }
+
+    /// Its effective user, in our user namespace; root's where it dumps no core.
+    pub(crate) fn user(self) -> io::Result<u32> {
+        Ok(fs::metadata(self.file("stat"))?.uid())
+    }
+
+    /// What its root is: the mount namespace, and the folder in it.
+    pub(crate) fn root(self) -> io::Result<(u64, FileId)> {
+        let namespace = fs::metadata(self.file("ns/mnt"))?.ino();
+        Ok((namespace, file_id(self.folder("root")?)?))
+    }
+
     /// Whether it started at that moment, on the boot clock, in nanoseconds.
     pub(crate) fn started_at(self, start_ns: u64) -> io::Result<bool> {
         let stat = self.text("stat")?;
-        Ok(text::started(&stat) == Some(start_ns / TICK_NS))
+        Ok(text::started(&stat) == Some(start_of_ns(start_ns)))
     }
 
     /// Who traces it, if anybody: number and name.
@@ -307,6 +331,11 @@ impl Process {
         let name = Self::new(pid).text("comm").unwrap_or_default();
         Some((pid, String::from_utf8_lossy(&name).trim_end().to_owned()))
     }
+}
+
+/// A moment on the boot clock, of nanoseconds, as `/proc/<pid>/stat` has it: in ticks of a hundredth of a second.
+pub(crate) fn start_of_ns(start_ns: u64) -> u64 {
+    start_ns / TICK_NS
 }
 
 /// The processes of our PID namespace and of those below it.

@@ -25,6 +25,17 @@ fn inject_is_idempotent_and_its_result_valid() {
                 "{}: a second run",
                 file.display()
             );
+            let back = Command::new(env!("CARGO_BIN_EXE_kernelseal"))
+                .args(["uninject", "-f"])
+                .arg(copy.path())
+                .output()
+                .unwrap();
+            assert_eq!(
+                String::from_utf8(back.stdout).unwrap(),
+                before,
+                "{}: and back",
+                file.display()
+            );
 
             assert_eq!(documents(&before).len(), documents(&once).len());
             let mut sidecars = 0;
@@ -82,14 +93,16 @@ fn a_pod_that_cannot_have_it_fails_with_its_place_and_writes_nothing() {
         "{said}"
     );
 
-    let kept = inject(&file, &["--keep-going"]);
+    // Nor does it pass silently as a pod that nothing can be done about.
+    let left = inject(&file, &["--keep-going"]);
+    assert_eq!(left.status.code(), Some(3));
+    assert!(left.stdout.is_empty());
+
+    let kept = inject(&file, &["--keep-going", "--allow-none"]);
     assert_eq!(
         String::from_utf8(kept.stdout).unwrap(),
         fs::read_to_string(&file).unwrap()
     );
-    assert!(
-        String::from_utf8(kept.stderr)
-            .unwrap()
-            .contains("left without")
-    );
+    let said = String::from_utf8(kept.stderr).unwrap();
+    assert!(said.contains("Pod: skipped: the pod lives in"), "{said}");
 }

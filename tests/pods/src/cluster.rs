@@ -155,14 +155,17 @@ impl ClusterPod<'_> {
             .to_owned())
     }
 
-    /// What the kubelet tells of a container.
+    /// What the kubelet tells of a container, which may be a native sidecar.
     pub fn status(&self, container: &str) -> Result<Value> {
         let pod = self.read()?;
-        let all = pod["status"]["containerStatuses"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let found = all.into_iter().find(|status| status["name"] == container);
+        let lists = ["containerStatuses", "initContainerStatuses"];
+        let all = lists
+            .iter()
+            .filter_map(|list| pod["status"][list].as_array());
+        let found = all
+            .flatten()
+            .find(|status| status["name"] == container)
+            .cloned();
         found.with_context(|| {
             format!(
                 "the kubelet tells nothing of {container}: {}",

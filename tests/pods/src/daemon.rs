@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::probe::{ensure_both, ensure_none};
 use kernelseal_integration::registry::Registry;
+use kernelseal_servers::APPARMOR_PROFILE;
 use serde_json::{Value, json};
 
 use crate::cluster::{ClusterPod, LentCluster};
@@ -66,7 +67,8 @@ impl<'a> Scene<'a> {
             .context("no pods")?;
         self.cluster.apply(&shipped("crd.yaml")?)?;
         self.cluster.apply(first)?;
-        self.cluster.apply(&agent()?.to_string())?;
+        let agent = agent(self.cluster.server.minor_version()?)?;
+        self.cluster.apply(&agent.to_string())?;
         self.cluster.until("the agent is ready", || {
             let status = self.agent.status(SIDECAR).unwrap_or_default();
             Ok((status["ready"] == true).then_some(()))
@@ -137,8 +139,8 @@ fn object(namespace: &str) -> String {
 }
 
 /// The pod that the `DaemonSet`'s controller would make on this node, with what the API server's admission adds, but
-/// for the field that this kubelet's version does not know, and with the tests' image and configuration.
-fn agent() -> Result<Value> {
+/// for a field that a server of an earlier version does not know, and with the tests' image and configuration.
+fn agent(minor_version: u32) -> Result<Value> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(&shipped("daemonset.yaml")?)?;
     let set = documents.iter().find(|it| it["kind"] == "DaemonSet");
     let template = set.context("no DaemonSet")?["spec"]["template"].clone();
@@ -172,10 +174,12 @@ fn agent() -> Result<Value> {
     )?;
     let container = &mut spec["containers"][0];
     container["image"] = json!(KERNELSEAL);
-    let security = container["securityContext"].as_object_mut();
-    security
-        .context("no securityContext")?
-        .remove("appArmorProfile");
+    if minor_version < APPARMOR_PROFILE {
+        let security = container["securityContext"].as_object_mut();
+        security
+            .context("no securityContext")?
+            .remove("appArmorProfile");
+    }
     push(
         &mut container["volumeMounts"],
         json!({"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true}),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kernelseal_integration::registry::Registry;
+use kernelseal_servers::{APPARMOR_PROFILE, NATIVE_SIDECARS};
 use serde_json::{Value, json};
 
 use crate::attack::{BACKWARDS, FIND_AGENTS, ensure_nothing_leaked};
@@ -13,8 +14,10 @@ use crate::delivery::SIDECAR;
 use crate::manifest::shipped;
 
 const MANIFEST: &str = include_str!("../manifests/stack.yaml");
-/// For Kubernetes before 1.29, as the kubelet may be; the agent asks the API.
-const OPTIONS: [&str; 2] = ["--older-cluster", "--api-token"];
+/// The agent asks the API.
+const OPTIONS: [&str; 1] = ["--api-token"];
+/// For servers and kubelets without native sidecars, or without the field `appArmorProfile`, which such a sidecar has.
+const OPTIONS_BEFORE: [&str; 2] = ["--older-cluster", "--api-token"];
 /// The namespace and the Secret that deploy/rbac.yaml is about.
 pub const NAMESPACE: &str = "kernelseal";
 const SECRET: &str = "/api/v1/namespaces/kernelseal/secrets/backup";
@@ -72,7 +75,10 @@ fn teller(cluster: &LentCluster) -> Result<ClusterPod<'_>> {
     };
     if pod.read().is_err() {
         with_rights(cluster)?;
-        cluster.apply(&injected(MANIFEST, &OPTIONS)?)?;
+        let is_older = cluster.server.minor_version()? < NATIVE_SIDECARS.max(APPARMOR_PROFILE);
+        let options: &[&str] = if is_older { &OPTIONS_BEFORE } else { &OPTIONS };
+        println!("sidecars of this server: {options:?}");
+        cluster.apply(&injected(MANIFEST, options)?)?;
     }
     Ok(pod)
 }

@@ -163,7 +163,7 @@ impl ApiServer {
 fn assets() -> Result<PathBuf> {
     let Some(folder) = env::var_os("KUBEBUILDER_ASSETS") else {
         bail!(
-            "these tests talk to a real Kubernetes API server. Set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd; `setup-envtest use -p path` (kubebuilder's tool) fetches them and prints the folder"
+            "these tests talk to a real Kubernetes API server. Run them by `make test-kube`, which looks into the cache, or set KUBEBUILDER_ASSETS to a folder with kube-apiserver and etcd; `setup-envtest use -p path` (kubebuilder's tool) fetches them and prints the folder"
         );
     };
     let folder = PathBuf::from(folder);

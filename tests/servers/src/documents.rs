@@ -18,6 +18,11 @@ const IN_NO_NAMESPACE: [&str; 5] = [
     "KubeWard",
 ];
 
+/// Since when pods have native sidecars: init containers with `restartPolicy: Always`.
+pub const NATIVE_SIDECARS: u32 = 29;
+/// Since when containers have the field `appArmorProfile`.
+pub const APPARMOR_PROFILE: u32 = 30;
+
 impl Administrator {
     /// Makes an object what its document says. A field that the server does not know is an error.
     pub fn apply_document(&self, document: &Value) -> Result<Value> {
@@ -44,6 +49,11 @@ impl Administrator {
             self.apply_document(&document)?;
         }
         Ok(())
+    }
+
+    /// Which Kubernetes 1.x the server is: by that tests choose what it knows.
+    pub fn minor_version(&self) -> Result<u32> {
+        minor(&self.read("/version")?)
     }
 
     /// Changes fields of an object, by a merge patch.
@@ -98,4 +108,34 @@ fn path(document: &Value) -> Result<String> {
     Ok(format!(
         "/{root}/{version}/namespaces/{namespace}/{plural}/{name}"
     ))
+}
+
+/// The second number of what `/version` answers; distributions add a `+`.
+fn minor(version: &Value) -> Result<u32> {
+    let text = version["minor"].as_str().unwrap_or_default();
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    anyhow::ensure!(version["major"] == "1", "not Kubernetes 1.x: {version}");
+    text[..end]
+        .parse()
+        .with_context(|| format!("the server's version: {version}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minor_version_may_have_a_plus() {
+        assert_eq!(minor(&json!({"major": "1", "minor": "36"})).unwrap(), 36);
+        assert_eq!(minor(&json!({"major": "1", "minor": "20+"})).unwrap(), 20);
+        for bad in [
+            json!({}),
+            json!({"major": "2", "minor": "0"}),
+            json!({"major": "1", "minor": ""}),
+        ] {
+            assert!(minor(&bad).is_err(), "{bad}");
+        }
+    }
 }

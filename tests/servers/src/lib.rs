@@ -11,6 +11,7 @@ mod vault;
 
 pub use administrator::{ADMIN_TOKEN, AGENT, AGENT_TOKEN, Administrator, SERVICE};
 pub use api::ApiServer;
+pub use documents::{APPARMOR_PROFILE, NATIVE_SIDECARS};
 pub use openbao::OpenBao;
 pub use proxy::{Fault, Proxy};
 pub use tls::Authority;

@@ -194,3 +194,13 @@ fn harmless_lines_are_still_shown() {
     let rendered = refuse("version: v1\npolicy: {mode: audit\nsecrets: []\n");
     assert!(rendered.contains("config.yaml:"), "{rendered}");
 }
+
+#[test]
+fn the_arguments_of_a_command_line_as_binary_are_not_shown() {
+    let secret = "{name: A, source: {envRef: X}}";
+    for binary in ["app --password hunter2", "\"app\\thunter2\""] {
+        let rendered = refuse(&binding(&format!("binary: {binary}"), secret));
+        assert!(rendered.contains("binary has a blank"), "{rendered}");
+        assert!(!rendered.contains("hunter2"), "{rendered}");
+    }
+}

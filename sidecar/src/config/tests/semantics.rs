@@ -144,7 +144,7 @@ fn binary_is_a_basename_or_an_absolute_path() {
         "postgres",
         "/usr/bin/postgres",
         &"x".repeat(255),
-        "\"my app\"",
+        "\"/usr/bin/[\"",
     ] {
         accept(&binding(&format!("binary: {good}"), SECRET));
     }
@@ -157,6 +157,13 @@ fn binary_is_a_basename_or_an_absolute_path() {
         ("/usr/bin/", "binary is not a plain path"),
         ("..", "binary is not the name of a file"),
         ("\"\"", "binary is empty"),
+        ("python3*", "binary is a pattern"),
+        ("/opt/*/bin/app", "binary is a pattern"),
+        ("ap?", "binary is a pattern"),
+        ("my app", "binary has a blank"),
+        ("/usr/bin/app --port 80", "binary has a blank"),
+        ("\"app\\t\"", "binary has a blank"),
+        ("\"app \"", "binary has a blank"),
         ("\"a\\0b\"", "binary has a NUL byte"),
         (&long, "binary has a name longer than 255 bytes"),
         (

@@ -1,7 +1,7 @@
 //! One change to a document, and what it is as a JSON patch.
 
 use json_patch::{
-    AddOperation, PatchOperation,
+    AddOperation, PatchOperation, RemoveOperation,
     jsonptr::{PointerBuf, Token},
 };
 
@@ -22,12 +22,22 @@ pub(super) enum Edit {
         front: bool,
         items: Piece,
     },
+    /// Keys that go, with what they hold; at least one stays. All of a mapping's are in one edit.
+    RemoveKeys { map: PointerBuf, keys: Vec<String> },
+    /// Items that go, by ascending number; at least one stays.
+    RemoveItems {
+        list: PointerBuf,
+        indices: Vec<usize>,
+    },
 }
 
 impl Edit {
     /// The same, of a document in which what it was made for stands at `prefix`.
     pub(super) fn below(mut self, prefix: &PointerBuf) -> Self {
-        let (Self::Entry { map: place, .. } | Self::Items { list: place, .. }) = &mut self;
+        let (Self::Entry { map: place, .. }
+        | Self::Items { list: place, .. }
+        | Self::RemoveKeys { map: place, .. }
+        | Self::RemoveItems { list: place, .. }) = &mut self;
         *place = prefix.concat(place);
         self
     }
@@ -48,6 +58,13 @@ impl Edit {
                 }
                 operations
             }
+            Self::RemoveKeys { map, keys } => keys.iter().map(|key| remove(map, key)).collect(),
+            // From the end, so that none moves before it goes.
+            Self::RemoveItems { list, indices } => indices
+                .iter()
+                .rev()
+                .map(|index| remove(list, &index.to_string()))
+                .collect(),
         }
     }
 }
@@ -56,5 +73,11 @@ fn add(parent: &PointerBuf, token: &str, value: serde_json::Value) -> PatchOpera
     PatchOperation::Add(AddOperation {
         path: parent.with_trailing_token(Token::new(token)),
         value,
+    })
+}
+
+fn remove(parent: &PointerBuf, token: &str) -> PatchOperation {
+    PatchOperation::Remove(RemoveOperation {
+        path: parent.with_trailing_token(Token::new(token)),
     })
 }

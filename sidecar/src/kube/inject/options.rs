@@ -5,7 +5,7 @@ use clap::Args;
 /// The port `monitoring.metricsPort` has unless a configuration says otherwise.
 const METRICS_PORT: u16 = 9090;
 /// A name in Kubernetes (RFC 1123) has at most this many characters, and a label of one this many.
-const MAX_NAME: usize = 253;
+pub(super) const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 /// What our volumes' names add to the container's.
 const LONGEST_SUFFIX: usize = "-config".len();
@@ -14,14 +14,14 @@ const LONGEST_SUFFIX: usize = "-config".len();
 #[derive(Args, Clone, Debug)]
 #[group(id = "sidecar")]
 pub(crate) struct Options {
-    /// The sidecar's image. None is published: build it with the repository's Dockerfile.
-    #[arg(long, value_parser = image)]
+    /// The sidecar's image.
+    #[arg(long, default_value_t = own_image(), value_parser = image)]
     pub(crate) image: String,
     /// The `ConfigMap` that holds `config.yaml`. A pod's annotation `kernelseal.io/config-map` goes before.
     #[arg(long, value_name = "NAME", default_value = "kernelseal", value_parser = config_map)]
     pub(crate) config_map: String,
     /// The sidecar's name; its volumes' names begin with it.
-    #[arg(long, value_name = "NAME", default_value = "kernelseal", value_parser = container)]
+    #[arg(long, value_name = "NAME", default_value = Self::NAME, value_parser = container)]
     pub(crate) name: String,
     /// A Secret to mount for `secretKeyRef`, at /etc/kernelseal/secrets/NAME. May be given more than once.
     #[arg(long = "mount-secret", value_name = "NAME", value_parser = config_map)]
@@ -37,6 +37,31 @@ pub(crate) struct Options {
     /// start before it, then without secrets, and a Job's pod does not finish by itself.
     #[arg(long)]
     pub(crate) older_cluster: bool,
+}
+
+impl Options {
+    /// What the sidecar is called unless told otherwise.
+    pub(super) const NAME: &str = "kernelseal";
+
+    /// Those of a sidecar of a name, of which nothing else matters.
+    pub(super) fn named(name: &str) -> Self {
+        Self {
+            image: own_image(),
+            config_map: Self::NAME.to_owned(),
+            name: name.to_owned(),
+            mount_secrets: Vec::new(),
+            api_token: false,
+            metrics_port: METRICS_PORT,
+            older_cluster: false,
+        }
+    }
+}
+
+/// The image of this version, as it is called where this program was built: `kernelseal`, or what
+/// `KERNELSEAL_IMAGE_NAME` was at the time.
+fn own_image() -> String {
+    let name = option_env!("KERNELSEAL_IMAGE_NAME").unwrap_or("kernelseal");
+    format!("{name}:{}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Letters that need no quotes in YAML, wherever they stand in the middle of a scalar.

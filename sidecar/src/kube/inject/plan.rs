@@ -5,22 +5,40 @@ use serde_json::Value;
 
 use super::{
     edit::Edit,
-    options::{self, Options},
+    fits, notes,
+    options::Options,
     sidecar::{self, Piece, RUN},
+    surroundings::Surroundings,
 };
 
 /// On a pod, as label or annotation: "false" keeps the sidecar away. The webhook is asked by the label "true".
 pub(crate) const INJECT: &str = "kernelseal.io/inject";
 /// On a pod: the `ConfigMap` with its configuration.
-const CONFIG_MAP: &str = "kernelseal.io/config-map";
+pub(super) const CONFIG_MAP: &str = "kernelseal.io/config-map";
 /// What `kubectl logs` and `exec` mean when they name no container.
-const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+pub(super) const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+/// What the sidecar records of itself: that `shareProcessNamespace` came with it, and the annotation
+/// [`DEFAULT_CONTAINER`]. `uninject` takes back what is recorded.
+pub(super) const ADDED_SHARED_NAMESPACE: &str = "shareProcessNamespace";
+pub(super) const ADDED_DEFAULT_CONTAINER: &str = "default-container";
 
 /// The edits, in an order in which they may be carried out, and what the user should know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Plan {
     pub(super) edits: Vec<Edit>,
     pub(super) notes: Vec<Remark>,
+    pub(super) presence: Presence,
+}
+
+/// Whether the pod has the sidecar before anything is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// It has none, and is to have one.
+    Absent,
+    /// It has the one that would be added.
+    Same,
+    /// It has one that differs from what would be added.
+    Different,
 }
 
 /// Something about a place in the pod: a reason against the sidecar, or a note.
@@ -32,15 +50,15 @@ pub(super) struct Remark {
 }
 
 /// Plans for a pod, or a pod's template. The error is why it cannot have the sidecar.
-pub(super) fn plan(pod: &Value, options: &Options) -> Result<Plan, Remark> {
-    let mut plan = Plan::default();
-    if declines(pod) {
-        return Ok(plan);
-    }
-    fits(pod, options)?;
-    let config_map = config_map(pod, options)?;
-    let (edits, notes) = (&mut plan.edits, &mut plan.notes);
+pub(super) fn plan(
+    pod: &Value,
+    options: &Options,
+    surroundings: &Surroundings,
+) -> Result<Plan, Remark> {
+    fits::check(pod, options, surroundings)?;
+    let config_map = fits::config_map(pod, options)?;
     let spec = &pod["spec"];
+    let (mut edits, mut notes) = (Vec::new(), Vec::new());
 
     let mut mounts_run = false;
     for list in ["initContainers", "containers"] {
@@ -52,58 +70,85 @@ pub(super) fn plan(pod: &Value, options: &Options) -> Result<Plan, Remark> {
                 container,
                 options,
                 &pointer(&["spec", list, &index.to_string()]),
-                edits,
+                &mut edits,
             );
         }
     }
+    let mut added = Vec::new();
     if spec["shareProcessNamespace"].is_null() {
         edits.push(entry(
             &["spec"],
             "shareProcessNamespace",
             Piece::new("true"),
         ));
+        added.push(ADDED_SHARED_NAMESPACE);
     }
-    let wanted = sidecar::container(options);
-    match present(spec, options) {
-        Some((at, container)) if *container != wanted.value[0] => notes.push(remark(
-            at,
+    // (Carried out last: what is added to the end of the specification comes before it.)
+    let mut annotations = Vec::new();
+    if options.older_cluster && annotate(pod, options, &mut annotations) {
+        added.push(ADDED_DEFAULT_CONTAINER);
+    }
+    let there = present(spec, &options.name);
+    // What was added before us is known to the one that is there.
+    let added = there.as_ref().map_or_else(
+        || added.join(","),
+        |(_, own)| sidecar::added_of(own).to_owned(),
+    );
+    let wanted = sidecar::container(options, &added);
+    let presence = match &there {
+        None => Presence::Absent,
+        Some((_, container)) if **container == wanted.value[0] => Presence::Same,
+        Some(_) => Presence::Different,
+    };
+    match &there {
+        None => {
+            let list = if options.older_cluster { "containers" } else { "initContainers" };
+            add(spec, list, true, vec![wanted], &mut edits);
+        }
+        Some((at, _)) if presence == Presence::Different => notes.push(remark(
+            at.clone(),
             &format!(
                 "the container {} is there already and differs from what would be added; it is left as it is",
                 options.name
             ),
-            "to have it anew, remove it; for another name, use --name",
+            "to have it anew, use --upgrade; for another name, use --name",
         )),
         Some(_) => {}
-        None => {
-            let list = if options.older_cluster { "containers" } else { "initContainers" };
-            add(spec, list, true, vec![wanted], edits);
+    }
+    let (mut presence, mut lacking) = (presence, Vec::new());
+    for volume in sidecar::volumes(options, &config_map, mounts_run) {
+        let wanted = &volume.value[0];
+        let mut numbered = items(&spec["volumes"]).enumerate();
+        let Some((index, found)) = numbered.find(|(_, found)| found["name"] == wanted["name"])
+        else {
+            lacking.push(volume);
+            continue;
+        };
+        // How large the place for secret files is may be the author's choice.
+        let is_run = wanted["emptyDir"].is_object();
+        if found == wanted || is_run {
+            continue;
         }
-    }
-    let volumes = sidecar::volumes(options, &config_map, mounts_run)
-        .into_iter()
-        .filter(|volume| {
-            !items(&spec["volumes"]).any(|there| there["name"] == volume.value[0]["name"])
-        })
-        .collect();
-    add(spec, "volumes", false, volumes, edits);
-    if options.older_cluster {
-        annotate(pod, options, edits);
-    }
-    if options.api_token && spec["automountServiceAccountToken"] != false {
+        if presence == Presence::Same {
+            presence = Presence::Different;
+        }
         notes.push(remark(
-            pointer(&["spec"]),
-            "every container of the pod may get a token of its service account, and with it what the sidecar reads",
-            "set automountServiceAccountToken: false in the pod, or in its ServiceAccount",
+            pointer(&["spec", "volumes", &index.to_string()]),
+            &format!(
+                "the volume {} is there already and differs from what would be added; it is left as it is",
+                wanted["name"].as_str().unwrap_or_default()
+            ),
+            "to have it anew along with the sidecar, use --upgrade",
         ));
     }
-    if spec["hostNetwork"] == true {
-        notes.push(remark(
-            pointer(&["spec", "hostNetwork"]),
-            &format!("the pod is on the node's network: so is the sidecar's port {}", options.metrics_port),
-            "give each such pod of a node a port of its own: --metrics-port, and monitoring.metricsPort in its configuration",
-        ));
-    }
-    Ok(plan)
+    add(spec, "volumes", false, lacking, &mut edits);
+    edits.extend(annotations);
+    notes.extend(notes::about(pod, options, surroundings, &config_map));
+    Ok(Plan {
+        edits,
+        notes,
+        presence,
+    })
 }
 
 /// Whether the pod says that it wants no sidecar.
@@ -112,120 +157,13 @@ pub(super) fn declines(pod: &Value) -> bool {
     says("labels") || says("annotations")
 }
 
-/// Shapes first, then what the sidecar cannot live with.
-fn fits(pod: &Value, options: &Options) -> Result<(), Remark> {
-    let spec = &pod["spec"];
-    if !spec.is_object() {
-        return Err(shape(&["spec"], "no pod without a spec", "a mapping"));
-    }
-    for (list, needed) in [
-        ("containers", true),
-        ("initContainers", false),
-        ("volumes", false),
-    ] {
-        let value = &spec[list];
-        let fits = match value {
-            Value::Array(items) => {
-                items.iter().all(Value::is_object) && !(needed && items.is_empty())
-            }
-            Value::Null => !needed,
-            _ => false,
-        };
-        if !fits {
-            return Err(shape(
-                &["spec", list],
-                &format!("{list} is not a list of mappings"),
-                "a list",
-            ));
-        }
-    }
-    match &spec["shareProcessNamespace"] {
-        Value::Null | Value::Bool(true) => {}
-        Value::Bool(false) => {
-            return Err(remark(
-                pointer(&["spec", "shareProcessNamespace"]),
-                "the pod asks for separate process namespaces, in which the sidecar sees no program of the application",
-                &format!(
-                    "remove the line, or keep the sidecar away with the annotation {INJECT}: \"false\" on the pod"
-                ),
-            ));
-        }
-        _ => {
-            return Err(shape(
-                &["spec", "shareProcessNamespace"],
-                "neither true nor false",
-                "true",
-            ));
-        }
-    }
-    if spec["hostPID"] == true {
-        return Err(remark(
-            pointer(&["spec", "hostPID"]),
-            "the pod lives in the node's process namespace, and a sidecar in it would answer for the whole node",
-            &format!(
-                "use deploy/daemonset.yaml for the node, and the annotation {INJECT}: \"false\" on this pod"
-            ),
-        ));
-    }
-    if spec["os"]["name"] == "windows" {
-        let help = format!("set the annotation {INJECT}: \"false\" on the pod");
-        return Err(remark(
-            pointer(&["spec", "os", "name"]),
-            "a pod for Windows: kernelseal needs Linux",
-            &help,
-        ));
-    }
-    free_port(spec, options)
-}
-
-/// The containers of a pod share its ports.
-fn free_port(spec: &Value, options: &Options) -> Result<(), Remark> {
-    let metrics = options.metrics_port;
-    for list in ["containers", "initContainers"] {
-        for (index, container) in items(&spec[list]).enumerate() {
-            // An ordinary init container has ended before anything else listens.
-            let lives_on = list == "containers" || container["restartPolicy"] == "Always";
-            if container["name"] == options.name.as_str() || !lives_on {
-                continue;
-            }
-            for (port_index, port) in items(&container["ports"]).enumerate() {
-                let is_tcp = port["protocol"].is_null() || port["protocol"] == "TCP";
-                if is_tcp && port["containerPort"] == metrics {
-                    let (index, port_index) = (index.to_string(), port_index.to_string());
-                    return Err(remark(
-                        pointer(&["spec", list, &index, "ports", &port_index, "containerPort"]),
-                        &format!(
-                            "another container listens on {metrics}, the sidecar's port for metrics and probes"
-                        ),
-                        "choose another with --metrics-port, and monitoring.metricsPort in the configuration",
-                    ));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn config_map(pod: &Value, options: &Options) -> Result<String, Remark> {
-    match &pod["metadata"]["annotations"][CONFIG_MAP] {
-        Value::Null => Ok(options.config_map.clone()),
-        Value::String(name) if options::config_map(name).is_ok() => Ok(name.clone()),
-        _ => Err(remark(
-            pointer(&["metadata", "annotations", CONFIG_MAP]),
-            "not the name of a ConfigMap",
-            "small letters, digits, `-` and `.` between them",
-        )),
-    }
-}
-
 /// The container of our name, wherever it is.
-fn present<'a>(spec: &'a Value, options: &Options) -> Option<(PointerBuf, &'a Value)> {
+pub(super) fn present<'a>(spec: &'a Value, name: &str) -> Option<(PointerBuf, &'a Value)> {
     ["initContainers", "containers"]
         .into_iter()
         .find_map(|list| {
             let mut containers = items(&spec[list]).enumerate();
-            let (index, found) =
-                containers.find(|(_, container)| container["name"] == options.name.as_str())?;
+            let (index, found) = containers.find(|(_, container)| container["name"] == name)?;
             Some((pointer(&["spec", list, &index.to_string()]), found))
         })
 }
@@ -282,9 +220,12 @@ fn joined(mut one: Piece, other: Piece) -> Piece {
 }
 
 /// Without native sidecars there is no `appArmorProfile` either. And `kubectl logs` should go on to mean the
-/// application, though ours is the first container now.
-fn annotate(pod: &Value, options: &Options, edits: &mut Vec<Edit>) {
-    let mut wanted = vec![(sidecar::old_apparmor(options), "unconfined".to_owned())];
+/// application, though ours is the first container now. Says whether that needed an annotation.
+fn annotate(pod: &Value, options: &Options, edits: &mut Vec<Edit>) -> bool {
+    let mut wanted = vec![(
+        sidecar::old_apparmor(&options.name),
+        "unconfined".to_owned(),
+    )];
     let first = items(&pod["spec"]["containers"])
         .filter_map(|container| container["name"].as_str())
         .find(|name| *name != options.name);
@@ -294,8 +235,9 @@ fn annotate(pod: &Value, options: &Options, edits: &mut Vec<Edit>) {
     let annotations = &pod["metadata"]["annotations"];
     wanted.retain(|(key, _)| annotations[key].is_null());
     if wanted.is_empty() {
-        return;
+        return false;
     }
+    let names_default = wanted.iter().any(|(key, _)| key == DEFAULT_CONTAINER);
     if annotations
         .as_object()
         .is_some_and(|there| !there.is_empty())
@@ -305,7 +247,7 @@ fn annotate(pod: &Value, options: &Options, edits: &mut Vec<Edit>) {
                 .iter()
                 .map(|(key, value)| entry(&["metadata", "annotations"], key, Piece::quoted(value))),
         );
-        return;
+        return names_default;
     }
     let lines: Vec<_> = wanted
         .iter()
@@ -321,13 +263,14 @@ fn annotate(pod: &Value, options: &Options, edits: &mut Vec<Edit>) {
         let metadata = format!("annotations:\n  {}", annotations.replace('\n', "\n  "));
         edits.push(entry(&[], "metadata", Piece::new(metadata)));
     }
+    names_default
 }
 
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
 }
 
-fn pointer(tokens: &[&str]) -> PointerBuf {
+pub(super) fn pointer(tokens: &[&str]) -> PointerBuf {
     PointerBuf::from_tokens(tokens.iter().copied())
 }
 
@@ -339,11 +282,7 @@ fn entry(map: &[&str], key: &str, value: Piece) -> Edit {
     }
 }
 
-fn shape(at: &[&str], message: &str, wanted: &str) -> Remark {
-    remark(pointer(at), message, &format!("a pod has {wanted} here"))
-}
-
-fn remark(at: PointerBuf, message: &str, help: &str) -> Remark {
+pub(super) fn remark(at: PointerBuf, message: &str, help: &str) -> Remark {
     Remark {
         at,
         message: message.to_owned(),

@@ -10,6 +10,11 @@ use super::{options::Options, tree};
 
 /// Where applications find their secret files; theirs to mount where they cannot create it.
 pub(super) const RUN: &str = "/run/kernelseal";
+/// Where the kernel side is pinned.
+pub(super) const BPFFS: &str = "/sys/fs/bpf";
+/// A variable of the sidecar's that records what was added along with it. Not an annotation: the pod's metadata
+/// is its author's, and may be missing.
+const ADDED: &str = "KERNELSEAL_INJECTED";
 /// Where clients of the API look for who they are.
 const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -45,15 +50,37 @@ impl Piece {
 
 /// The default `AppArmor` profiles of container runtimes forbid mount and ptrace; Kubernetes before 1.30
 /// knows no field to say so, only this annotation.
-pub(super) fn old_apparmor(options: &Options) -> String {
-    format!(
-        "container.apparmor.security.beta.kubernetes.io/{}",
-        options.name
-    )
+pub(super) fn old_apparmor(name: &str) -> String {
+    format!("container.apparmor.security.beta.kubernetes.io/{name}")
 }
 
-/// A list of one container.
-pub(super) fn container(options: &Options) -> Piece {
+/// Whether a container is an agent: it mounts the file system with the kernel side's pins, without which none works.
+pub(super) fn is_ours(container: &Value) -> bool {
+    let mounts = container["volumeMounts"].as_array();
+    mounts
+        .into_iter()
+        .flatten()
+        .any(|mount| mount["mountPath"] == BPFFS)
+}
+
+/// What a sidecar records that was added to the pod along with it.
+pub(super) fn added_of(container: &Value) -> &str {
+    let env = container["env"].as_array();
+    env.into_iter()
+        .flatten()
+        .find(|variable| variable["name"] == ADDED)
+        .and_then(|variable| variable["value"].as_str())
+        .unwrap_or_default()
+}
+
+/// What kind of volume it is: its one key beside the name.
+pub(super) fn volume_kind(volume: &Value) -> Option<&str> {
+    let mut keys = volume.as_object()?.keys().map(String::as_str);
+    keys.find(|key| *key != "name")
+}
+
+/// A list of one container. `added`: what it records of the pod.
+pub(super) fn container(options: &Options, added: &str) -> Piece {
     let Options { name, image, .. } = options;
     // A name or image of digits alone would be read as a number.
     let (quoted_name, quoted_image) = (scalar(name), scalar(image));
@@ -68,6 +95,13 @@ pub(super) fn container(options: &Options) -> Piece {
     - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
     - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
 ";
+    if !added.is_empty() {
+        let _ = writeln!(
+            text,
+            "    - {{name: {ADDED}, value: {}}}  # what uninject takes back",
+            Value::from(added)
+        );
+    }
     let port = options.metrics_port;
     let _ = write!(
         text,
@@ -125,7 +159,7 @@ pub(super) fn container(options: &Options) -> Piece {
     }
     let _ = writeln!(
         text,
-        "    - {{name: {name}-bpf, mountPath: /sys/fs/bpf}}  # the kernel side, one for all agents of the node"
+        "    - {{name: {name}-bpf, mountPath: {BPFFS}}}  # the kernel side, one for all agents of the node"
     );
     Piece::new(text)
 }
@@ -158,7 +192,7 @@ pub(super) fn volumes(options: &Options, config_map: &str, run: bool) -> Vec<Pie
         ));
     }
     texts.push(format!(
-        "- name: {name}-bpf\n  hostPath: {{path: /sys/fs/bpf, type: Directory}}"
+        "- name: {name}-bpf\n  hostPath: {{path: {BPFFS}, type: Directory}}"
     ));
     if run {
         texts.push(format!(

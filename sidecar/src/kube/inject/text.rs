@@ -4,6 +4,8 @@
 //! (JSON, too) gets JSON. Whoever calls this reads the result again and compares: here is where a fault
 //! would be a changed meaning.
 
+mod cut;
+
 use json_patch::jsonptr::PointerBuf;
 use serde_json::Value;
 
@@ -73,6 +75,10 @@ impl Source<'_> {
             Edit::Items { list, front, items } => {
                 let list = find(document, list)?;
                 self.items(list, *front, items).map(|change| vec![change])
+            }
+            Edit::RemoveKeys { map, keys } => self.without_keys(find(document, map)?, keys),
+            Edit::RemoveItems { list, indices } => {
+                self.without_items(find(document, list)?, indices)
             }
         }
     }

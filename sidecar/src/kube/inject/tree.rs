@@ -62,6 +62,8 @@ pub(super) fn read(text: &str) -> Result<Vec<Node>, Problem> {
         block_nesting_limit: MAX_DEPTH,
     };
     let mut reader = Reader {
+        text,
+        done: 0,
         events: Parser::new_from_str_with_options(text, options),
         anchors: HashMap::new(),
         nodes: 0,
@@ -142,7 +144,7 @@ impl Node {
         }
     }
 
-    /// A key below here that has no one meaning: there twice, or a merge (`<<`).
+    /// A key below here that has no one meaning: there twice, a merge (`<<`), or a collection.
     pub(super) fn ambiguous_key(&self) -> Option<(&Node, &'static str)> {
         match &self.kind {
             Kind::Scalar { .. } => None,
@@ -152,6 +154,10 @@ impl Node {
                 entries.iter().find_map(|(key, value)| {
                     if matches!(&key.kind, Kind::Scalar { text, plain: true } if text == "<<") {
                         return Some((key, "a merge key (`<<`)"));
+                    }
+                    if !matches!(key.kind, Kind::Scalar { .. }) {
+                        // `name: {{ .Values.name }}` is one to YAML.
+                        return Some((key, "a mapping or list as a key"));
                     }
                     if !seen.insert(key.key_text()) {
                         return Some((key, TWICE));
@@ -176,6 +182,9 @@ fn plain(text: &str) -> Value {
 }
 
 struct Reader<'a> {
+    text: &'a str,
+    /// The byte behind what was read.
+    done: usize,
     events: Parser<'a, StrInput<'a>>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
@@ -183,10 +192,14 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, Problem> {
-        self.events.next_event().transpose().map_err(|error| {
-            let (at, message, help) = yaml_syntax(&error);
+        let event = self.events.next_event().transpose().map_err(|error| {
+            let (at, message, help) = yaml_syntax(self.text, self.done, &error);
             Problem { at, message, help }
-        })
+        })?;
+        if let Some(range) = event.as_ref().and_then(|(_, span)| span.byte_range()) {
+            self.done = range.end.max(self.done);
+        }
+        Ok(event)
     }
 
     fn expect(&mut self, after: &Span) -> Result<(Event<'a>, Span), Problem> {

@@ -207,13 +207,15 @@ fn patch_of(response: &Value) -> json_patch::Patch {
 fn a_pod_gets_by_patch_what_inject_writes() {
     let webhook = Webhook::start();
     let mut object = pod(&json!({}));
-    let manifest = inject::inject(
-        &object.to_string(),
-        std::path::Path::new("pod"),
-        &sidecar(),
-        inject::Unfit::Fail,
-    )
-    .unwrap();
+    let request = inject::Request {
+        task: inject::Task::Add,
+        options: &sidecar(),
+        unfit: inject::Unfit::Fail,
+        pod_paths: &[],
+        surroundings: &inject::Surroundings::default(),
+    };
+    let text = object.to_string();
+    let manifest = inject::edit(&text, std::path::Path::new("pod"), &request).unwrap();
 
     let response = webhook.review(&object);
 

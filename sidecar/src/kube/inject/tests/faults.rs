@@ -3,8 +3,7 @@
 use super::*;
 
 fn faults(source: &str) -> Vec<(usize, usize, String)> {
-    let faults =
-        inject(source, Path::new("app.yaml"), &options(&[]), Unfit::Fail).expect_err(source);
+    let faults = done(source, &[], Task::Add, Unfit::Fail).expect_err(source);
     faults
         .0
         .iter()
@@ -119,16 +118,16 @@ fn every_pod_of_a_file_is_told_of() {
 fn who_keeps_going_has_them_left_alone_and_noted() {
     let unfit = pod("  hostPID: true\n");
     let source = unfit.clone() + "---\n" + &pod("");
-    let done = inject(&source, Path::new("app.yaml"), &options(&[]), Unfit::Keep).unwrap();
+    let done = super::done(&source, &[], Task::Add, Unfit::Keep).unwrap();
     assert!(done.text.starts_with(&unfit), "{}", done.text);
     assert_eq!(
         documents(&done.text)[1]["spec"]["initContainers"][0]["name"],
         "kernelseal"
     );
+    let report = done.objects[0].clone().told().to_string();
     assert!(
-        done.notes[0].to_string().starts_with("app.yaml:4:12: "),
-        "{}",
-        done.notes[0]
+        report.starts_with("app.yaml:4:12: Pod: skipped: the pod lives in the node's"),
+        "{report}"
     );
 }
 
@@ -142,11 +141,8 @@ fn who_declines_is_left_alone_and_noted() {
             pod("  hostPID: true\n").replace("spec:", &format!("metadata:\n  {says}\nspec:"));
         let done = injected(&source, &[]);
         assert_eq!(done.text, source);
-        assert!(
-            done.notes[0].message.contains("left as it is"),
-            "{}",
-            done.notes[0]
-        );
+        let why = "kernelseal.io/inject is \"false\"".to_owned();
+        assert_eq!(done.objects[0].outcome, Outcome::Skipped(why));
     }
 }
 
@@ -159,18 +155,36 @@ fn what_stands_elsewhere_is_not_edited_behind_its_back() {
 }
 
 #[test]
-fn another_container_of_the_name_stays_and_is_told_of() {
+fn a_foreign_container_of_the_name_is_refused() {
     let source = pod("").replace("name: app", "name: kernelseal");
-    let done = injected(&source, &[]);
+    let found = faults(&source);
+    assert_eq!((found[0].0, found[0].1), (5, 11), "{found:?}");
+    assert!(found[0].2.contains("--name"), "{found:?}");
+    injected(&source, &["--name", "sealer"]);
+}
+
+#[test]
+fn a_foreign_volume_of_a_name_of_ours_is_refused() {
+    // Whoever else may write to it would write the configuration.
+    let source = pod("  volumes:\n  - {name: kernelseal-config, emptyDir: {}}\n");
+    let found = faults(&source);
+    assert_eq!((found[0].0, found[0].1), (5, 12), "{found:?}");
+    assert!(found[0].2.contains("a configMap"), "{found:?}");
+}
+
+#[test]
+fn a_sidecar_that_differs_stays_and_is_told_of() {
+    let own = injected(&pod(""), &[]).text;
+    assert!(injected(&own, &[]).notes.is_empty());
+    let other = own.replace("memory: 96Mi", "memory: 128Mi");
+    let done = injected(&other, &[]);
+    assert_eq!(done.text, other);
+    assert_eq!(done.objects[0].outcome, Outcome::Different);
     assert!(
-        done.notes[0].message.contains("differs"),
+        done.notes[0].message.contains("differs") && done.notes[0].help.contains("--upgrade"),
         "{}",
         done.notes[0]
     );
-    assert_eq!(injected(&done.text, &[]).text, done.text);
-    // Our own is no surprise.
-    let own = injected(&pod(""), &[]).text;
-    assert!(injected(&own, &[]).notes.is_empty());
 }
 
 #[test]

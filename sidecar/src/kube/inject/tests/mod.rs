@@ -1,5 +1,6 @@
 //! What `inject` does to manifests as people write them.
 
+mod back;
 mod faults;
 mod properties;
 mod shapes;
@@ -10,7 +11,7 @@ use std::path::Path;
 use clap::Parser;
 use serde_json::Value;
 
-use super::{Injected, Options, Unfit, inject};
+use super::{Edited, Faults, Options, Outcome, Request, Surroundings, Task, Unfit, edit};
 
 #[derive(Parser)]
 struct Line {
@@ -26,9 +27,20 @@ fn options(more: &[&str]) -> Options {
         .options
 }
 
-fn injected(source: &str, more: &[&str]) -> Injected {
-    inject(source, Path::new("app.yaml"), &options(more), Unfit::Fail)
-        .unwrap_or_else(|faults| panic!("{faults}\n{source}"))
+/// What a task makes of a text that is called app.yaml.
+fn done(source: &str, more: &[&str], task: Task, unfit: Unfit) -> Result<Edited, Faults> {
+    let request = Request {
+        task,
+        options: &options(more),
+        unfit,
+        pod_paths: &[],
+        surroundings: &Surroundings::default(),
+    };
+    edit(source, Path::new("app.yaml"), &request)
+}
+
+fn injected(source: &str, more: &[&str]) -> Edited {
+    done(source, more, Task::Add, Unfit::Fail).unwrap_or_else(|faults| panic!("{faults}\n{source}"))
 }
 
 /// The documents as another reader reads them.

@@ -131,13 +131,35 @@ fn document() -> impl Strategy<Value = Value> {
 /// What the document is to mean, by the patch alone.
 fn patched(document: &Value, options: &Options) -> Value {
     let mut result = document.clone();
-    for pod in workload::pods(document) {
-        let plan = plan::plan(document.pointer(pod.at.as_str()).unwrap(), options).unwrap();
-        let edits = plan.edits.into_iter().map(|edit| edit.below(&pod.at));
+    for object in workload::objects(document, &[]) {
+        let Ok(pod) = object.pod else { continue };
+        let value = document.pointer(pod.as_str()).unwrap();
+        let plan = plan::plan(value, options, &Surroundings::default()).unwrap();
+        let edits = plan.edits.into_iter().map(|edit| edit.below(&pod));
         let operations: Vec<_> = edits.flat_map(|edit: Edit| edit.operations()).collect();
         json_patch::patch(&mut result, &operations).unwrap();
     }
     result
+}
+
+/// A value without the keys that hold nothing: what a key that was filled was like before is not kept.
+fn without_nothing(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let entries = map
+                .into_iter()
+                .map(|(key, value)| (key, without_nothing(value)));
+            Value::Object(
+                entries
+                    .filter(|(_, value)| {
+                        !matches!(value, Value::Null) && *value != json!([]) && *value != json!({})
+                    })
+                    .collect(),
+            )
+        }
+        Value::Array(items) => items.into_iter().map(without_nothing).collect(),
+        other => other,
+    }
 }
 
 proptest! {
@@ -165,6 +187,10 @@ proptest! {
         let wanted: Vec<_> = before.iter().map(|document| patched(document, &options)).collect();
         prop_assert_eq!(documents(&after), wanted, "{}\n=>\n{}", source, after);
         prop_assert_eq!(&injected(&after, more).text, &after, "a second run");
+        // And back, as far as it means something: a list of nothing is no list.
+        let back = done(&after, more, Task::Remove, Unfit::Fail).unwrap_or_else(|faults| panic!("{faults}\n{after}"));
+        let bare = |documents: Vec<Value>| -> Vec<_> { documents.into_iter().map(without_nothing).collect() };
+        prop_assert_eq!(bare(documents(&back.text)), bare(before), "{}\n=>\n{}", after, back.text);
         // Every comment is still there.
         prop_assert_eq!(source.matches("# about").count(), after.matches("# about").count());
     }
@@ -172,7 +198,8 @@ proptest! {
     #[test]
     fn no_text_makes_it_panic(text in "(\\PC|\n|  |- |: ){0,60}") {
         let source = format!("apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - {text}");
-        let _ = inject(&source, Path::new("x"), &options(&[]), Unfit::Fail);
-        let _ = inject(&text, Path::new("x"), &options(&[]), Unfit::Keep);
+        let _ = done(&source, &[], Task::Add, Unfit::Fail);
+        let _ = done(&text, &[], Task::Add, Unfit::Keep);
+        let _ = done(&source, &[], Task::Remove, Unfit::Keep);
     }
 }

@@ -146,9 +146,15 @@ fn after_the_end_programs_start_freely() -> Result<()> {
 }
 
 fn two_agents_for_one_scope() -> Result<()> {
-    let first = agent()?;
-    let (_, said) = Agent::expect_failure(&Config::token_for("probe-static").to_string())?;
+    const PORT: u16 = 9471;
+    let config = Config::token_for("probe-static")
+        .monitoring("enabled", true)
+        .monitoring("metricsPort", PORT);
+    let first = Agent::run(&config)?;
+    let (_, said) = Agent::expect_failure(&config.to_string())?;
     ensure!(said.contains(&format!("process {}", first.pid())), "{said}");
+    // The port that the first one has is not what it is told of.
+    ensure!(!said.contains(&PORT.to_string()), "{said}");
     ensure_both(&report(&mut target()?)?.1, "hunter2")
 }
 

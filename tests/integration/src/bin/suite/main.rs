@@ -33,6 +33,7 @@ mod starving;
 mod syscalls;
 mod takeover;
 mod unknown_pods;
+mod unmatched;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         identity::register,
         containers::register,
         unknown_pods::register,
+        unmatched::register,
         sources::register,
         examples::register,
         policy::register,
