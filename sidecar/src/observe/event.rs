@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Serialize, Serializer};
 
+use super::labels::{Outcome, Protocol};
+
 /// What kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -56,52 +58,6 @@ pub(crate) enum Lifecycle {
     GuardRestored,
 }
 
-/// What became of an attempt to connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// There is a connection.
-    Established,
-    /// A datagram was sent; UDP tells no more.
-    Sent,
-    /// Nobody listens there, or does not want to.
-    Refused,
-    /// Nobody answered.
-    TimedOut,
-    /// There is no way to there.
-    Unreachable,
-    /// The other end broke it off.
-    Reset,
-    /// Its own program gave it up.
-    Aborted,
-    /// It is not allowed to.
-    Denied,
-    /// Something else.
-    Failed,
-}
-
-impl Outcome {
-    /// As events and metrics tell it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Established => "established",
-            Self::Sent => "sent",
-            Self::Refused => "refused",
-            Self::TimedOut => "timed_out",
-            Self::Unreachable => "unreachable",
-            Self::Reset => "reset",
-            Self::Aborted => "aborted",
-            Self::Denied => "denied",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl Serialize for Outcome {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(self.name())
-    }
-}
-
 /// Arguments of a system call, by name.
 #[derive(Debug)]
 pub(crate) struct Arguments(pub(crate) Vec<(&'static str, Argument)>);
@@ -127,8 +83,8 @@ pub(crate) enum Argument {
 /// From where to where.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Connection {
-    /// `tcp`, `udp`, `unix`
-    pub(crate) protocol: &'static str,
+    /// By what.
+    pub(crate) protocol: Protocol,
     /// Whom it connects.
     #[serde(flatten)]
     pub(crate) between: Between,

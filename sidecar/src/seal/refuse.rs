@@ -112,7 +112,7 @@ impl Work {
         if self.given_up.take(held.seal) {
             return; // the watchdog was there first, and has said so
         }
-        self.metrics.refused.inc();
+        self.metrics.count_refused(failure.reason());
         let name = text(&held.name);
         tracing::warn!(pid = held.pid, process = %name, "refused: {reason}");
         let detail = Detail::Refused {

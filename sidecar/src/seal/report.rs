@@ -13,7 +13,7 @@ use sidecar_common::{
 use super::{Delivered, Secret, Tree, Work, deliver_env, text};
 use crate::{
     config::Binding,
-    observe::{Action, Clock, Detail, Kind, Who},
+    observe::{Action, Clock, Detail, Kind, Reason, SECRET_FILE, Who},
     process::Place,
 };
 
@@ -76,24 +76,8 @@ impl Work {
 
     /// A program that the kernel side itself refused.
     pub(super) fn report_refused(&mut self, exec: &Exec) {
-        let reason = match exec.reason {
-            REASON_SEALED_FULL => "the kernel side's map of sealed processes is full",
-            REASON_HELD_FULL => "the kernel side's map of held programs is full",
-            REASON_FORK_UNSEALED => "it forked, and the child could not be sealed",
-            REASON_NO_FORK => {
-                "it may not fork: the kernel side's map of sealed processes is nearly full"
-            }
-            REASON_OTHER_FILE => "the kernel executes another file than the one asked for",
-            REASON_NO_AGENT => "its agent ended while it was started",
-            REASON_NOTE_LOST => {
-                "thousands of other starts of watched programs failed while it was started"
-            }
-            REASON_HOOK_SILENT => {
-                "the hook that would have held it did not run: security programs are switched off"
-            }
-            _ => "the kernel side refused it",
-        };
-        self.metrics.refused.inc();
+        let (label, reason) = why_refused(exec.reason);
+        self.metrics.count_refused(label);
         let name = text(&exec.name);
         let action = match exec.reason {
             REASON_NO_FORK => Action::GoesOn,
@@ -140,6 +124,7 @@ impl Work {
             held_us: held_ns / 1000,
         };
         self.emit(now, Kind::Sealed, held, &place, detail);
+        self.metrics.count_matches(bindings.iter().copied());
         self.metrics.secrets_injected.inc_by(secrets.len() as u64);
         #[expect(clippy::cast_precision_loss, reason = "a duration in a histogram")]
         self.metrics.release.observe(held_ns as f64 / 1e9);
@@ -160,23 +145,22 @@ impl Work {
         use sidecar_common::event as e;
         let name = text(&access.name);
         let what = match access.what {
-            e::WHAT_FILE => "secret file",
+            e::WHAT_FILE => SECRET_FILE,
             e::WHAT_PTRACE => "ptrace",
             e::WHAT_PROCESS_VM => "process_vm",
             _ if name.is_empty() => "mem",
-            _ => name.as_ref(),
+            _ => &without_spaces(&name),
         };
         let (kind, verdict) = match access.verdict {
             e::VERDICT_BLOCKED => (Kind::Blocked, "blocked"),
             e::VERDICT_AUDIT => (Kind::Audit, "audit"),
             _ => (Kind::Audit, "allowed"),
         };
-        let counter = if kind == Kind::Blocked {
-            &self.metrics.access_blocked
+        if kind == Kind::Blocked {
+            self.metrics.count_blocked(what);
         } else {
-            &self.metrics.access_audit
-        };
-        counter.with_label_values(&[what]).inc();
+            self.metrics.count_audited(what);
+        }
         let target = text(&access.target.comm);
         let is_file = access.what == e::WHAT_FILE;
         let detail = Detail::Access {
@@ -189,4 +173,45 @@ impl Work {
         let name = text(&access.actor.comm);
         self.emit_of(access.header.time_ns, kind, &access.actor, &name, detail);
     }
+}
+
+/// Why the kernel side refuses a program.
+fn why_refused(reason: u32) -> (Reason, &'static str) {
+    match reason {
+        REASON_SEALED_FULL => (
+            Reason::MapFull,
+            "the kernel side's map of sealed processes is full",
+        ),
+        REASON_HELD_FULL => (
+            Reason::MapFull,
+            "the kernel side's map of held programs is full",
+        ),
+        REASON_FORK_UNSEALED => (
+            Reason::MapFull,
+            "it forked, and the child could not be sealed",
+        ),
+        REASON_NO_FORK => (
+            Reason::MapFull,
+            "it may not fork: the kernel side's map of sealed processes is nearly full",
+        ),
+        REASON_OTHER_FILE => (
+            Reason::OtherFile,
+            "the kernel executes another file than the one asked for",
+        ),
+        REASON_NO_AGENT => (Reason::NoAgent, "its agent ended while it was started"),
+        REASON_NOTE_LOST => (
+            Reason::Kernel,
+            "thousands of other starts of watched programs failed while it was started",
+        ),
+        REASON_HOOK_SILENT => (
+            Reason::Guard,
+            "the hook that would have held it did not run: security programs are switched off",
+        ),
+        _ => (Reason::Kernel, "the kernel side refused it"),
+    }
+}
+
+/// A file's name as an `access`: somebody else may have chosen it.
+fn without_spaces(name: &str) -> String {
+    name.replace(|c: char| c.is_whitespace() || c.is_control(), "_")
 }

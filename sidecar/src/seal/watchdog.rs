@@ -19,7 +19,7 @@ use sidecar_common::policy::{HELD_COMING, Held, ScopeId};
 use crate::{
     config::{OnFailure, Policy},
     kernel::Maps,
-    observe::{Action, Clock, Detail, Journal, Kind, Metrics, Who},
+    observe::{Action, Clock, Detail, Journal, Kind, Metrics, Reason, Who},
 };
 
 /// However well others come along, no program waits for longer.
@@ -112,7 +112,7 @@ impl Watchdog {
     /// Deals with what is past its time; with `grace` zero, with everything.
     pub(crate) fn look(&mut self, grace: Duration) {
         let limit = self.hold_timeout;
-        self.give_up(grace, |since| {
+        self.give_up(grace, Reason::Deadline, |since| {
             format!(
                 "it was held for {since:.1?}, longer than policy.holdTimeout ({limit:?}) allows"
             )
@@ -122,7 +122,7 @@ impl Watchdog {
     /// Deals with what an agent that died left held under another version's kernel side.
     pub(crate) fn succeed_agent_of(&mut self, other: Maps) {
         let ours = std::mem::replace(&mut self.maps, other);
-        self.give_up(Duration::ZERO, |_| {
+        self.give_up(Duration::ZERO, Reason::NoAgent, |_| {
             "its agent, of another version, was killed while it was held".into()
         });
         self.maps = ours;
@@ -130,15 +130,18 @@ impl Watchdog {
 
     /// Deals with what an agent that died left held, and has been for our own deadline.
     pub(crate) fn succeed_agent(&mut self) {
-        self.give_up(self.hold_timeout, |_| {
+        self.give_up(self.hold_timeout, Reason::NoAgent, |_| {
             "its agent was killed while it was held".into()
         });
     }
 
-    fn give_up(&mut self, grace: Duration, reason: impl Fn(Duration) -> String) {
+    fn give_up(&mut self, grace: Duration, label: Reason, reason: impl Fn(Duration) -> String) {
         let now = Clock::monotonic_ns();
         let all = self.maps.all_held(self.scope);
         self.turns.keep(&all);
+        self.metrics
+            .held
+            .set(i64::try_from(all.len()).unwrap_or(i64::MAX));
         for (tgid, held) in all {
             let since = Duration::from_nanos(now.saturating_sub(held.since_ns));
             // (a queue that moves has an end)
@@ -159,7 +162,7 @@ impl Watchdog {
                 self.given_up.take(held.seal);
                 continue;
             }
-            self.metrics.refused.inc();
+            self.metrics.count_refused(label);
             let reason = reason(since);
             tracing::warn!(pid = held.pid, "refused: {reason}");
             let detail = Detail::Refused {

@@ -258,7 +258,10 @@ fn metrics() -> Result<()> {
         "kernelseal_secrets_injected_total 1",
         "# TYPE kernelseal_access_blocked_total counter",
         "kernelseal_access_blocked_total{access=\"environ\"} 1",
-        "kernelseal_programs_refused_total 1",
+        "kernelseal_access_blocked_total{access=\"secret_file\"} 0",
+        "kernelseal_programs_refused_total{reason=\"preload\"} 1",
+        "kernelseal_programs_refused_total{reason=\"deadline\"} 0",
+        "kernelseal_held_programs 0",
         "kernelseal_events_dropped_total{lost_in=\"kernel\"} 0",
         "kernelseal_sealed_processes 0",
         "# TYPE kernelseal_exec_to_release_seconds histogram",
@@ -269,9 +272,8 @@ fn metrics() -> Result<()> {
             "no `{line}` in\n{body}"
         );
     }
-    ensure!(
-        body.contains("# TYPE kernelseal_access_audit_total counter") || !body.contains("audit")
-    );
+    ensure!(body.contains("kernelseal_access_audit_total{access=\"environ\"} 0"));
+    ensure!(body.contains("kernelseal_build_info{"));
     ensure!(!body.contains("hunter2"));
     Ok(())
 }
