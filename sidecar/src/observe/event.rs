@@ -78,6 +78,8 @@ pub(crate) enum Argument {
     Size(u64),
     /// Whatever is told in words.
     Text(String),
+    /// A structure's fields.
+    Fields(Arguments),
 }
 
 /// From where to where.
