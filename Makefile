@@ -148,7 +148,7 @@ rules-test:
 # Without a server they fail, and say what to do.
 test-kube: export RUST_TEST_THREADS = 4
 test-kube: deps servers-fetch
-	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- tests::cluster tests::openbao kube::pods kube::objects
+	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- tests::cluster tests::openbao kube::pods kube::objects kube::events
 	cargo test --locked -p kernelseal --features test-kube --test kubernetes --test chart
 
 guest-fetch:

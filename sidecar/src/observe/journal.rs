@@ -17,7 +17,7 @@ use std::{
 
 use prometheus::IntCounterVec;
 
-use super::{Clock, Container, Detail, Event, Kind, Lifecycle, Who};
+use super::{Clock, Container, Detail, Event, Kind, Lifecycle, Notice, Notices, Who};
 
 /// Hand-overs that may wait for the writer, and their bytes: what an attacker makes us say must not
 /// take our memory.
@@ -38,6 +38,7 @@ pub(crate) struct Journal {
     lost: Arc<AtomicU64>,
     waiting: Arc<AtomicUsize>,
     dropped: IntCounterVec,
+    notices: Option<Notices>,
     collected: Vec<u8>,
     /// How many, those included that the collected tell the loss of.
     events: u64,
@@ -51,6 +52,7 @@ impl Clone for Journal {
             lost: self.lost.clone(),
             waiting: self.waiting.clone(),
             dropped: self.dropped.clone(),
+            notices: self.notices.clone(),
             collected: Vec::new(),
             events: 0,
         }
@@ -89,6 +91,7 @@ impl Journal {
             lost: lost.clone(),
             waiting: waiting.clone(),
             dropped,
+            notices: None,
             collected: Vec::new(),
             events: 0,
         };
@@ -106,8 +109,18 @@ impl Journal {
         Ok((journal, Writer(thread)))
     }
 
+    /// Tells of refusals, and of the agent's own troubles, there too.
+    pub(crate) fn tell_too(&mut self, notices: Notices) {
+        self.notices = Some(notices);
+    }
+
     /// Takes an event that happened at a time of the monotonic clock.
     pub(crate) fn emit(&mut self, time_ns: u64, kind: Kind, who: Who<'_>, detail: Detail<'_>) {
+        if let Some(notices) = &self.notices
+            && let Some(notice) = Notice::of(&who, &detail)
+        {
+            notices.give(notice);
+        }
         let line = line(&self.node, time_ns, kind, who, detail);
         self.collected.extend_from_slice(&line);
         self.events += 1;
@@ -280,6 +293,7 @@ mod tests {
             lost: Arc::default(),
             waiting: Arc::default(),
             dropped: dropped.clone(),
+            notices: None,
             collected: Vec::new(),
             events: 0,
         };

@@ -8,6 +8,7 @@ mod journal;
 mod labels;
 pub(crate) mod log;
 mod metrics;
+mod notice;
 mod traffic;
 
 pub(crate) use clock::Clock;
@@ -19,4 +20,5 @@ pub(crate) use http::listen;
 pub(crate) use journal::{Journal, NODE_NAME, node_in_kubernetes};
 pub(crate) use labels::{Outcome, Protocol, Reason, SECRET_FILE};
 pub(crate) use metrics::Metrics;
+pub(crate) use notice::{Notice, Notices, PodRef, Topic};
 pub(crate) use traffic::Traffic;

@@ -3,6 +3,7 @@
 mod cgroup;
 mod kubelet;
 pub(crate) mod lines;
+mod origin;
 mod pods;
 pub(crate) mod text;
 mod version;
@@ -25,6 +26,7 @@ use rustix::{
 use sha2::{Digest as _, Sha256};
 
 use self::cgroup::Cgroup;
+pub(crate) use self::origin::{Origin, Origins, Parent};
 pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::text::Interpreter;
 pub(crate) use self::version::Version;

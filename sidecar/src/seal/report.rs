@@ -38,6 +38,7 @@ impl Work {
             pid: held.pid,
             process: &text(&held.name),
             container: place.container.as_ref(),
+            pod_uid: place.pod.as_deref(),
         };
         self.journal.emit(time_ns, kind, who, detail);
     }
@@ -57,6 +58,7 @@ impl Work {
             pid: subject.pid,
             process: name,
             container: place.as_ref().and_then(|place| place.container.as_ref()),
+            pod_uid: place.as_ref().and_then(|place| place.pod.as_deref()),
         };
         self.journal.emit(time_ns, kind, who, detail);
     }
@@ -83,8 +85,14 @@ impl Work {
             REASON_NO_FORK => Action::GoesOn,
             _ => Action::Killed,
         };
-        let detail = Detail::Refused { reason, action };
         let time_ns = exec.header.time_ns;
+        let origin = self.origins.of(exec.subject.pid, time_ns);
+        let detail = Detail::Refused {
+            binding: &joined(self.config.clone().named(name.as_bytes())),
+            origin: (&origin).into(),
+            reason,
+            action,
+        };
         self.emit_of(time_ns, Kind::Refused, &exec.subject, &name, detail);
     }
 
@@ -163,16 +171,31 @@ impl Work {
         }
         let target = text(&access.target.comm);
         let is_file = access.what == e::WHAT_FILE;
+        let tree = self.trees.get(&access.seal);
+        let binding = tree.and_then(|tree| Some(tree.memory.as_ref()?.bindings()));
+        let time_ns = access.header.time_ns;
+        let origin = self.origins.of(access.actor.pid, time_ns);
         let detail = Detail::Access {
             access: what,
             target_pid: (!is_file).then_some(access.target.pid),
             target: if is_file { &name } else { &target },
+            binding: &binding.unwrap_or_default(),
+            origin: (&origin).into(),
             uid: access.actor.uid,
             verdict,
         };
         let name = text(&access.actor.comm);
-        self.emit_of(access.header.time_ns, kind, &access.actor, &name, detail);
+        self.emit_of(time_ns, kind, &access.actor, &name, detail);
     }
+}
+
+/// Names of bindings, as an event tells them.
+pub(super) fn joined<'b>(bindings: impl IntoIterator<Item = &'b Binding>) -> String {
+    let names: Vec<&str> = bindings
+        .into_iter()
+        .map(|binding| binding.name.as_str())
+        .collect();
+    names.join(",")
 }
 
 /// Why the kernel side refuses a program.

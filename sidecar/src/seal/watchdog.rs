@@ -16,8 +16,9 @@ use rustix::{
 };
 use sidecar_common::policy::{HELD_COMING, Held, ScopeId};
 
+use super::{refuse::origin_of, report::joined};
 use crate::{
-    config::{OnFailure, Policy},
+    config::{Config, OnFailure, Policy},
     kernel::Maps,
     observe::{Action, Clock, Detail, Journal, Kind, Metrics, Reason, Who},
 };
@@ -35,6 +36,8 @@ pub(crate) struct Watchdog {
     pub(crate) hold_timeout: Duration,
     pub(crate) given_up: GivenUp,
     pub(crate) turns: Turns,
+    /// What is in force, where that is known.
+    pub(crate) config: Option<Arc<Config>>,
 }
 
 /// The seals of programs the watchdog has dealt with, so that each is reported once. Cheap to clone:
@@ -150,6 +153,7 @@ impl Watchdog {
             if !is_late || !self.given_up.add(held.seal) {
                 continue;
             }
+            let origin = origin_of(&held);
             let (action, is_done) = match self.on_failure {
                 OnFailure::Deny => (Action::Killed, kill_held(&self.maps, tgid, &held)),
                 OnFailure::Allow if held.flags & HELD_COMING != 0 => {
@@ -165,14 +169,20 @@ impl Watchdog {
             self.metrics.count_refused(label);
             let reason = reason(since);
             tracing::warn!(pid = held.pid, "refused: {reason}");
+            let name = super::text(&held.name);
+            let config = self.config.iter();
+            let bindings = config.flat_map(|config| config.named(name.as_bytes()));
             let detail = Detail::Refused {
+                binding: &joined(bindings),
+                origin: (&origin).into(),
                 reason: &reason,
                 action,
             };
             let who = Who {
                 pid: held.pid,
-                process: &super::text(&held.name),
+                process: &name,
                 container: None,
+                pod_uid: None,
             };
             self.journal.emit(now, Kind::Refused, who, detail);
         }

@@ -120,7 +120,7 @@ pub(super) static HOW_FLAGS: Bits = Bits {
     width: u64::MAX,
     ..OPEN
 };
-/// As HOW_FLAGS.
+/// In the same structure.
 pub(super) static RESOLVE_FLAGS: Bits = Bits {
     width: u64::MAX,
     ..flags(named![

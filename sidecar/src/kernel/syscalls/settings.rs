@@ -157,7 +157,7 @@ fn watched(number: u32, call: &Call) -> sidecar_common::syscall::Call {
             }
             // (a structure is read like an address: so many bytes as the argument after it says)
             Meaning::Address | Meaning::Words(_) => {
-                (watched.address, watched.address_length) = (place, place + 1)
+                (watched.address, watched.address_length) = (place, place + 1);
             }
             Meaning::AddressOut => {
                 (watched.address, watched.address_length) = (place, place + 1);

@@ -114,6 +114,22 @@ fn every_event_has_its_fields() -> Result<()> {
             "no {wanted}"
         );
     }
+    let of = |kind: &str| events.iter().find(|event| event["type"] == kind);
+    let blocked = of("BLOCKED").context("no BLOCKED")?;
+    let ours = std::env::current_exe()?;
+    ensure!(
+        blocked["executable"] == *ours.to_string_lossy(),
+        "{blocked}"
+    );
+    ensure!(blocked["binding"] == "binding-0", "{blocked}");
+    let refused = of("REFUSED").context("no REFUSED")?;
+    let program = probe::path("probe-static")?;
+    ensure!(
+        refused["executable"] == *program.to_string_lossy(),
+        "{refused}"
+    );
+    ensure!(refused["binding"] == "binding-0", "{refused}");
+    ensure!(refused["parent"]["pid"] == std::process::id(), "{refused}");
     for event in events {
         ensure!(
             event["timestamp"].is_string() && event["node"].is_string(),
