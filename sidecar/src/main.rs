@@ -19,6 +19,7 @@ mod patience;
 mod process;
 mod seal;
 mod secrets;
+mod status;
 mod takeover;
 mod top;
 mod vault;
