@@ -109,7 +109,7 @@ impl Edits {
     pub(super) async fn next(&mut self) {
         loop {
             tokio::select! {
-                _ = self.reload.recv() => {}
+                _ = self.reload.recv() => self.journal.reopen_audit_log(),
                 () = self.looks.change() => {}
             }
             match super::read(&self.path) {

@@ -391,7 +391,7 @@ pub(crate) enum Detail<'a> {
     Dropped {
         /// How many, since the last such event.
         count: u64,
-        /// Where: `kernel` (the ring was full), `network`, `syscalls` (the monitors'), `rate` (a container had more than it may) or `output` (nobody read our stdout).
+        /// Where: `kernel` (the ring was full), `network`, `syscalls` (the monitors'), `rate` (a container had more than it may), `output` (nobody read our stdout), `stdout` or `audit_log` (it could not be written).
         lost_in: &'static str,
     },
 }

@@ -20,7 +20,15 @@ const RELEASE_BUCKETS: [f64; 18] = [
     5.0, 10.0, 20.0, 30.0,
 ];
 /// Where events are lost.
-const LOST_IN: [&str; 5] = ["kernel", "network", "output", "rate", "syscalls"];
+const LOST_IN: [&str; 7] = [
+    "audit_log",
+    "kernel",
+    "network",
+    "output",
+    "rate",
+    "stdout",
+    "syscalls",
+];
 /// What becomes of a system call.
 const CALL_OUTCOMES: [&str; 2] = ["ok", "failed"];
 

@@ -9,6 +9,7 @@ mod labels;
 pub(crate) mod log;
 mod metrics;
 mod notice;
+mod output;
 mod traffic;
 
 pub(crate) use clock::Clock;
