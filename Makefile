@@ -98,7 +98,7 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick test-kube guest-test guest-programs guest-pods guest-docker guest-without-lsm guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick rules-test test-kube guest-test guest-programs guest-pods guest-docker guest-without-lsm guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(AGENT_BUILD)
@@ -140,16 +140,20 @@ servers-fetch: deps-tests
 	tests/servers/fetch openbao helm
 
 # Those of test-quick and test-kube. Four at a time: with an API server they wait more than they work.
-test-here: tests-build servers-fetch
+test-here: tests-build servers-fetch rules-test
 	RUST_TEST_THREADS=4 $(call static,cargo) test $(EVERYTHING)
 
-test-quick: deps
+test-quick: deps rules-test
 	cargo test --locked
+
+# The alerts of deploy/, by Prometheus' own tool.
+rules-test:
+	tests/rules/run
 
 # Without a server they fail, and say what to do.
 test-kube: export RUST_TEST_THREADS = 4
 test-kube: deps servers-fetch
-	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- tests::cluster tests::openbao kube::pods kube::objects
+	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- tests::cluster tests::openbao kube::pods kube::objects kube::events
 	cargo test --locked -p kernelseal --features test-kube --test kubernetes --test chart
 
 guest-fetch:

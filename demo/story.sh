@@ -136,8 +136,8 @@ attempt ptrace "attach to $app, as gdb does" "$programs/demo-attack" attach "$ap
 attempt ptrace "seize $app, as strace does" "$programs/demo-attack" seize "$app"
 attempt process_vm "process_vm_readv from $app" "$programs/demo-attack" vm-readv "$app"
 attempt ptrace "pidfd_getfd from $app" "$programs/demo-attack" pidfd-getfd "$app"
-attempt "secret file" "cat $file" cat "$file"
-attempt "secret file" "cat /proc/$app/root$file" cat "/proc/$app/root$file"
+attempt secret_file "cat $file" cat "$file"
+attempt secret_file "cat /proc/$app/root$file" cat "/proc/$app/root$file"
 attempt mem "cat /proc/$agent/mem    (the agent itself)" cat "/proc/$agent/mem"
 
 tell "5. Somebody copies a program to where anybody may, under the right name, and starts that."

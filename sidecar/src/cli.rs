@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent, check, config, guardian, kernel, kube, limits, observe::http, privileges, seal, top,
-    validate,
+    agent, check, config, guardian, kernel, kube, limits, observe::http, privileges, seal, status,
+    top, validate,
 };
 
 /// Seals programs' secrets: nobody but the program reads them.
@@ -47,7 +47,7 @@ enum Command {
     Webhook(kube::webhook::Options),
     /// Show what agents tell, live: sealed programs, connections, calls, refusals. Reads events from standard input.
     Top,
-    /// Say what this node's kernel side is doing.
+    /// Say what this node's kernel side is doing. Exit status 0 if an agent guards, 1 if none does.
     Status,
     /// Remove the kernel side from this node. What it guards is no longer guarded.
     Cleanup {
@@ -88,7 +88,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Uninject(command) => return write_manifest(&command.run()),
         Command::Webhook(options) => kube::webhook::run(&options),
         Command::Top => top::run(),
-        Command::Status => status(),
+        Command::Status => return status::run(),
         Command::Cleanup { force } => cleanup(force),
         Command::Schema => {
             println!("{:#}", config::json_schema());
@@ -132,52 +132,6 @@ fn write_manifest(said: &kube::inject::Said) -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::from(said.code)
-}
-
-fn status() -> anyhow::Result<()> {
-    privileges::ensure_root()?;
-    let versions = kernel::pins::all()?;
-    if versions.is_empty() {
-        println!(
-            "not loaded: no agent has run on this node since it booted, or `cleanup` removed it"
-        );
-    }
-    for dir in versions {
-        status_of(&dir)?;
-    }
-    Ok(())
-}
-
-fn status_of(dir: &Path) -> anyhow::Result<()> {
-    let maps = kernel::Maps::open_at(dir).with_context(|| {
-        let place = dir.display();
-        if agent::is_started_from_outside() {
-            format!("{place} does not answer; in a pod it answers its agent alone. Ask on the node, or read the agent's /metrics and /ready")
-        } else {
-            format!("{place} does not answer")
-        }
-    })?;
-    println!("kernel side at {}", dir.display());
-    println!(
-        "{:<14} {:<10} {:<9} {:>6} {:>6} {:>8}",
-        "scope", "agent", "mode", "sealed", "held", "dropped"
-    );
-    for (id, scope) in maps.scopes() {
-        let agent = if scope.agent == 0 {
-            "none".into()
-        } else {
-            scope.agent_pid.to_string()
-        };
-        let enforces = scope.flags & sidecar_common::policy::SCOPE_ENFORCE != 0;
-        println!(
-            "pid:[{id}] {agent:<8} {:<9} {:>6} {:>6} {:>8}",
-            if enforces { "enforce" } else { "audit" },
-            maps.sealed_in(id),
-            maps.all_held(id).len(),
-            maps.counters(id).dropped,
-        );
-    }
-    Ok(())
 }
 
 fn cleanup(force: bool) -> anyhow::Result<()> {

@@ -118,6 +118,7 @@ pub(crate) fn run(agent: u32, audit_log: Option<&Path>) -> anyhow::Result<()> {
         hold_timeout: STEP,
         given_up: GivenUp::default(),
         turns: Turns::default(),
+        config: None,
     };
     for _ in 0..LOOKS {
         // While we have the lock no other agent begins, and from then on it is that one's business.

@@ -20,6 +20,7 @@ mod privileges;
 mod process;
 mod seal;
 mod secrets;
+mod status;
 mod takeover;
 mod top;
 mod validate;

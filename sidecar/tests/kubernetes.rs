@@ -151,6 +151,48 @@ fn ready_and_metrics_tell_how_the_api_is() {
     assert!(agent.log().contains("the Secret db in the namespace whole"));
 }
 
+/// An edited configuration that is wrong is an event on the agent's pod. Without the right to make one it is a line of the log,
+/// and the agent goes on.
+#[test]
+fn a_rejected_configuration_is_an_event_on_the_pod() {
+    let (server, _) = prepared("told");
+    let pod = server.apply_document(&json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agent-1", "namespace": "told"},
+        "spec": {"containers": [{"name": "agent", "image": "registry.example/kernelseal:1"}]},
+    }));
+    pod.unwrap();
+    server.allow_node_agent().unwrap();
+    let agent = Agent::start_as("logLevel: info", |dir| {
+        let kubeconfig = server
+            .kubeconfig(dir, server.url(), "told", AGENT_TOKEN)
+            .unwrap();
+        let mut command = command(dir);
+        command
+            .env("KUBECONFIG", kubeconfig)
+            .env("POD_NAME", "agent-1")
+            .env("POD_NAMESPACE", "told");
+        command
+    });
+    agent.until("/ready", |said| said.contains(" 200 "));
+    fs::write(agent.dir.path().join("config.yaml"), "version: v2\n").unwrap();
+    let begun = Instant::now();
+    let path = "/apis/events.k8s.io/v1/namespaces/told/events";
+    let event = loop {
+        let all = server.read(path).unwrap();
+        if let Some(event) = all["items"].as_array().unwrap().first() {
+            break event.clone();
+        }
+        assert!(begun.elapsed() < SOON, "no event\n{}", agent.log());
+        sleep(STEP);
+    };
+    assert_eq!(event["reason"], "ConfigRejected");
+    assert_eq!(event["regarding"]["name"], "agent-1");
+    assert!(
+        event["note"].as_str().unwrap().contains("config.yaml:1:10"),
+        "{event}"
+    );
+}
+
 /// kube itself would log such an answer.
 #[test]
 fn the_log_at_its_most_talkative_says_no_value_and_no_token() {

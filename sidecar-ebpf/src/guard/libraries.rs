@@ -23,7 +23,7 @@ use crate::{
 #[btf_map]
 static IMAGE_ONLY: HashMap<u64, u8, MAX_SEALED, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
-const MAPPING: [u8; COMM_LEN] = *b"executable map\0\0";
+const MAPPING: [u8; COMM_LEN] = *b"executable_map\0\0";
 
 /// mmap(2), and what an exec maps.
 #[lsm(hook = "mmap_file")]

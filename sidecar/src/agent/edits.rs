@@ -92,6 +92,7 @@ impl Edits {
         journal: Journal,
     ) -> std::io::Result<Self> {
         metrics.config_is_good.set(1);
+        metrics.add_bindings(&config);
         let config = Arc::new(config);
         Ok(Self {
             path: path.to_owned(),
@@ -108,7 +109,7 @@ impl Edits {
     pub(super) async fn next(&mut self) {
         loop {
             tokio::select! {
-                _ = self.reload.recv() => {}
+                _ = self.reload.recv() => self.journal.reopen_audit_log(),
                 () = self.looks.change() => {}
             }
             match super::read(&self.path) {
@@ -117,6 +118,7 @@ impl Edits {
                     tracing::info!("the configuration says what it said before");
                 }
                 Ok(config) => {
+                    self.metrics.add_bindings(&config);
                     self.before = std::mem::replace(&mut self.config, Arc::new(config));
                     return;
                 }
@@ -127,6 +129,7 @@ impl Edits {
 
     /// The last one cannot be used: the one before it stays in force.
     pub(super) fn reject(&mut self, why: &anyhow::Error) {
+        self.metrics.remove_bindings(&self.config, &self.before);
         self.config = self.before.clone();
         self.tell(why);
     }
@@ -155,6 +158,7 @@ impl Edits {
     /// The last one is in force.
     pub(super) fn accept(&mut self) {
         self.metrics.config_is_good.set(1);
+        self.metrics.remove_bindings(&self.before, &self.config);
         self.emit(Lifecycle::ConfigReloaded, None);
         if self.config.policy.mode != self.before.policy.mode {
             let before = self.before.policy.mode.name();

@@ -18,6 +18,8 @@ pub(super) struct GuardWatch {
     last: Instant,
     /// Why it does not work, if it does not.
     lost: Option<Cause>,
+    /// Whether the policy asks for it.
+    is_asked_for: bool,
 }
 
 impl GuardWatch {
@@ -29,14 +31,27 @@ impl GuardWatch {
     ) -> Result<Self, crate::kernel::Error> {
         let test = SelfTest::open()?;
         test.run(helper).map_err(crate::kernel::Error::Silent)?;
-        metrics.guard_is_up.set(1);
-        Ok(Self {
+        let watch = Self {
             test,
             metrics,
             journal,
             last: Instant::now(),
             lost: None,
-        })
+            is_asked_for: true,
+        };
+        watch.publish();
+        Ok(watch)
+    }
+
+    /// Whether the policy in force asks for a guard (`policy.mode` is not `disabled`).
+    pub(super) fn set_asked_for(&mut self, is_asked_for: bool) {
+        self.is_asked_for = is_asked_for;
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let is_up = self.lost.is_none() && self.is_asked_for;
+        self.metrics.guard_is_up.set(is_up.into());
     }
 
     /// Runs the test if it is time; says when the answer is another than before. `mode` is the one in force.
@@ -49,7 +64,6 @@ impl GuardWatch {
         if lost == self.lost {
             return;
         }
-        self.metrics.guard_is_up.set(lost.is_none().into());
         if let Some(cause) = &lost {
             let reason = cause.to_string();
             tracing::error!(
@@ -64,6 +78,7 @@ impl GuardWatch {
         }
         self.journal.flush();
         self.lost = lost;
+        self.publish();
     }
 
     /// Whether it worked when it was last asked.

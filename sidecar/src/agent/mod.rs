@@ -4,6 +4,8 @@ mod edits;
 mod guard_watch;
 mod neighbours;
 mod objects;
+mod own_events;
+mod pod_events;
 mod readiness;
 mod shift;
 mod unmatched;
@@ -28,6 +30,7 @@ use self::{
     edits::{Edits, Looks, Signals, interval},
     neighbours::Neighbours,
     objects::Objects,
+    own_events::OwnEvents,
     readiness::Readiness,
     shift::Shift,
     unmatched::Unmatched,
@@ -141,8 +144,9 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let audit_log = config.monitoring.audit_log.as_deref();
     let metrics = Metrics::new()?;
-    let (journal, writer) =
+    let (mut journal, writer) =
         Journal::start(audit_log, metrics.events_dropped.clone()).context("monitoring.auditLog")?;
+    pod_events::begin(&mut journal);
     let result = serve_until(path, config, &mut signals, journal, metrics).await;
     writer.finish();
     result
@@ -168,16 +172,16 @@ async fn serve_until(
     ensure_guard_works(&edits.config)?;
     let mut store = open_store(path, &edits.config, &mut origins).await?;
     let mut monitors = Monitors::new(journal.clone(), metrics.clone(), own_pod());
+    let mut own = OwnEvents::new(journal.clone());
     while edits.config.policy.mode == Mode::Disabled {
-        tracing::warn!(
-            "policy.mode is disabled: nothing is attached, programs start without their secrets"
-        );
+        own.waits_disabled();
         known = known.or_else(|| neighbours.take().map(|found| found.listen(&pods)));
         monitors.know(known.clone());
         objects.heed_edit(&mut monitors, &edits.config).await?;
         store.settle(edits.config.policy.hold_timeout).await;
         ready.set_unguarded_by_policy();
         if !is_edited(&mut edits, &mut objects, &mut monitors, signals).await {
+            own.stopping(Mode::Disabled);
             return Ok(());
         }
         match open_store(path, &edits.config, &mut origins).await {
@@ -195,6 +199,7 @@ async fn serve_until(
     monitors.know(known.clone());
     let (mut shift, mut has_ended) =
         Shift::begin(&edits.config, store, &metrics, known, journal, &mut server).await?;
+    own.started(edits.config.policy.mode);
     ready.set_guarded(shift.is_guarded());
     // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
     let mut tick = interval(Shift::interval(&edits.config.policy));

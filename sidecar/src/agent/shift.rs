@@ -83,11 +83,11 @@ impl Shift {
             hold_timeout: config.policy.hold_timeout,
             given_up: GivenUp::default(),
             turns: Turns::default(),
+            config: Some(config.clone()),
         };
         for maps in others {
             watchdog.succeed_agent_of(maps);
         }
-        let journal_of_agent = journal.clone();
         let sealer = Sealer {
             config: config.clone(),
             store,
@@ -121,9 +121,6 @@ impl Shift {
         let in_a_pod = is_started_from_outside();
         tracing::info!(scope, bindings = config.secrets.len(), mode = ?config.policy.mode, in_a_pod, "watching");
         let mode = config.policy.mode;
-        let mut started = journal_of_agent;
-        started.emit_lifecycle(Lifecycle::Started, mode.name(), None);
-        started.flush();
         let shift = Self {
             claim,
             guardian,
@@ -184,6 +181,7 @@ impl Shift {
     ) -> anyhow::Result<oneshot::Receiver<()>> {
         self.watchdog.on_failure = config.policy.on_failure;
         self.watchdog.hold_timeout = config.policy.hold_timeout;
+        self.watchdog.config = Some(config.clone());
         let (done, is_done) = oneshot::channel();
         self.orders
             .give(Order::Reconfigure(config.clone(), store, done))?;
@@ -195,6 +193,7 @@ impl Shift {
     pub(super) fn renew(&mut self, config: &Config) -> anyhow::Result<()> {
         self.claim.renew(&pins::lock()?, &wish(config))?;
         self.mode = config.policy.mode;
+        self.guard.set_asked_for(self.mode != Mode::Disabled);
         Ok(())
     }
 

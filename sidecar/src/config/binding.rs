@@ -247,7 +247,7 @@ pub enum Source {
     /// A variable in kernelseal's own environment.
     EnvRef(#[schemars(length(min = 1))] String),
     /// The value itself, for tests only: whoever reads this file reads it. May be empty.
-    Value(#[schemars(with = "Option<String>", extend("x-null-is-empty" = true))] SecretString),
+    Value(#[schemars(with = "String")] SecretString),
     /// A key of a secret in Vault, of which `vault` says where it is.
     VaultRef(VaultRef),
 }

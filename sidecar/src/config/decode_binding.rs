@@ -316,7 +316,11 @@ fn vault_ref(report: &mut Report, node: &Node) -> Option<VaultRef> {
 fn inline(report: &mut Report, node: &Node, delivery: Delivery) -> Option<SecretString> {
     let text = match node.scalar() {
         Some(Scalar::Text(text)) => text,
-        Some(Scalar::Null) => "",
+        Some(Scalar::Null) => {
+            let hint = "give the secret's text; an empty one is written ''";
+            report.error(&node.mark, "value has nothing in it", hint);
+            return None;
+        }
         _ => {
             let message = format!("value must be text, not {}", node.describe());
             report.error(&node.mark, message, "put it in quotes");

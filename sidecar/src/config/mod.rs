@@ -51,7 +51,7 @@ pub use self::{
     },
     error::{ConfigError, ConfigErrors, Position},
     model::{Config, LogFormat, LogLevel, Mode, Monitoring, OnFailure, Policy},
-    network::{Direction, Network, PortRange},
+    network::{Direction, Network, PortRange, Protocols},
     schema::json_schema,
     syscalls::Syscalls,
     vault::{Address, Vault, VaultAuth, VaultKubernetes},

@@ -41,6 +41,14 @@ pub struct Config {
     pub vault: Option<Vault>,
 }
 
+impl Config {
+    /// The bindings of programs that are executed by that name.
+    pub(crate) fn named<'c>(&'c self, basename: &[u8]) -> impl Iterator<Item = &'c Binding> {
+        let bindings = self.secrets.iter();
+        bindings.filter(move |binding| binding.selector.basename().as_bytes() == basename)
+    }
+}
+
 /// The version of the file's format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -58,7 +58,10 @@ pub(crate) fn others() -> Result<Vec<PathBuf>, Error> {
 /// The same, and ours if it is there.
 pub(crate) fn all() -> Result<Vec<PathBuf>, Error> {
     let mut found = others()?;
-    found.extend(exist().then(dir));
+    let is_there = dir()
+        .try_exists()
+        .map_err(|cause| Error::Pins { path: dir(), cause })?;
+    found.extend(is_there.then(dir));
     Ok(found)
 }
 

@@ -7,7 +7,7 @@ use kube::{Error, client::AuthError, core::Status, runtime::watcher};
 use super::{ObjectKind, SecretId};
 
 /// Why a watch has nothing to say.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// 403, with the user that the API takes us for.
     Forbidden(Option<String>),
@@ -98,6 +98,13 @@ impl Fault {
         ))
     }
 
+    /// The same for events on pods.
+    pub(crate) fn tell_of_pod_events(&self) -> String {
+        self.tell_of(|user| format!(
+            "{user} may not make events (403). A Role with the rule {EVENTS_RULE} (for an agent of a node a ClusterRole), bound to that account, allows it",
+        ))
+    }
+
     /// Whether the API does not know what it was asked for.
     pub(crate) fn is_unknown(&self) -> bool {
         *self == Self::Status(404)
@@ -118,6 +125,9 @@ impl Fault {
 
 /// The rule that a node's pods take. (No role can be for one node's alone: it is all pods, or none.)
 const PODS_RULE: &str = r#"{apiGroups: [""], resources: [pods], verbs: [list, watch]}"#;
+
+/// The rule that events on pods take.
+const EVENTS_RULE: &str = "{apiGroups: [events.k8s.io], resources: [events], verbs: [create]}";
 
 /// The rule that a status takes.
 const STATUS_RULE: &str =

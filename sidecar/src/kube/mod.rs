@@ -2,6 +2,7 @@
 //! it, and what is watched there: Secrets, a node's pods, objects that ask for system calls.
 
 mod cluster;
+mod events;
 mod fault;
 mod follow;
 pub(crate) mod inject;
@@ -13,6 +14,7 @@ mod secret;
 pub(crate) mod webhook;
 
 pub(crate) use cluster::{Cluster, ClusterError};
+pub(crate) use events::{Digest, EventPen, PodEvent};
 pub(crate) use fault::Fault;
 pub(crate) use line::Pace;
 #[cfg(test)]

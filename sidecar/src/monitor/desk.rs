@@ -76,6 +76,7 @@ impl Desk {
             pid: actor.pid,
             process: actor.name,
             container: place.and_then(|place| place.container.as_ref()),
+            pod_uid: None,
         };
         self.journal.emit(time_ns, kind, who, detail);
     }

@@ -20,7 +20,7 @@ use self::{
 };
 use crate::{
     config, kernel,
-    observe::{Journal, Metrics},
+    observe::{Journal, Metrics, Protocol},
     process::{Pod, Pods, Whereabouts},
 };
 
@@ -83,6 +83,12 @@ impl Monitors {
         let wish = wish.enabled.then(|| network::Filter::of(wish));
         let desk = || self.supplies.desk(&own_cgroup);
         let load = NetworkMonitor::load;
+        if wish.is_some() {
+            self.supplies
+                .metrics
+                .traffic
+                .begin_at_zero(protocols(config.network.protocols));
+        }
         heed(&mut self.network, "network", wish, load, desk).await?;
         self.heed_syscalls(&config.syscalls, others, own_cgroup)
             .await
@@ -99,7 +105,9 @@ impl Monitors {
         let desk = || self.supplies.desk(&own_cgroup);
         let load = SyscallMonitor::load;
         let attached = heed(&mut self.syscalls, "syscalls", wish, load, desk).await?;
-        Ok(attached.unwrap_or_default())
+        let attached = attached.unwrap_or_default();
+        self.supplies.metrics.add_calls(attached.keys().copied());
+        Ok(attached)
     }
 
     /// Whether one that should be at work is not.
@@ -107,6 +115,15 @@ impl Monitors {
         self.network.as_ref().is_some_and(Watch::has_ended)
             || self.syscalls.as_ref().is_some_and(Watch::has_ended)
     }
+}
+
+fn protocols(wanted: config::Protocols) -> impl Iterator<Item = Protocol> {
+    let is_wanted = move |protocol: &Protocol| match protocol {
+        Protocol::Tcp => wanted.tcp,
+        Protocol::Udp => wanted.udp,
+        Protocol::Unix => wanted.unix,
+    };
+    Protocol::ALL.iter().copied().filter(is_wanted)
 }
 
 /// Brings one monitor to what is asked of it; what came of it, where something is asked.

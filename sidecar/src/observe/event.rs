@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Serialize, Serializer};
 
+use super::labels::{Outcome, Protocol};
+use crate::process::{Origin, Parent};
+
 /// What kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -56,52 +59,6 @@ pub(crate) enum Lifecycle {
     GuardRestored,
 }
 
-/// What became of an attempt to connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// There is a connection.
-    Established,
-    /// A datagram was sent; UDP tells no more.
-    Sent,
-    /// Nobody listens there, or does not want to.
-    Refused,
-    /// Nobody answered.
-    TimedOut,
-    /// There is no way to there.
-    Unreachable,
-    /// The other end broke it off.
-    Reset,
-    /// Its own program gave it up.
-    Aborted,
-    /// It is not allowed to.
-    Denied,
-    /// Something else.
-    Failed,
-}
-
-impl Outcome {
-    /// As events and metrics tell it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Established => "established",
-            Self::Sent => "sent",
-            Self::Refused => "refused",
-            Self::TimedOut => "timed_out",
-            Self::Unreachable => "unreachable",
-            Self::Reset => "reset",
-            Self::Aborted => "aborted",
-            Self::Denied => "denied",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl Serialize for Outcome {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(self.name())
-    }
-}
-
 /// Arguments of a system call, by name.
 #[derive(Debug)]
 pub(crate) struct Arguments(pub(crate) Vec<(&'static str, Argument)>);
@@ -122,13 +79,15 @@ pub(crate) enum Argument {
     Size(u64),
     /// Whatever is told in words.
     Text(String),
+    /// A structure's fields.
+    Fields(Arguments),
 }
 
 /// From where to where.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Connection {
-    /// `tcp`, `udp`, `unix`
-    pub(crate) protocol: &'static str,
+    /// By what.
+    pub(crate) protocol: Protocol,
     /// Whom it connects.
     #[serde(flatten)]
     pub(crate) between: Between,
@@ -214,6 +173,9 @@ pub(crate) struct Who<'a> {
     /// Whose it is, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) container: Option<&'a Container>,
+    /// The uid of its pod, where that is known: for Kubernetes alone.
+    #[serde(skip)]
+    pub(crate) pod_uid: Option<&'a str>,
 }
 
 impl Who<'_> {
@@ -223,6 +185,7 @@ impl Who<'_> {
             pid: std::process::id(),
             process: "kernelseal",
             container: None,
+            pod_uid: None,
         }
     }
 }
@@ -262,6 +225,26 @@ impl Container {
     }
 }
 
+/// A process's [`Origin`], as an event tells it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct OriginOf<'a> {
+    /// See [`Origin`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    executable: Option<&'a str>,
+    /// See [`Origin`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent: Option<&'a Parent>,
+}
+
+impl<'a> From<&'a Origin> for OriginOf<'a> {
+    fn from(origin: &'a Origin) -> Self {
+        Self {
+            executable: origin.executable.as_deref(),
+            parent: origin.parent.as_ref(),
+        }
+    }
+}
+
 /// What belongs to an event of a kind.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
@@ -292,6 +275,12 @@ pub(crate) enum Detail<'a> {
     },
     /// REFUSED
     Refused {
+        /// Names of the bindings that it was held for, joined by commas; left out where none is known.
+        #[serde(skip_serializing_if = "str::is_empty")]
+        binding: &'a str,
+        /// Its file, and who started it.
+        #[serde(flatten)]
+        origin: OriginOf<'a>,
         /// Why.
         reason: &'a str,
         /// What became of it.
@@ -299,13 +288,19 @@ pub(crate) enum Detail<'a> {
     },
     /// BLOCKED, AUDIT
     Access {
-        /// What was reached for: a file's name in procfs, `ptrace`, `process_vm`, `secret file`.
+        /// What was reached for: a file's name in procfs, `ptrace`, `process_vm`, `secret_file`.
         access: &'a str,
         /// Whose, in the agent's PID namespace; left out for a file.
         #[serde(skip_serializing_if = "Option::is_none")]
         target_pid: Option<u32>,
         /// Its name, or the secret file's.
         target: &'a str,
+        /// Names of the bindings whose secrets it has, joined by commas; left out where they are not known.
+        #[serde(skip_serializing_if = "str::is_empty")]
+        binding: &'a str,
+        /// Of who reached.
+        #[serde(flatten)]
+        origin: OriginOf<'a>,
         /// Real user of who reached.
         uid: u32,
         /// `blocked`, `audit` (allowed, but would be blocked), `allowed`
@@ -396,7 +391,7 @@ pub(crate) enum Detail<'a> {
     Dropped {
         /// How many, since the last such event.
         count: u64,
-        /// Where: `kernel` (the ring was full), `network`, `syscalls` (the monitors'), `rate` (a container had more than it may) or `output` (nobody read our stdout).
+        /// Where: `kernel` (the ring was full), `network`, `syscalls` (the monitors'), `rate` (a container had more than it may), `output` (nobody read our stdout), `stdout` or `audit_log` (it could not be written).
         lost_in: &'static str,
     },
 }
@@ -449,6 +444,13 @@ mod tests {
             pod_namespace: None,
             name: Some("app".into()),
         };
+        let origin = Origin {
+            executable: Some("/usr/bin/cat".into()),
+            parent: Some(Parent {
+                pid: 1,
+                process: "sh".into(),
+            }),
+        };
         let event = Event {
             timestamp: "2026-01-02T03:04:05.000006Z".into(),
             node: "n",
@@ -457,18 +459,21 @@ mod tests {
                 pid: 7,
                 process: "cat",
                 container: Some(&container),
+                pod_uid: None,
             },
             detail: Detail::Access {
                 access: "environ",
                 target_pid: Some(5),
                 target: "psql",
+                binding: "shop",
+                origin: (&origin).into(),
                 uid: 0,
                 verdict: "blocked",
             },
         };
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
-            r#"{"timestamp":"2026-01-02T03:04:05.000006Z","node":"n","type":"BLOCKED","pid":7,"process":"cat","container":{"container_id":"4f","pod_name":"shop-1","container_name":"app"},"access":"environ","target_pid":5,"target":"psql","uid":0,"verdict":"blocked"}"#
+            r#"{"timestamp":"2026-01-02T03:04:05.000006Z","node":"n","type":"BLOCKED","pid":7,"process":"cat","container":{"container_id":"4f","pod_name":"shop-1","container_name":"app"},"access":"environ","target_pid":5,"target":"psql","binding":"shop","executable":"/usr/bin/cat","parent":{"pid":1,"process":"sh"},"uid":0,"verdict":"blocked"}"#
         );
     }
 }

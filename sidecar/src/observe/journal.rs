@@ -2,13 +2,11 @@
 //! a reader who does not read holds up nobody's start.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt as _,
+    io,
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -17,7 +15,10 @@ use std::{
 
 use prometheus::IntCounterVec;
 
-use super::{Clock, Container, Detail, Event, Kind, Lifecycle, Who};
+use super::{
+    Clock, Container, Detail, Event, Kind, Lifecycle, Notice, Notices, Who,
+    output::{AuditLog, Stdout},
+};
 
 /// Hand-overs that may wait for the writer, and their bytes: what an attacker makes us say must not
 /// take our memory.
@@ -38,6 +39,9 @@ pub(crate) struct Journal {
     lost: Arc<AtomicU64>,
     waiting: Arc<AtomicUsize>,
     dropped: IntCounterVec,
+    notices: Option<Notices>,
+    /// The audit log is to be opened anew.
+    reopen: Arc<AtomicBool>,
     collected: Vec<u8>,
     /// How many, those included that the collected tell the loss of.
     events: u64,
@@ -51,6 +55,8 @@ impl Clone for Journal {
             lost: self.lost.clone(),
             waiting: self.waiting.clone(),
             dropped: self.dropped.clone(),
+            notices: self.notices.clone(),
+            reopen: self.reopen.clone(),
             collected: Vec::new(),
             events: 0,
         }
@@ -79,7 +85,7 @@ impl Journal {
         audit_log: Option<&Path>,
         dropped: IntCounterVec,
     ) -> io::Result<(Self, Writer)> {
-        let audit_log = audit_log.map(open).transpose()?;
+        let audit_log = audit_log.map(AuditLog::open).transpose()?;
         let (lines, handed_over) = sync_channel(WAITING);
         let lost = Arc::new(AtomicU64::new(0));
         let waiting = Arc::new(AtomicUsize::new(0));
@@ -89,11 +95,15 @@ impl Journal {
             lost: lost.clone(),
             waiting: waiting.clone(),
             dropped,
+            notices: None,
+            reopen: Arc::default(),
             collected: Vec::new(),
             events: 0,
         };
         let writer = Pen {
+            stdout: Stdout::new(),
             audit_log,
+            reopen: journal.reopen.clone(),
             lost,
             waiting,
             dropped: journal.dropped.clone(),
@@ -106,8 +116,23 @@ impl Journal {
         Ok((journal, Writer(thread)))
     }
 
+    /// Tells of refusals, and of the agent's own troubles, there too.
+    pub(crate) fn tell_too(&mut self, notices: Notices) {
+        self.notices = Some(notices);
+    }
+
+    /// Has the audit log opened anew within a second, or with the next event. (One that was moved is, without that.)
+    pub(crate) fn reopen_audit_log(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
+    }
+
     /// Takes an event that happened at a time of the monotonic clock.
     pub(crate) fn emit(&mut self, time_ns: u64, kind: Kind, who: Who<'_>, detail: Detail<'_>) {
+        if let Some(notices) = &self.notices
+            && let Some(notice) = Notice::of(&who, &detail)
+        {
+            notices.give(notice);
+        }
         let line = line(&self.node, time_ns, kind, who, detail);
         self.collected.extend_from_slice(&line);
         self.events += 1;
@@ -176,7 +201,9 @@ fn line(node: &str, time_ns: u64, kind: Kind, who: Who<'_>, detail: Detail<'_>) 
 
 /// The writing side.
 struct Pen {
-    audit_log: Option<File>,
+    stdout: Stdout,
+    audit_log: Option<AuditLog>,
+    reopen: Arc<AtomicBool>,
     lost: Arc<AtomicU64>,
     waiting: Arc<AtomicUsize>,
     dropped: IntCounterVec,
@@ -205,6 +232,12 @@ impl Pen {
                 let now = Clock::monotonic_ns();
                 lines.extend(line(&self.node, now, Kind::Dropped, Who::agent(), detail));
             }
+            let is_asked = self.reopen.swap(false, Ordering::Relaxed);
+            if let Some(log) = &mut self.audit_log
+                && (is_asked || !lines.is_empty())
+            {
+                log.follow(is_asked);
+            }
             if !lines.is_empty() {
                 self.write(&lines);
             }
@@ -218,30 +251,18 @@ impl Pen {
 
     /// Writes everywhere.
     fn write(&mut self, lines: &[u8]) {
-        if let Err(e) = io::stdout()
-            .lock()
-            .write_all(lines)
-            .and_then(|()| io::stdout().flush())
-        {
-            tracing::error!("events are lost: stdout: {e}");
-        }
-        if let Some(log) = &mut self.audit_log
-            && let Err(e) = log.write_all(lines)
-        {
-            tracing::error!("events are missing from the audit log: {e}");
+        let node = self.node.clone();
+        let tell = |count, lost_in| {
+            let detail = Detail::Dropped { count, lost_in };
+            let now = Clock::monotonic_ns();
+            line(&node, now, Kind::Dropped, Who::agent(), detail)
+        };
+        let mut lost = vec![self.stdout.write(lines, tell)];
+        lost.extend(self.audit_log.as_mut().map(|log| log.write(lines, tell)));
+        for (count, lost_in) in lost {
+            self.dropped.with_label_values(&[lost_in]).inc_by(count);
         }
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .open(path)
 }
 
 /// Variable by which a pod is told its node's name in Kubernetes (`fieldRef`).
@@ -280,6 +301,8 @@ mod tests {
             lost: Arc::default(),
             waiting: Arc::default(),
             dropped: dropped.clone(),
+            notices: None,
+            reopen: Arc::default(),
             collected: Vec::new(),
             events: 0,
         };

@@ -1,16 +1,36 @@
 //! Metrics, in the text format Prometheus reads.
 
+use std::collections::BTreeSet;
+
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
 };
 
-use super::{computed::Computed, traffic::Traffic};
+use super::{
+    computed::Computed,
+    labels::{ACCESSES, Reason, access_label},
+    traffic::Traffic,
+};
+use crate::config::Config;
 
 /// Bounds of the exec-to-release histogram, in seconds.
-const RELEASE_BUCKETS: [f64; 12] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 1.0, 5.0,
+const RELEASE_BUCKETS: [f64; 18] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 20.0, 30.0,
 ];
+/// Where events are lost.
+const LOST_IN: [&str; 7] = [
+    "audit_log",
+    "kernel",
+    "network",
+    "output",
+    "rate",
+    "stdout",
+    "syscalls",
+];
+/// What becomes of a system call.
+const CALL_OUTCOMES: [&str; 2] = ["ok", "failed"];
 
 /// What is counted. Cheap to clone: clones count together.
 #[derive(Clone)]
@@ -20,18 +40,18 @@ pub(crate) struct Metrics {
     pub(crate) exec_events: IntCounter,
     /// Secrets delivered, a variable and a file of one name being one.
     pub(crate) secrets_injected: IntCounter,
-    /// Accesses refused, by `access`.
-    pub(crate) access_blocked: IntCounterVec,
-    /// Accesses logged, by `access`.
-    pub(crate) access_audit: IntCounterVec,
+    access_blocked: IntCounterVec,
+    access_audit: IntCounterVec,
+    binding_matches: IntCounterVec,
     /// Secrets of running programs that have another value.
     pub(crate) rotated: IntCounter,
     /// Whether the configuration's file, as it is now, is the one in force.
     pub(crate) config_is_good: IntGauge,
     /// Whether the guard's last self-test passed.
     pub(crate) guard_is_up: IntGauge,
-    /// Programs refused.
-    pub(crate) refused: IntCounter,
+    refused: IntCounterVec,
+    /// Programs that are held.
+    pub(crate) held: IntGauge,
     /// Events lost, by `lost_in`.
     pub(crate) events_dropped: IntCounterVec,
     /// Processes that were given a seal, by this agent or one before it, and that run.
@@ -79,9 +99,19 @@ impl Metrics {
                 "kernelseal_guard_up",
                 "1 if the last self-test saw the guard's hooks at work, 0 if not, or if no guard is asked for (policy.mode disabled).",
             )?,
-            refused: IntCounter::new(
+            binding_matches: by(
+                "kernelseal_binding_matches_total",
+                "Programs started that a binding means, whether they got its secrets or were refused them.",
+                "binding",
+            )?,
+            refused: by(
                 "kernelseal_programs_refused_total",
                 "Programs that were refused their secrets.",
+                "reason",
+            )?,
+            held: IntGauge::new(
+                "kernelseal_held_programs",
+                "Programs that are held and wait for their secrets, as they were last looked at.",
             )?,
             events_dropped: by(
                 "kernelseal_events_dropped_total",
@@ -116,15 +146,88 @@ impl Metrics {
         registry.register(Box::new(metrics.rotated.clone()))?;
         registry.register(Box::new(metrics.config_is_good.clone()))?;
         registry.register(Box::new(metrics.guard_is_up.clone()))?;
+        registry.register(Box::new(metrics.binding_matches.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.held.clone()))?;
         registry.register(Box::new(metrics.events_dropped.clone()))?;
         registry.register(Box::new(metrics.sealed_processes.clone()))?;
         registry.register(Box::new(metrics.release.clone()))?;
         registry.register(Box::new(metrics.syscalls.clone()))?;
-        for lost_in in ["kernel", "network", "output", "rate", "syscalls"] {
-            metrics.events_dropped.with_label_values(&[lost_in]);
-        }
+        metrics.begin_at_zero()?;
         Ok(metrics)
+    }
+
+    /// Makes the series of every label whose values are a closed set, and says what is built.
+    fn begin_at_zero(&self) -> prometheus::Result<()> {
+        for lost_in in LOST_IN {
+            self.events_dropped.with_label_values(&[lost_in]);
+        }
+        for access in ACCESSES {
+            self.access_blocked.with_label_values(&[access]);
+            self.access_audit.with_label_values(&[access]);
+        }
+        for reason in Reason::ALL {
+            self.refused.with_label_values(&[reason.name()]);
+        }
+        let built = IntGauge::with_opts(
+            Opts::new(
+                "kernelseal_build_info",
+                "Always 1; the labels say which program this is.",
+            )
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("arch", std::env::consts::ARCH),
+        )?;
+        built.set(1);
+        self.registry.register(Box::new(built))
+    }
+
+    /// An access that was refused.
+    pub(crate) fn count_blocked(&self, access: &str) {
+        let label = access_label(access);
+        self.access_blocked.with_label_values(&[label]).inc();
+    }
+
+    /// One that was allowed and reported.
+    pub(crate) fn count_audited(&self, access: &str) {
+        let label = access_label(access);
+        self.access_audit.with_label_values(&[label]).inc();
+    }
+
+    /// A program that was refused.
+    pub(crate) fn count_refused(&self, reason: Reason) {
+        self.refused.with_label_values(&[reason.name()]).inc();
+    }
+
+    /// A program that these bindings mean.
+    pub(crate) fn count_matches<'b>(&self, bindings: impl IntoIterator<Item = &'b str>) {
+        for binding in bindings {
+            self.binding_matches.with_label_values(&[binding]).inc();
+        }
+    }
+
+    /// Bindings of `config` have series from here on, before one of them matches.
+    pub(crate) fn add_bindings(&self, config: &Config) {
+        for binding in &config.secrets {
+            self.binding_matches.with_label_values(&[&binding.name]);
+        }
+    }
+
+    /// Bindings of `before` that `config` has no more have no series any more.
+    pub(crate) fn remove_bindings(&self, before: &Config, config: &Config) {
+        let kept: BTreeSet<&str> = names(config).collect();
+        for gone in names(before).filter(|name| !kept.contains(name)) {
+            // (one that is not there is as good)
+            let _ = self.binding_matches.remove_label_values(&[gone]);
+        }
+    }
+
+    /// These system calls are watched from here on.
+    pub(crate) fn add_calls<'c>(&self, calls: impl IntoIterator<Item = &'c str>) {
+        for call in calls {
+            for outcome in CALL_OUTCOMES {
+                self.syscalls.with_label_values(&[call, outcome]);
+            }
+        }
     }
 
     /// Adds the ages of secrets that are kept elsewhere: of which kind, which, and how many seconds.
@@ -148,6 +251,82 @@ impl Metrics {
     }
 }
 
+fn names(config: &Config) -> impl Iterator<Item = &str> {
+    config.secrets.iter().map(|binding| binding.name.as_str())
+}
+
 fn by(name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
     IntCounterVec::new(Opts::new(name, help), &[label])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::parse;
+
+    fn config(bindings: &[&str]) -> Config {
+        let bindings: Vec<String> = bindings
+            .iter()
+            .map(|name| {
+                format!("  - {{name: {name}, selector: {{binary: {name}}}, secretRefs: [{{name: X, source: {{value: x}}}}]}}\n")
+            })
+            .collect();
+        let text = format!("version: v1\nsecrets:\n{}", bindings.concat());
+        parse(&text, Path::new("config.yaml")).unwrap()
+    }
+
+    fn ensure_has(metrics: &Metrics, line: &str, is_there: bool) {
+        let text = metrics.text().unwrap();
+        assert_eq!(
+            text.lines().any(|found| found == line),
+            is_there,
+            "{line} in\n{text}"
+        );
+    }
+
+    #[test]
+    fn counters_before_anything_happened_are_zero_for_each_label() {
+        let metrics = Metrics::new().unwrap();
+        metrics.add_bindings(&config(&["shop"]));
+        metrics.add_calls(["openat"]);
+        for line in [
+            "kernelseal_access_blocked_total{access=\"environ\"} 0",
+            "kernelseal_access_blocked_total{access=\"secret_file\"} 0",
+            "kernelseal_access_audit_total{access=\"ptrace\"} 0",
+            "kernelseal_programs_refused_total{reason=\"other_file\"} 0",
+            "kernelseal_events_dropped_total{lost_in=\"output\"} 0",
+            "kernelseal_binding_matches_total{binding=\"shop\"} 0",
+            "kernelseal_syscalls_total{outcome=\"failed\",syscall=\"openat\"} 0",
+            "kernelseal_held_programs 0",
+            "kernelseal_exec_to_release_seconds_bucket{le=\"30\"} 0",
+        ] {
+            ensure_has(&metrics, line, true);
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        let arch = std::env::consts::ARCH;
+        let built = format!("kernelseal_build_info{{arch=\"{arch}\",version=\"{version}\"}} 1");
+        ensure_has(&metrics, &built, true);
+    }
+
+    #[test]
+    fn binding_matches_after_a_reload_has_the_new_bindings_and_not_the_old() {
+        let metrics = Metrics::new().unwrap();
+        let (before, now) = (config(&["shop", "bank"]), config(&["bank", "post"]));
+        metrics.add_bindings(&before);
+        metrics.count_matches(["bank"]);
+        metrics.add_bindings(&now);
+        metrics.remove_bindings(&before, &now);
+        for (line, is_there) in [
+            ("kernelseal_binding_matches_total{binding=\"bank\"} 1", true),
+            ("kernelseal_binding_matches_total{binding=\"post\"} 0", true),
+            (
+                "kernelseal_binding_matches_total{binding=\"shop\"} 0",
+                false,
+            ),
+        ] {
+            ensure_has(&metrics, line, is_there);
+        }
+    }
 }

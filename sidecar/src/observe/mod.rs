@@ -5,16 +5,21 @@ mod computed;
 mod event;
 pub(crate) mod http;
 mod journal;
+mod labels;
 pub(crate) mod log;
 mod metrics;
+mod notice;
+mod output;
 mod traffic;
 
 pub(crate) use clock::Clock;
 pub(crate) use event::{
     Action, Argument, Arguments, Between, Connection, Container, Detail, Event, Kind, Lifecycle,
-    Outcome, Who,
+    Who,
 };
 pub(crate) use http::listen;
 pub(crate) use journal::{Journal, NODE_NAME, node_in_kubernetes};
+pub(crate) use labels::{Outcome, Protocol, Reason, SECRET_FILE};
 pub(crate) use metrics::Metrics;
+pub(crate) use notice::{Notice, Notices, PodRef, Topic};
 pub(crate) use traffic::Traffic;

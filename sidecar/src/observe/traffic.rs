@@ -8,6 +8,8 @@ use std::{
 
 use prometheus::{IntCounterVec, Opts, Registry};
 
+use super::labels::{Outcome, Protocol};
+
 /// Destinations that have series of their own.
 const MAX_DESTINATIONS: usize = 200;
 /// What the others are counted as.
@@ -61,21 +63,43 @@ impl Traffic {
         })
     }
 
+    /// Connections of these protocols are watched from here on.
+    pub(crate) fn begin_at_zero(&self, protocols: impl IntoIterator<Item = Protocol>) {
+        for protocol in protocols {
+            let can_be = |outcome: &&Outcome| match **outcome {
+                Outcome::Established => protocol != Protocol::Udp,
+                Outcome::Sent => protocol == Protocol::Udp,
+                _ => true,
+            };
+            for outcome in Outcome::ALL.iter().filter(can_be) {
+                let labels = [protocol.name(), "outbound", outcome.name()];
+                self.connections.with_label_values(&labels);
+            }
+            let labels = [protocol.name(), "inbound", Outcome::Established.name()];
+            self.connections.with_label_values(&labels);
+            if protocol == Protocol::Tcp {
+                for direction in ["outbound", "inbound"] {
+                    self.retransmits.with_label_values(&[direction]);
+                }
+            }
+        }
+    }
+
     /// A connection was made, or not; to where, if a watched program began it.
     pub(crate) fn begun(
         &self,
-        protocol: &str,
+        protocol: Protocol,
         direction: &str,
-        outcome: &str,
+        outcome: Outcome,
         destination: Option<&str>,
     ) {
         self.connections
-            .with_label_values(&[protocol, direction, outcome])
+            .with_label_values(&[protocol.name(), direction, outcome.name()])
             .inc();
         if let Some(destination) = destination {
             let destination = self.label(destination);
             self.destination_connections
-                .with_label_values(&[destination, protocol, outcome])
+                .with_label_values(&[destination, protocol.name(), outcome.name()])
                 .inc();
         }
     }
@@ -83,19 +107,19 @@ impl Traffic {
     /// One ended.
     pub(crate) fn ended(
         &self,
-        protocol: &str,
+        protocol: Protocol,
         direction: &str,
         destination: Option<&str>,
         bytes: Option<(u64, u64)>,
         retransmits: u32,
     ) {
-        if protocol == "tcp" {
+        if protocol == Protocol::Tcp {
             self.retransmits
                 .with_label_values(&[direction])
                 .inc_by(retransmits.into());
         }
         if let (Some(destination), Some((sent, received))) = (destination, bytes) {
-            let labels = [self.label(destination), protocol];
+            let labels = [self.label(destination), protocol.name()];
             self.sent.with_label_values(&labels).inc_by(sent);
             self.received.with_label_values(&labels).inc_by(received);
         }
@@ -123,15 +147,57 @@ mod tests {
     use super::*;
 
     #[test]
+    fn connections_before_one_was_made_are_zero_for_what_can_become_of_it() {
+        let registry = Registry::new();
+        let traffic = Traffic::new(&registry).unwrap();
+        traffic.begin_at_zero([Protocol::Udp]);
+        let series: Vec<String> = registry.gather()[0]
+            .get_metric()
+            .iter()
+            .map(|metric| {
+                let labels = metric.get_label().iter();
+                labels
+                    .map(prometheus::proto::LabelPair::value)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+            .collect();
+        assert!(
+            series.contains(&"outbound sent UDP".to_owned()),
+            "{series:?}"
+        );
+        assert!(
+            series.contains(&"inbound established UDP".to_owned()),
+            "{series:?}"
+        );
+        assert!(
+            !series.contains(&"outbound established UDP".to_owned()),
+            "{series:?}"
+        );
+        assert!(series.iter().all(|labels| !labels.contains("TCP")));
+    }
+
+    #[test]
     fn series_are_bounded() {
         let registry = Registry::new();
         let traffic = Traffic::new(&registry).unwrap();
         for host in 0..1_000 {
             let destination = format!("10.0.0.1:{host}");
-            traffic.begun("tcp", "outbound", "established", Some(&destination));
-            traffic.ended("tcp", "outbound", Some(&destination), Some((1, 2)), 0);
+            traffic.begun(
+                Protocol::Tcp,
+                "outbound",
+                Outcome::Established,
+                Some(&destination),
+            );
+            traffic.ended(
+                Protocol::Tcp,
+                "outbound",
+                Some(&destination),
+                Some((1, 2)),
+                0,
+            );
         }
-        traffic.begun("tcp", "inbound", "established", None);
+        traffic.begun(Protocol::Tcp, "inbound", Outcome::Established, None);
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&registry.gather(), &mut text)
@@ -146,8 +212,8 @@ mod tests {
             series("kernelseal_network_destination_connections_total{"),
             201
         );
-        let others = "kernelseal_network_destination_received_bytes_total{destination=\"other\",protocol=\"tcp\"} 1600";
+        let others = "kernelseal_network_destination_received_bytes_total{destination=\"other\",protocol=\"TCP\"} 1600";
         assert!(text.contains(others), "{text}");
-        assert!(text.contains("kernelseal_network_connections_total{direction=\"inbound\",outcome=\"established\",protocol=\"tcp\"} 1\n"));
+        assert!(text.contains("kernelseal_network_connections_total{direction=\"inbound\",outcome=\"established\",protocol=\"TCP\"} 1\n"));
     }
 }

@@ -1,6 +1,7 @@
 //! Who a process is: the file it executes, where it lives, who it runs for.
 
 mod cgroup;
+mod entry;
 mod kubelet;
 pub(crate) mod lines;
 mod origin;
@@ -26,7 +27,8 @@ use rustix::{
 use sha2::{Digest as _, Sha256};
 
 use self::cgroup::Cgroup;
-pub(crate) use self::origin::{Entry, Root};
+pub(crate) use self::entry::{Entry, Root};
+pub(crate) use self::origin::{Origin, Origins, Parent};
 pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::text::Interpreter;
 pub(crate) use self::version::Version;

@@ -1,188 +1,161 @@
-//! Where a program's file lies, and by which links it has the name that it was started by.
+//! What an event tells of a process beside its name: the file that it executes, and who started it.
+//!
+//! Nobody holds such a process, and it may be gone, or its number another's, by the time its event is read: it is looked at by a
+//! descriptor of its folder in procfs, and believed if it started before what the event tells.
 
-use std::{
-    fs, io,
-    ops::ControlFlow,
-    os::{
-        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
-    },
-    path::{Path, PathBuf},
-};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags, fstat, openat, readlinkat, statx,
-};
+use nix::time::{ClockId, clock_gettime};
+use rustix::fs::readlinkat;
+use serde::Serialize;
 
-use super::{FileId, Process, file_id, lines, text};
+use super::{TICK_NS, text, whereabouts::Seen};
 
-/// Links that the kernel follows of a path, and no more (`MAXSYMLINKS`, include/linux/namei.h).
-const MAX_LINKS: usize = 40;
-/// Folders above a file that are looked at: a path has 4,096 bytes.
-const MAX_FOLDERS: usize = 2048;
-/// Who may write, beside the owner.
-const WRITE_BY_OTHERS: u32 = 0o022;
+/// Processes that are looked at in a second. Whoever makes more events than that is known by then, and the thread that looks is
+/// the one that delivers.
+const LOOKS_PER_SECOND: u32 = 100;
+/// Bytes of a path that are told.
+const LONGEST_PATH: usize = 4096;
 
-const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
-
-/// What a process has as its root.
-pub(crate) struct Root {
-    folder: OwnedFd,
-    /// The number of its mount namespace.
-    pub(crate) namespace: u32,
+/// As far as it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Path of the file it executes, as its own mount namespace has it.
+    pub(crate) executable: Option<String>,
+    /// Who started it, or adopted it since.
+    pub(crate) parent: Option<Parent>,
 }
 
-impl AsFd for Root {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.folder.as_fd()
-    }
+/// A process's parent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Parent {
+    /// Its number in the agent's PID namespace.
+    pub(crate) pid: u32,
+    /// Its `comm`.
+    pub(crate) process: String,
 }
 
-/// A file or a symbolic link, in its folder.
-pub(crate) struct Entry {
-    folder: OwnedFd,
-    file: OwnedFd,
-    /// In the process's root.
-    pub(crate) path: PathBuf,
-}
-
-impl AsFd for Entry {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl Entry {
-    pub(crate) fn id(&self) -> io::Result<FileId> {
-        file_id(&self.file)
-    }
-
-    /// Why somebody who is not root could put another in its place, or write it; `None` where nobody can.
-    pub(crate) fn is_open_to_others(&self) -> io::Result<Option<String>> {
-        let empty = AtFlags::EMPTY_PATH;
-        let attributes = statx(&self.file, "", empty, StatxFlags::empty())?.stx_attributes;
-        if attributes.contains(StatxAttributes::MOUNT_ROOT) {
-            return Ok(Some(format!("{} is mounted there", self.path.display())));
+impl Origin {
+    /// That of the process that has this number and had it at `time_ns` of the monotonic clock; nothing of one that is gone.
+    pub(crate) fn of(pid: u32, time_ns: u64) -> Self {
+        if pid == 0 {
+            return Self::default(); // (it is outside of what we see)
         }
-        if let Some(why) = is_open(&self.file)? {
-            return Ok(Some(why));
-        }
-        let mut folder = self.folder.try_clone()?;
-        for _ in 0..MAX_FOLDERS {
-            if let Some(why) = is_open(&folder)? {
-                return Ok(Some(why));
-            }
-            let above = openat(&folder, "..", LOOK | OFlags::DIRECTORY, Mode::empty())?;
-            if file_id(&above)? == file_id(&folder)? {
-                return Ok(None);
-            }
-            folder = above;
-        }
-        Err(io::Error::other("it lies below too many folders"))
+        Self::find(pid, time_ns).unwrap_or_default()
     }
-}
 
-/// Why somebody who is not root may write it. (Of a link, which has no mode of its own, who may change it is a matter of its
-/// folder. An access control list's mask shows as the group's rights.)
-fn is_open(file: &OwnedFd) -> io::Result<Option<String>> {
-    let found = fstat(file)?;
-    let is_link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
-    let why = if found.st_uid != 0 {
-        format!("belongs to user {}, not to root", found.st_uid)
-    } else if !is_link && found.st_mode & WRITE_BY_OTHERS != 0 {
-        format!(
-            "may be written by others than root (mode {:04o})",
-            found.st_mode & 0o7777
-        )
-    } else {
-        return Ok(None);
-    };
-    let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    Ok(Some(format!("{} {why}", path.display())))
-}
-
-impl Process {
-    /// Its root.
-    pub(crate) fn root(self) -> io::Result<Root> {
-        let namespace = fs::metadata(self.file("ns/mnt"))?.ino();
-        Ok(Root {
-            folder: self.folder("root")?,
-            namespace: u32::try_from(namespace).map_err(io::Error::other)?,
+    fn find(pid: u32, time_ns: u64) -> Option<Self> {
+        let seen = Seen::open(pid).ok()?;
+        let stat = seen.read("stat").ok()?;
+        let started = text::started(&stat)?;
+        if started > ticks_of_boot(time_ns) {
+            return None;
+        }
+        let path = readlinkat(seen.fd(), "exe", Vec::new()).ok();
+        let executable = path
+            .filter(|path| path.as_bytes().len() <= LONGEST_PATH)
+            .map(|path| String::from_utf8_lossy(path.as_bytes()).into_owned());
+        Some(Self {
+            executable,
+            parent: text::parent_of(&stat).and_then(|pid| parent(pid, started)),
         })
     }
 
-    /// The file it executes, to be asked about.
-    pub(crate) fn executed(self) -> io::Result<OwnedFd> {
-        Ok(rustix::fs::open(self.file("exe"), LOOK, Mode::empty())?)
+    /// The same without the file: what is about to execute another.
+    pub(crate) fn without_executable(self) -> Self {
+        Self {
+            executable: None,
+            ..self
+        }
     }
+}
 
-    /// The file it executes where it lies; an error where its path leads to another by now.
-    pub(crate) fn executed_entry(self) -> io::Result<Entry> {
-        // (both as its mount namespace has them, whatever our own root is)
-        let root = fs::read_link(self.file("root"))?;
-        let path = self.executable()?;
-        let path = Path::new("/").join(path.strip_prefix(root).unwrap_or(&path));
-        let entry = self.entry(&path)?;
-        if entry.id()? == self.executable_file()? {
-            Ok(entry)
-        } else {
-            Err(io::Error::other("its path leads to another file by now"))
+/// The process of that number, if it can be the parent of one that started then.
+fn parent(pid: u32, child_started: u64) -> Option<Parent> {
+    if pid == 0 {
+        return None;
+    }
+    let stat = Seen::open(pid).ok()?.read("stat").ok()?;
+    if text::started(&stat)? > child_started {
+        return None;
+    }
+    let process = String::from_utf8_lossy(text::name(&stat)?).into_owned();
+    Some(Parent { pid, process })
+}
+
+/// A time of the monotonic clock on the boot clock, in ticks.
+fn ticks_of_boot(monotonic_ns: u64) -> u64 {
+    // Neither can fail; with zero nothing is left out.
+    let now = |clock| clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+    let asleep = now(ClockId::CLOCK_BOOTTIME).saturating_sub(now(ClockId::CLOCK_MONOTONIC));
+    let asleep = u64::try_from(asleep.as_nanos()).unwrap_or(u64::MAX);
+    monotonic_ns.saturating_add(asleep) / TICK_NS
+}
+
+/// Looks at processes, but not without number.
+pub(crate) struct Origins {
+    since: Instant,
+    looks: u32,
+}
+
+impl Origins {
+    /// Has looked at none.
+    pub(crate) fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            looks: 0,
         }
     }
 
-    /// The files of which it has code in its memory, each to be asked about.
-    pub(crate) fn mapped_code(self) -> io::Result<Vec<OwnedFd>> {
-        let mut ranges = Vec::new();
-        let maps = fs::File::open(self.file("maps"))?;
-        lines::each_line(maps, lines::LONGEST_TEXT, |line| {
-            ranges.extend(text::range_of_code(line).map(str::to_owned));
-            ControlFlow::Continue(())
-        })?;
-        let open = |range| {
-            let path = self.file("map_files").join(range);
-            Ok(rustix::fs::open(path, LOOK, Mode::empty())?)
-        };
-        ranges.into_iter().map(open).collect()
-    }
-
-    /// What there is at a path in its root; not what a link there leads to.
-    fn entry(self, path: &Path) -> io::Result<Entry> {
-        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(io::ErrorKind::InvalidFilename.into());
-        };
-        let folder = self.open_in_root(folder, LOOK | OFlags::DIRECTORY)?;
-        let file = openat(&folder, name, LOOK | OFlags::NOFOLLOW, Mode::empty())?;
-        Ok(Entry {
-            folder,
-            file,
-            path: path.to_owned(),
-        })
-    }
-
-    /// Follows a path to the file at its end. `look` sees each symbolic link that gives the file its name, and may stop.
-    pub(crate) fn follow<E>(
-        self,
-        path: &Path,
-        mut look: impl FnMut(&Entry) -> Result<(), E>,
-    ) -> io::Result<Result<Entry, E>> {
-        let mut path = if path.is_absolute() {
-            path.to_owned()
-        } else {
-            let from = self.working_directory();
-            from.ok_or(io::ErrorKind::NotFound)?.join(path)
-        };
-        for _ in 0..MAX_LINKS {
-            let entry = self.entry(&path)?;
-            if FileType::from_raw_mode(fstat(&entry.file)?.st_mode) != FileType::Symlink {
-                return Ok(Ok(entry));
-            }
-            if let Err(stop) = look(&entry) {
-                return Ok(Err(stop));
-            }
-            let target = readlinkat(&entry.file, "", Vec::new())?.into_bytes();
-            let target = PathBuf::from(std::ffi::OsString::from_vec(target));
-            path = path.parent().unwrap_or(Path::new("/")).join(target);
+    /// See [`Origin::of`]; nothing where too many were asked for within a second.
+    pub(crate) fn of(&mut self, pid: u32, time_ns: u64) -> Origin {
+        if self.since.elapsed() >= Duration::from_secs(1) {
+            *self = Self::new();
         }
-        Err(rustix::io::Errno::LOOP.into())
+        if self.looks >= LOOKS_PER_SECOND {
+            return Origin::default();
+        }
+        self.looks += 1;
+        Origin::of(pid, time_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Clock;
+
+    #[test]
+    fn origin_of_a_child_is_its_file_and_its_parent() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let origin = Origin::of(child.id(), Clock::monotonic_ns());
+        child.kill().unwrap();
+        let executable = origin.executable.unwrap();
+        assert!(executable.starts_with('/'), "{executable}");
+        assert_eq!(origin.parent.unwrap().pid, std::process::id());
+        child.wait().unwrap();
+        assert_eq!(
+            Origin::of(child.id(), Clock::monotonic_ns()),
+            Origin::default()
+        );
+    }
+
+    #[test]
+    fn origin_of_a_process_that_started_after_the_event_is_unknown() {
+        assert_eq!(Origin::of(std::process::id(), 1), Origin::default());
+    }
+
+    #[test]
+    fn origins_beyond_so_many_a_second_are_unknown() {
+        let mut origins = Origins::new();
+        let mut known = 0;
+        for _ in 0..2 * LOOKS_PER_SECOND {
+            let origin = origins.of(std::process::id(), Clock::monotonic_ns());
+            known += u32::from(origin != Origin::default());
+        }
+        assert!((1..2 * LOOKS_PER_SECOND).contains(&known), "{known}");
     }
 }

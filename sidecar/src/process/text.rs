@@ -8,6 +8,9 @@ use std::{
 /// `startstack` in `stat`, counted from the state after the name (`proc_pid_stat(5)`).
 const START_STACK_AFTER_NAME: usize = 25;
 
+/// `ppid`, counted likewise.
+const PARENT_AFTER_NAME: usize = 1;
+
 /// `starttime`, counted likewise.
 const STARTED_AFTER_NAME: usize = 19;
 
@@ -30,6 +33,18 @@ pub(crate) fn start_stack(stat: &[u8]) -> Option<u64> {
 /// When it started, on the boot clock, in ticks (hundredths of a second), of `stat`.
 pub(crate) fn started(stat: &[u8]) -> Option<u64> {
     parse(after_name(stat)?.nth(STARTED_AFTER_NAME)?)
+}
+
+/// Its `comm`, of `stat`.
+pub(crate) fn name(stat: &[u8]) -> Option<&[u8]> {
+    let begin = stat.iter().position(|byte| *byte == b'(')?;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    stat.get(begin + 1..end)
+}
+
+/// Number of its parent, of `stat`; 0 for one outside of the PID namespace.
+pub(crate) fn parent_of(stat: &[u8]) -> Option<u32> {
+    parse(after_name(stat)?.nth(PARENT_AFTER_NAME)?)
 }
 
 /// Whether it has ended, and only its number is still there, of `stat`.

@@ -10,6 +10,7 @@ use std::{
     hash::Hash,
     io,
     ops::ControlFlow,
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -28,7 +29,7 @@ use super::{
     pods::Pods,
     text,
 };
-use crate::observe::Container;
+use crate::observe::{Container, PodRef};
 
 /// Places that are remembered; a node has fewer control groups that live.
 const REMEMBERED: usize = 4096;
@@ -91,6 +92,18 @@ impl Pod {
             name: told(POD_NAME),
             namespace: told(POD_NAMESPACE).or_else(from_file),
         }
+    }
+
+    /// What Kubernetes calls it, where the agent was told; its uid is in what the kubelet mounted for the agent.
+    pub(crate) fn reference(self) -> Option<PodRef> {
+        let mounted = Seen::open(std::process::id())
+            .ok()
+            .and_then(|own| own.find_mounted(|_| true).ok()?);
+        Some(PodRef {
+            namespace: self.namespace?,
+            name: self.name?,
+            uid: mounted.map(|mounted| mounted.pod),
+        })
     }
 
     /// Its labels, now.
@@ -392,10 +405,10 @@ fn of_living<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
 
 /// A process that is not held: its folder in `/proc` is its own, and empty once it is gone, whoever has its
 /// number by then.
-struct Seen(rustix::fd::OwnedFd);
+pub(super) struct Seen(rustix::fd::OwnedFd);
 
 impl Seen {
-    fn open(pid: u32) -> io::Result<Self> {
+    pub(super) fn open(pid: u32) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = format!("/proc/{pid}");
         Ok(Self(openat(rustix::fs::CWD, path, flags, Mode::empty())?))
@@ -406,7 +419,12 @@ impl Seen {
         Ok(openat(&self.0, name, flags, Mode::empty())?.into())
     }
 
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+    /// Its folder, which stays its own.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    pub(super) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         lines::whole(self.file(name)?, lines::LONGEST_SHORT_TEXT)
     }
 

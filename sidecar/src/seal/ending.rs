@@ -70,6 +70,7 @@ impl Work {
                 pid,
                 process: tree.process.as_deref().unwrap_or(&comm),
                 container: tree.place.container.as_ref(),
+                pod_uid: None,
             };
             self.journal
                 .emit(exit.header.time_ns, Kind::Exited, who, detail);

@@ -4,7 +4,7 @@ use super::{
     deliver_env::EnvError, deliver_file::FileError, held::HoldError, stack::StackError,
     verify::Refusal,
 };
-use crate::{kernel, limits, secrets::SourceError};
+use crate::{kernel, limits, observe::Reason, secrets::SourceError};
 
 /// Why a program did not get its secrets.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,19 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// As metrics name it.
+    pub(super) fn reason(&self) -> Reason {
+        match self {
+            Self::Identity(refusal) => reason_of(refusal),
+            Self::Source(_) => Reason::Source,
+            Self::Env(_) => Reason::Environment,
+            Self::File(_) => Reason::Files,
+            Self::Hold(_) | Self::Late(_) => Reason::Hold,
+            Self::Unguarded => Reason::Guard,
+            Self::Kernel(_) => Reason::Kernel,
+        }
+    }
+
     /// Whether it is for want of descriptors or memory: another time it may go well.
     pub(super) fn is_for_lack(&self) -> bool {
         match self {
@@ -40,6 +53,23 @@ impl Failure {
             Self::File(e) => e.is_for_lack(),
             _ => false,
         }
+    }
+}
+
+fn reason_of(refusal: &Refusal) -> Reason {
+    match refusal {
+        Refusal::Traced(..) => Reason::Traced,
+        Refusal::OtherFile { .. } | Refusal::OtherInterpreter { .. } => Reason::OtherFile,
+        Refusal::OtherContent { .. } | Refusal::Writable { .. } => Reason::OtherContent,
+        Refusal::Provenance { .. } => Reason::Provenance,
+        Refusal::NoPlace
+        | Refusal::NoContainerName(_)
+        | Refusal::NoPod
+        | Refusal::UnknownPod(..)
+        | Refusal::TooManyLabels(_) => Reason::PlaceUnknown,
+        Refusal::NotCounted => Reason::NotCounted,
+        Refusal::Preload(_) => Reason::Preload,
+        Refusal::Unknown { .. } => Reason::Unreadable,
     }
 }
 

@@ -63,7 +63,7 @@ use crate::{
     kernel::{self, Maps},
     limits::Reserve,
     observe::{Journal, Metrics},
-    process::{Place, Process, Root, Whereabouts},
+    process::{Origins, Place, Process, Root, Whereabouts},
     secrets::{Store, Value},
 };
 
@@ -131,6 +131,7 @@ struct Work {
     /// Records taken since the ring was last empty.
     taken_in_a_row: usize,
     dropped: u64,
+    origins: Origins,
 }
 
 impl Work {
@@ -194,10 +195,12 @@ impl Work {
             Err(failure) if failure.is_for_lack() && self.may_wait(held) => {
                 return self.let_wait(tgid, held, task, &failure);
             }
-            Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
+            Err(failure) => {
+                return self.refuse_matched(tgid, held, &place, Some(task), &failure, &bindings);
+            }
         };
         if let Err(failure) = self.keep_to_image(held, process, &bindings) {
-            return self.refuse(tgid, held, &place, Some(task), &failure);
+            return self.refuse_matched(tgid, held, &place, Some(task), &failure, &bindings);
         }
         let mut delivered = match self.deliver(held, process, &mut task, &secrets) {
             Ok(delivered) => delivered,
@@ -205,14 +208,17 @@ impl Work {
             Err(failure) if failure.is_for_lack() && self.may_wait(held) => {
                 return self.let_wait(tgid, held, task, &failure);
             }
-            Err(failure) => return self.refuse(tgid, held, &place, Some(task), &failure),
+            Err(failure) => {
+                return self.refuse_matched(tgid, held, &place, Some(task), &failure, &bindings);
+            }
         };
         let maps = &mut self.maps;
         match task.release(|| maps.settle(tgid, held)) {
             Ok(()) => {}
             Err(e) => {
                 self.clean(delivered.vault.take());
-                return self.refuse(tgid, held, &place, None, &Failure::Late(e));
+                let late = Failure::Late(e);
+                return self.refuse_matched(tgid, held, &place, None, &late, &bindings);
             }
         }
         self.sealed(held, place, &bindings, &secrets, delivered);

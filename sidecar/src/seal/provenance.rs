@@ -46,7 +46,7 @@ pub(super) fn check(
         Provenance::Any => return Ok(()),
         Provenance::System => Judge::System,
         Provenance::Image | Provenance::ImageAndLibraries => {
-            Judge::Image(evidence.process.root().map_err(unknown)?)
+            Judge::Image(evidence.process.root_mount().map_err(unknown)?)
         }
     };
     let refused = |what: String, why: String| Refusal::Provenance {
@@ -114,7 +114,7 @@ pub(super) fn check_code(process: Process, ask: &Ask, binding: &Binding) -> Resu
         what: "what it has mapped could not be looked at",
         cause,
     };
-    let root = process.root().map_err(unknown)?;
+    let root = process.root_mount().map_err(unknown)?;
     for file in process.mapped_code().map_err(unknown)? {
         if let Some(why) = of_image(file.as_fd(), &root, ask).map_err(unknown)? {
             let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));

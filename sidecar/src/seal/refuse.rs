@@ -11,14 +11,15 @@ use super::{
     deliver_env::EnvError,
     failure::Failure,
     held::{HeldTask, HoldError},
+    report::joined,
     text,
     verify::Verdict,
     watchdog,
 };
 use crate::{
-    config::OnFailure,
+    config::{Binding, OnFailure},
     observe::{Action, Clock, Detail, Kind},
-    process::{Place, Process},
+    process::{Origin, Place, Process},
 };
 
 impl Work {
@@ -78,7 +79,39 @@ impl Work {
         task: Option<HeldTask>,
         failure: &Failure,
     ) {
+        let config = self.config.clone();
+        let name = text(&held.name);
+        let meant: Vec<&Binding> = config.named(name.as_bytes()).collect();
+        self.refuse_by(tgid, held, place, task, failure, &meant);
+    }
+
+    /// The same of one that these bindings mean.
+    pub(super) fn refuse_matched(
+        &mut self,
+        tgid: u32,
+        held: &Held,
+        place: &Place,
+        task: Option<HeldTask>,
+        failure: &Failure,
+        bindings: &[&Binding],
+    ) {
+        let names = bindings.iter().map(|binding| binding.name.as_str());
+        self.metrics.count_matches(names);
+        self.refuse_by(tgid, held, place, task, failure, bindings);
+    }
+
+    fn refuse_by(
+        &mut self,
+        tgid: u32,
+        held: &Held,
+        place: &Place,
+        task: Option<HeldTask>,
+        failure: &Failure,
+        bindings: &[&Binding],
+    ) {
         self.turns.end(held.seal);
+        // (as long as it is there)
+        let origin = origin_of(held);
         let reason = failure.to_string();
         let action = match (failure, self.config.policy.on_failure) {
             (Failure::Hold(HoldError::Gone) | Failure::Late(HoldError::Gone), _) => Action::Gone,
@@ -112,13 +145,24 @@ impl Work {
         if self.given_up.take(held.seal) {
             return; // the watchdog was there first, and has said so
         }
-        self.metrics.refused.inc();
+        self.metrics.count_refused(failure.reason());
         let name = text(&held.name);
         tracing::warn!(pid = held.pid, process = %name, "refused: {reason}");
         let detail = Detail::Refused {
+            binding: &joined(bindings.iter().copied()),
+            origin: (&origin).into(),
             reason: &reason,
             action,
         };
         self.emit(Clock::monotonic_ns(), Kind::Refused, held, place, detail);
     }
+}
+
+/// The file of a held program, and who started it. Of one that is coming to its exec the file is still the one before.
+pub(super) fn origin_of(held: &Held) -> Origin {
+    let origin = Origin::of(held.pid, held.since_ns);
+    if held.flags & HELD_COMING != 0 {
+        return origin.without_executable();
+    }
+    origin
 }

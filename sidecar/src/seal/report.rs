@@ -13,7 +13,7 @@ use sidecar_common::{
 use super::{Delivered, Secret, Tree, Work, deliver_env, text};
 use crate::{
     config::Binding,
-    observe::{Action, Clock, Detail, Kind, Who},
+    observe::{Action, Clock, Detail, Kind, Reason, SECRET_FILE, Who},
     process::Place,
 };
 
@@ -38,6 +38,7 @@ impl Work {
             pid: held.pid,
             process: &text(&held.name),
             container: place.container.as_ref(),
+            pod_uid: place.pod.as_deref(),
         };
         self.journal.emit(time_ns, kind, who, detail);
     }
@@ -57,6 +58,7 @@ impl Work {
             pid: subject.pid,
             process: name,
             container: place.as_ref().and_then(|place| place.container.as_ref()),
+            pod_uid: place.as_ref().and_then(|place| place.pod.as_deref()),
         };
         self.journal.emit(time_ns, kind, who, detail);
     }
@@ -76,31 +78,21 @@ impl Work {
 
     /// A program that the kernel side itself refused.
     pub(super) fn report_refused(&mut self, exec: &Exec) {
-        let reason = match exec.reason {
-            REASON_SEALED_FULL => "the kernel side's map of sealed processes is full",
-            REASON_HELD_FULL => "the kernel side's map of held programs is full",
-            REASON_FORK_UNSEALED => "it forked, and the child could not be sealed",
-            REASON_NO_FORK => {
-                "it may not fork: the kernel side's map of sealed processes is nearly full"
-            }
-            REASON_OTHER_FILE => "the kernel executes another file than the one asked for",
-            REASON_NO_AGENT => "its agent ended while it was started",
-            REASON_NOTE_LOST => {
-                "thousands of other starts of watched programs failed while it was started"
-            }
-            REASON_HOOK_SILENT => {
-                "the hook that would have held it did not run: security programs are switched off"
-            }
-            _ => "the kernel side refused it",
-        };
-        self.metrics.refused.inc();
+        let (label, reason) = why_refused(exec.reason);
+        self.metrics.count_refused(label);
         let name = text(&exec.name);
         let action = match exec.reason {
             REASON_NO_FORK => Action::GoesOn,
             _ => Action::Killed,
         };
-        let detail = Detail::Refused { reason, action };
         let time_ns = exec.header.time_ns;
+        let origin = self.origins.of(exec.subject.pid, time_ns);
+        let detail = Detail::Refused {
+            binding: &joined(self.config.clone().named(name.as_bytes())),
+            origin: (&origin).into(),
+            reason,
+            action,
+        };
         self.emit_of(time_ns, Kind::Refused, &exec.subject, &name, detail);
     }
 
@@ -140,6 +132,7 @@ impl Work {
             held_us: held_ns / 1000,
         };
         self.emit(now, Kind::Sealed, held, &place, detail);
+        self.metrics.count_matches(bindings.iter().copied());
         self.metrics.secrets_injected.inc_by(secrets.len() as u64);
         #[expect(clippy::cast_precision_loss, reason = "a duration in a histogram")]
         self.metrics.release.observe(held_ns as f64 / 1e9);
@@ -160,33 +153,88 @@ impl Work {
         use sidecar_common::event as e;
         let name = text(&access.name);
         let what = match access.what {
-            e::WHAT_FILE => "secret file",
+            e::WHAT_FILE => SECRET_FILE,
             e::WHAT_PTRACE => "ptrace",
             e::WHAT_PROCESS_VM => "process_vm",
             _ if name.is_empty() => "mem",
-            _ => name.as_ref(),
+            _ => &without_spaces(&name),
         };
         let (kind, verdict) = match access.verdict {
             e::VERDICT_BLOCKED => (Kind::Blocked, "blocked"),
             e::VERDICT_AUDIT => (Kind::Audit, "audit"),
             _ => (Kind::Audit, "allowed"),
         };
-        let counter = if kind == Kind::Blocked {
-            &self.metrics.access_blocked
+        if kind == Kind::Blocked {
+            self.metrics.count_blocked(what);
         } else {
-            &self.metrics.access_audit
-        };
-        counter.with_label_values(&[what]).inc();
+            self.metrics.count_audited(what);
+        }
         let target = text(&access.target.comm);
         let is_file = access.what == e::WHAT_FILE;
+        let tree = self.trees.get(&access.seal);
+        let binding = tree.and_then(|tree| Some(tree.memory.as_ref()?.bindings()));
+        let time_ns = access.header.time_ns;
+        let origin = self.origins.of(access.actor.pid, time_ns);
         let detail = Detail::Access {
             access: what,
             target_pid: (!is_file).then_some(access.target.pid),
             target: if is_file { &name } else { &target },
+            binding: &binding.unwrap_or_default(),
+            origin: (&origin).into(),
             uid: access.actor.uid,
             verdict,
         };
         let name = text(&access.actor.comm);
-        self.emit_of(access.header.time_ns, kind, &access.actor, &name, detail);
+        self.emit_of(time_ns, kind, &access.actor, &name, detail);
     }
+}
+
+/// Names of bindings, as an event tells them.
+pub(super) fn joined<'b>(bindings: impl IntoIterator<Item = &'b Binding>) -> String {
+    let names: Vec<&str> = bindings
+        .into_iter()
+        .map(|binding| binding.name.as_str())
+        .collect();
+    names.join(",")
+}
+
+/// Why the kernel side refuses a program.
+fn why_refused(reason: u32) -> (Reason, &'static str) {
+    match reason {
+        REASON_SEALED_FULL => (
+            Reason::MapFull,
+            "the kernel side's map of sealed processes is full",
+        ),
+        REASON_HELD_FULL => (
+            Reason::MapFull,
+            "the kernel side's map of held programs is full",
+        ),
+        REASON_FORK_UNSEALED => (
+            Reason::MapFull,
+            "it forked, and the child could not be sealed",
+        ),
+        REASON_NO_FORK => (
+            Reason::MapFull,
+            "it may not fork: the kernel side's map of sealed processes is nearly full",
+        ),
+        REASON_OTHER_FILE => (
+            Reason::OtherFile,
+            "the kernel executes another file than the one asked for",
+        ),
+        REASON_NO_AGENT => (Reason::NoAgent, "its agent ended while it was started"),
+        REASON_NOTE_LOST => (
+            Reason::Kernel,
+            "thousands of other starts of watched programs failed while it was started",
+        ),
+        REASON_HOOK_SILENT => (
+            Reason::Guard,
+            "the hook that would have held it did not run: security programs are switched off",
+        ),
+        _ => (Reason::Kernel, "the kernel side refused it"),
+    }
+}
+
+/// A file's name as an `access`: somebody else may have chosen it.
+fn without_spaces(name: &str) -> String {
+    name.replace(|c: char| c.is_whitespace() || c.is_control(), "_")
 }

@@ -4,7 +4,7 @@
 //! by a signal, or ended to be started again, if its binding says so.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     hash::{BuildHasher as _, RandomState},
     ptr,
     sync::Arc,
@@ -18,6 +18,7 @@ use super::{
     Secret, Work,
     deliver_file::{FileError, SecretFile, Vault, step},
     ending::Due,
+    report::joined,
 };
 use crate::{
     config::{Binding, Config, OnRotate, RotateSignal, SecretRef, Source},
@@ -115,6 +116,14 @@ impl Memory {
     /// The number of the process that was given them.
     pub(super) fn pid(&self) -> u32 {
         self.root.pid
+    }
+
+    /// Names of the bindings by which it was given them, joined by commas.
+    pub(super) fn bindings(&self) -> String {
+        let given = self.given.iter().map(|given| given.binding);
+        let places: BTreeSet<usize> = given.collect();
+        let bindings = places.iter().filter_map(|at| self.config.secrets.get(*at));
+        joined(bindings)
     }
 
     fn secret(&self, given: &Given) -> Option<(&Binding, &SecretRef)> {
@@ -294,6 +303,7 @@ impl Work {
             pid: 0,
             process: "",
             container: None,
+            pod_uid: None,
         };
         let detail = Detail::Rotated {
             secrets: &names,
@@ -404,6 +414,7 @@ impl Work {
             pid: root.pid,
             process: tree.process.as_deref().unwrap_or_default(),
             container: tree.place.container.as_ref(),
+            pod_uid: None,
         };
         let detail = Detail::Rotated {
             secrets: &secrets,

@@ -28,7 +28,7 @@ use crate::{
     kernel::{Maps, Record, Ring},
     limits::Reserve,
     observe::{Journal, Metrics},
-    process::Whereabouts,
+    process::{Origins, Whereabouts},
     secrets::Store,
 };
 
@@ -101,6 +101,7 @@ impl Sealer {
             waiting: Vec::new(),
             is_ending: false,
             taken_in_a_row: 0,
+            origins: Origins::new(),
         };
         // what an agent before us sealed, and what it left held
         work.adopt();

@@ -16,10 +16,11 @@ use rustix::{
 };
 use sidecar_common::policy::{HELD_COMING, Held, ScopeId};
 
+use super::{refuse::origin_of, report::joined};
 use crate::{
-    config::{OnFailure, Policy},
+    config::{Config, OnFailure, Policy},
     kernel::Maps,
-    observe::{Action, Clock, Detail, Journal, Kind, Metrics, Who},
+    observe::{Action, Clock, Detail, Journal, Kind, Metrics, Reason, Who},
 };
 
 /// However well others come along, no program waits for longer.
@@ -35,6 +36,8 @@ pub(crate) struct Watchdog {
     pub(crate) hold_timeout: Duration,
     pub(crate) given_up: GivenUp,
     pub(crate) turns: Turns,
+    /// What is in force, where that is known.
+    pub(crate) config: Option<Arc<Config>>,
 }
 
 /// The seals of programs the watchdog has dealt with, so that each is reported once. Cheap to clone:
@@ -112,7 +115,7 @@ impl Watchdog {
     /// Deals with what is past its time; with `grace` zero, with everything.
     pub(crate) fn look(&mut self, grace: Duration) {
         let limit = self.hold_timeout;
-        self.give_up(grace, |since| {
+        self.give_up(grace, Reason::Deadline, |since| {
             format!(
                 "it was held for {since:.1?}, longer than policy.holdTimeout ({limit:?}) allows"
             )
@@ -122,7 +125,7 @@ impl Watchdog {
     /// Deals with what an agent that died left held under another version's kernel side.
     pub(crate) fn succeed_agent_of(&mut self, other: Maps) {
         let ours = std::mem::replace(&mut self.maps, other);
-        self.give_up(Duration::ZERO, |_| {
+        self.give_up(Duration::ZERO, Reason::NoAgent, |_| {
             "its agent, of another version, was killed while it was held".into()
         });
         self.maps = ours;
@@ -130,15 +133,18 @@ impl Watchdog {
 
     /// Deals with what an agent that died left held, and has been for our own deadline.
     pub(crate) fn succeed_agent(&mut self) {
-        self.give_up(self.hold_timeout, |_| {
+        self.give_up(self.hold_timeout, Reason::NoAgent, |_| {
             "its agent was killed while it was held".into()
         });
     }
 
-    fn give_up(&mut self, grace: Duration, reason: impl Fn(Duration) -> String) {
+    fn give_up(&mut self, grace: Duration, label: Reason, reason: impl Fn(Duration) -> String) {
         let now = Clock::monotonic_ns();
         let all = self.maps.all_held(self.scope);
         self.turns.keep(&all);
+        self.metrics
+            .held
+            .set(i64::try_from(all.len()).unwrap_or(i64::MAX));
         for (tgid, held) in all {
             let since = Duration::from_nanos(now.saturating_sub(held.since_ns));
             // (a queue that moves has an end)
@@ -147,6 +153,7 @@ impl Watchdog {
             if !is_late || !self.given_up.add(held.seal) {
                 continue;
             }
+            let origin = origin_of(&held);
             let (action, is_done) = match self.on_failure {
                 OnFailure::Deny => (Action::Killed, kill_held(&self.maps, tgid, &held)),
                 OnFailure::Allow if held.flags & HELD_COMING != 0 => {
@@ -159,17 +166,23 @@ impl Watchdog {
                 self.given_up.take(held.seal);
                 continue;
             }
-            self.metrics.refused.inc();
+            self.metrics.count_refused(label);
             let reason = reason(since);
             tracing::warn!(pid = held.pid, "refused: {reason}");
+            let name = super::text(&held.name);
+            let config = self.config.iter();
+            let bindings = config.flat_map(|config| config.named(name.as_bytes()));
             let detail = Detail::Refused {
+                binding: &joined(bindings),
+                origin: (&origin).into(),
                 reason: &reason,
                 action,
             };
             let who = Who {
                 pid: held.pid,
-                process: &super::text(&held.name),
+                process: &name,
                 container: None,
+                pod_uid: None,
             };
             self.journal.emit(now, Kind::Refused, who, detail);
         }

@@ -305,7 +305,7 @@ mod tests {
         format!(r#"{{"timestamp":"2026-11-21T06:51:55.806172Z","node":"guest",{rest}}}"#)
     }
 
-    const CONNECTION: &str = r#""pid":90,"process":"curl","protocol":"tcp","src_ip":"::1","src_port":34956,"dst_ip":"::2","dst_port":443,"direction":"outbound""#;
+    const CONNECTION: &str = r#""pid":90,"process":"curl","protocol":"TCP","src_ip":"::1","src_port":34956,"dst_ip":"::2","dst_port":443,"direction":"outbound""#;
 
     #[test]
     fn a_program_is_there_until_it_exits() {
@@ -331,16 +331,16 @@ mod tests {
     fn connections_of_unix_sockets_are_told_apart() {
         let told = |kind: &str, inode: u32| {
             event(&format!(
-                r#""type":"{kind}","pid":90,"process":"docker","protocol":"unix","path":"/run/docker.sock","inode":{inode},"direction":"outbound","outcome":"established""#
+                r#""type":"{kind}","pid":90,"process":"docker","protocol":"UNIX","path":"/run/docker.sock","inode":{inode},"direction":"outbound","outcome":"established""#
             ))
         };
         let open = state(&[&told("CONNECT", 1), &told("CONNECT", 2), &told("CLOSE", 1)]);
         let [flow] = open.flows()[..] else {
             panic!("{open:?}");
         };
-        assert_eq!((&*flow.protocol, &*flow.peer), ("unix", "/run/docker.sock"));
+        assert_eq!((&*flow.protocol, &*flow.peer), ("UNIX", "/run/docker.sock"));
         let (with, traffic) = open.traffic()[0];
-        assert_eq!((with, traffic.connections), ("unix /run/docker.sock", 2));
+        assert_eq!((with, traffic.connections), ("UNIX /run/docker.sock", 2));
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
         let closed = state(&[&connect, &close]);
         assert!(closed.flows().is_empty());
         let (with, traffic) = closed.traffic()[0];
-        assert_eq!(with, "tcp [::2]:443");
+        assert_eq!(with, "TCP [::2]:443");
         assert_eq!(
             (traffic.sent, traffic.received, traffic.connections),
             (8, 6, 1)
@@ -371,7 +371,7 @@ mod tests {
         let state = state(&[&failed]);
         assert!(state.flows().is_empty());
         let (with, traffic) = state.traffic()[0];
-        assert_eq!((with, traffic.failed), ("tcp db:443", 1));
+        assert_eq!((with, traffic.failed), ("TCP db:443", 1));
     }
 
     #[test]

@@ -224,7 +224,7 @@ fn the_capabilities_are_these_and_nobody_is_privileged() {
 }
 
 #[test]
-fn roles_read_named_secrets_pods_and_asking_objects_and_change_only_their_status() {
+fn roles_read_named_secrets_pods_and_asking_objects_and_write_only_status_and_events() {
     let of_chart = fs::read_to_string(folder("sidecar/tests/manifests/chart.yaml")).unwrap();
     let of_chart = documents(&of_chart);
     for (all, kind) in [
@@ -261,6 +261,7 @@ fn roles_read_named_secrets_pods_and_asking_objects_and_change_only_their_status
                 let heard = json!(["list", "watch"]);
                 let right = match rule["resources"][0].as_str().unwrap() {
                     "pods" | "syscallmonitors" | "kubewards" => &heard,
+                    "events" => &json!(["create"]),
                     "syscallmonitors/status" => &json!(["patch"]),
                     other => panic!("{all}: {other}"),
                 };

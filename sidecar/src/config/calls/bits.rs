@@ -12,6 +12,8 @@ use nix::libc;
 /// How a number is told.
 #[derive(Debug)]
 pub(crate) struct Bits {
+    /// The bits that the kernel looks at.
+    width: u64,
     /// What has one of these values, under a mask; 0 for none.
     mask: u64,
     choices: &'static [(u64, &'static str)],
@@ -29,7 +31,7 @@ impl Bits {
             }
             text.push_str(part);
         };
-        let mut left = value & LOW;
+        let mut left = value & self.width;
         if self.mask != 0 {
             let choice = value & self.mask;
             if let Some((_, name)) = self.choices.iter().find(|(one, _)| *one == choice) {
@@ -60,7 +62,7 @@ impl Bits {
     }
 }
 
-/// The bits that flags and choices have.
+/// The bits that flags and choices have in a register.
 const LOW: u64 = u32::MAX as u64;
 
 /// Constants of libc under their own names.
@@ -72,6 +74,7 @@ macro_rules! named {
 
 const fn flags(flags: &'static [(u64, &'static str)]) -> Bits {
     Bits {
+        width: LOW,
         mask: 0,
         choices: &[],
         flags,
@@ -81,13 +84,15 @@ const fn flags(flags: &'static [(u64, &'static str)]) -> Bits {
 /// One of several, in 32 bits, as the kernel takes it.
 const fn choice(choices: &'static [(u64, &'static str)]) -> Bits {
     Bits {
+        width: LOW,
         mask: u32::MAX as u64,
         choices,
         flags: &[],
     }
 }
 
-pub(super) static OPEN_FLAGS: Bits = Bits {
+const OPEN: Bits = Bits {
+    width: LOW,
     mask: libc::O_ACCMODE as u64,
     choices: named![O_RDONLY, O_WRONLY, O_RDWR],
     flags: named![
@@ -108,6 +113,24 @@ pub(super) static OPEN_FLAGS: Bits = Bits {
         O_CLOEXEC,
         O_PATH,
     ],
+};
+pub(super) static OPEN_FLAGS: Bits = OPEN;
+/// In `struct open_how`, whose words have 64 bits.
+pub(super) static HOW_FLAGS: Bits = Bits {
+    width: u64::MAX,
+    ..OPEN
+};
+/// In the same structure.
+pub(super) static RESOLVE_FLAGS: Bits = Bits {
+    width: u64::MAX,
+    ..flags(named![
+        RESOLVE_NO_XDEV,
+        RESOLVE_NO_MAGICLINKS,
+        RESOLVE_NO_SYMLINKS,
+        RESOLVE_BENEATH,
+        RESOLVE_IN_ROOT,
+        RESOLVE_CACHED,
+    ])
 };
 pub(super) static AT_FLAGS: Bits = flags(named![
     AT_REMOVEDIR,
@@ -173,6 +196,7 @@ pub(super) static FAMILIES: Bits = choice(named![
     AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_ALG, AF_VSOCK, AF_XDP,
 ]);
 pub(super) static SOCKET_TYPES: Bits = Bits {
+    width: LOW,
     mask: 0xf,
     choices: named![
         SOCK_STREAM,
@@ -202,6 +226,7 @@ pub(super) static MESSAGE_FLAGS: Bits = flags(named![
 ]);
 /// The signal that the parent is sent when the child ends is in the lowest eight.
 pub(super) static CLONE_FLAGS: Bits = Bits {
+    width: LOW,
     mask: 0xff,
     choices: &[(libc::SIGCHLD as u64, "SIGCHLD")],
     flags: named![
@@ -228,6 +253,46 @@ pub(super) static CLONE_FLAGS: Bits = Bits {
         CLONE_NEWPID,
         CLONE_NEWNET,
         CLONE_IO,
+    ],
+};
+/// In `struct clone_args`, where the signal has a word of its own (uapi/linux/sched.h).
+pub(super) static CLONE3_FLAGS: Bits = Bits {
+    width: u64::MAX,
+    mask: 0,
+    choices: &[],
+    flags: &[
+        (0x80, "CLONE_NEWTIME"),
+        (libc::CLONE_VM as u64 & LOW, "CLONE_VM"),
+        (libc::CLONE_FS as u64 & LOW, "CLONE_FS"),
+        (libc::CLONE_FILES as u64 & LOW, "CLONE_FILES"),
+        (libc::CLONE_SIGHAND as u64 & LOW, "CLONE_SIGHAND"),
+        (libc::CLONE_PIDFD as u64 & LOW, "CLONE_PIDFD"),
+        (libc::CLONE_PTRACE as u64 & LOW, "CLONE_PTRACE"),
+        (libc::CLONE_VFORK as u64 & LOW, "CLONE_VFORK"),
+        (libc::CLONE_PARENT as u64 & LOW, "CLONE_PARENT"),
+        (libc::CLONE_THREAD as u64 & LOW, "CLONE_THREAD"),
+        (libc::CLONE_NEWNS as u64 & LOW, "CLONE_NEWNS"),
+        (libc::CLONE_SYSVSEM as u64 & LOW, "CLONE_SYSVSEM"),
+        (libc::CLONE_SETTLS as u64 & LOW, "CLONE_SETTLS"),
+        (
+            libc::CLONE_PARENT_SETTID as u64 & LOW,
+            "CLONE_PARENT_SETTID",
+        ),
+        (
+            libc::CLONE_CHILD_CLEARTID as u64 & LOW,
+            "CLONE_CHILD_CLEARTID",
+        ),
+        (libc::CLONE_UNTRACED as u64 & LOW, "CLONE_UNTRACED"),
+        (libc::CLONE_CHILD_SETTID as u64 & LOW, "CLONE_CHILD_SETTID"),
+        (libc::CLONE_NEWCGROUP as u64 & LOW, "CLONE_NEWCGROUP"),
+        (libc::CLONE_NEWUTS as u64 & LOW, "CLONE_NEWUTS"),
+        (libc::CLONE_NEWIPC as u64 & LOW, "CLONE_NEWIPC"),
+        (libc::CLONE_NEWUSER as u64 & LOW, "CLONE_NEWUSER"),
+        (libc::CLONE_NEWPID as u64 & LOW, "CLONE_NEWPID"),
+        (libc::CLONE_NEWNET as u64 & LOW, "CLONE_NEWNET"),
+        (libc::CLONE_IO as u64 & LOW, "CLONE_IO"),
+        (0x1_0000_0000, "CLONE_CLEAR_SIGHAND"),
+        (0x2_0000_0000, "CLONE_INTO_CGROUP"),
     ],
 };
 pub(super) static WAIT_FLAGS: Bits = flags(named![
@@ -274,6 +339,7 @@ pub(super) static PROTECTION: Bits = flags(named![
     PROT_GROWSUP
 ]);
 pub(super) static MAP_FLAGS: Bits = Bits {
+    width: LOW,
     mask: 0xf,
     choices: named![MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE],
     flags: named![
@@ -328,6 +394,11 @@ mod tests {
         assert_eq!(PROTECTION.text(0x105), "PROT_READ|PROT_EXEC|0x100");
         // (negative in C)
         assert_eq!(CLONE_FLAGS.text(0x8000_0011), "SIGCHLD|CLONE_IO");
+        assert_eq!(
+            CLONE3_FLAGS.text(0x2_0000_0180),
+            "CLONE_NEWTIME|CLONE_VM|CLONE_INTO_CGROUP"
+        );
+        assert_eq!(HOW_FLAGS.text(1 << 40), "O_RDONLY|0x10000000000");
         assert_eq!(WHENCE.text(1), "SEEK_CUR");
         assert_eq!(WHENCE.text(99), "0x63");
         assert_eq!(

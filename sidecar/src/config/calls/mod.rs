@@ -93,9 +93,12 @@ pub(crate) enum Meaning {
     Signal,
     /// One of several, or several of them.
     Bits(&'static Bits),
+    /// A structure of words of 64 bits; its length is the argument after it.
+    Words(&'static [Argument]),
 }
 
 /// An argument, by the kernel's name for it.
+#[derive(Debug)]
 pub(crate) struct Argument(pub(crate) &'static str, pub(crate) Meaning);
 
 /// What becomes of a call that is not as others.
@@ -208,7 +211,10 @@ mod tests {
     fn a_length_follows_its_address() {
         for call in table::TABLE {
             for (at, argument) in call.arguments.iter().enumerate() {
-                if matches!(argument.1, Meaning::Address | Meaning::AddressOut) {
+                if matches!(
+                    argument.1,
+                    Meaning::Address | Meaning::AddressOut | Meaning::Words(_)
+                ) {
                     assert!(at + 1 < call.arguments.len(), "{}", call.name);
                 }
             }

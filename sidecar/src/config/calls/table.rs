@@ -6,12 +6,12 @@ use super::{
     End,
     Meaning::{
         Address, AddressOut, Bits, Descriptor, Folder, Message, Mode, Number, Offset, Pointer,
-        Signal, Size, Text,
+        Signal, Size, Text, Words,
     },
     bits::{
-        ACCEPT_FLAGS, AT_FLAGS, CLONE_FLAGS, DUP_FLAGS, FAMILIES, FCNTL, MAP_FLAGS, MEMFD_FLAGS,
-        MESSAGE_FLAGS, MOUNT_FLAGS, OPEN_FLAGS, PROTECTION, PTRACE, RENAME_FLAGS, RESOURCES,
-        SOCKET_TYPES, UMOUNT_FLAGS, WAIT_FLAGS, WHENCE,
+        ACCEPT_FLAGS, AT_FLAGS, CLONE_FLAGS, CLONE3_FLAGS, DUP_FLAGS, FAMILIES, FCNTL, HOW_FLAGS,
+        MAP_FLAGS, MEMFD_FLAGS, MESSAGE_FLAGS, MOUNT_FLAGS, OPEN_FLAGS, PROTECTION, PTRACE,
+        RENAME_FLAGS, RESOLVE_FLAGS, RESOURCES, SOCKET_TYPES, UMOUNT_FLAGS, WAIT_FLAGS, WHENCE,
     },
 };
 
@@ -52,13 +52,34 @@ pub(super) const WAIT_OPTIONS: A = A("options", Bits(&WAIT_FLAGS));
 pub(super) const PROTECTION_ARGUMENT: A = A("prot", Bits(&PROTECTION));
 pub(super) const MAP_FLAGS_ARGUMENT: A = A("flags", Bits(&MAP_FLAGS));
 
+/// `struct open_how` (uapi/linux/openat2.h)
+const OPEN_HOW: &[A] = &[
+    A("flags", Bits(&HOW_FLAGS)),
+    MODE,
+    A("resolve", Bits(&RESOLVE_FLAGS)),
+];
+/// `struct clone_args` (uapi/linux/sched.h)
+const CLONE_ARGS: &[A] = &[
+    A("flags", Bits(&CLONE3_FLAGS)),
+    A("pidfd", Pointer),
+    A("child_tid", Pointer),
+    A("parent_tid", Pointer),
+    A("exit_signal", Signal),
+    A("stack", Pointer),
+    A("stack_size", Size),
+    A("tls", Pointer),
+    A("set_tid", Pointer),
+    A("set_tid_size", Size),
+    A("cgroup", Descriptor),
+];
+
 pub(super) static TABLE: &[Call] = &[
     call("open", File, &[FILENAME, OPEN, MODE]),
     call("openat", File, &[DFD, FILENAME, OPEN, MODE]),
     call(
         "openat2",
         File,
-        &[DFD, FILENAME, A("how", Pointer), A("usize", Size)],
+        &[DFD, FILENAME, A("how", Words(OPEN_HOW)), A("usize", Size)],
     ),
     call("creat", File, &[A("pathname", Text), MODE]),
     call("close", File, &[FD]),
@@ -265,7 +286,11 @@ pub(super) static TABLE: &[Call] = &[
             A("parent_tidptr", Pointer),
         ],
     ),
-    call("clone3", Process, &[A("uargs", Pointer), A("size", Size)]),
+    call(
+        "clone3",
+        Process,
+        &[A("uargs", Words(CLONE_ARGS)), A("size", Size)],
+    ),
     call("fork", Process, &[]),
     call("vfork", Process, &[]),
     ending(End::Ends, call("exit", Process, &[A("error_code", Number)])),

@@ -126,7 +126,6 @@ fn a_file_is_trimmed_only_when_asked() {
 fn an_inline_value_is_taken_exactly_and_may_be_empty() {
     for (text, expected) in [
         ("value: \"\"", ""),
-        ("value:", ""),
         ("value: ''", ""),
         ("value: \" a\\tb \"", " a\tb "),
         ("value: \"1234\"", "1234"),

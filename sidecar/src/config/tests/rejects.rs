@@ -178,6 +178,10 @@ fn wrong_types_are_refused() {
         &source("value: true"),
         "6:39: value must be text, not a boolean",
     );
+    for nothing in ["value: null", "value: ~"] {
+        says(&source(nothing), "6:39: value has nothing in it");
+    }
+    assert!(refuse(&source("value:")).contains("value has nothing in it"));
     says(
         &source("value: [a]"),
         "6:39: value must be text, not a list",

@@ -155,7 +155,10 @@ fn watched(number: u32, call: &Call) -> sidecar_common::syscall::Call {
                 watched.texts[texts] = place;
                 texts += 1;
             }
-            Meaning::Address => (watched.address, watched.address_length) = (place, place + 1),
+            // (a structure is read like an address: so many bytes as the argument after it says)
+            Meaning::Address | Meaning::Words(_) => {
+                (watched.address, watched.address_length) = (place, place + 1);
+            }
             Meaning::AddressOut => {
                 (watched.address, watched.address_length) = (place, place + 1);
                 watched.flags |= CALL_LENGTH_BY_POINTER;
@@ -183,6 +186,8 @@ mod tests {
         let accept = of("accept4");
         assert_eq!((accept.address, accept.address_length), (2, 3));
         assert_eq!(accept.flags, CALL_WATCHED | CALL_LENGTH_BY_POINTER);
+        let how = of("openat2");
+        assert_eq!((how.address, how.address_length), (3, 4));
         assert_eq!(of("sendmsg").flags, CALL_WATCHED | CALL_MESSAGE);
         assert_eq!(of("exit_group").flags, CALL_WATCHED | CALL_ENDS);
         assert_eq!(of("execveat").texts, [2, 0]);

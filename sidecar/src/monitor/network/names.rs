@@ -48,7 +48,12 @@ impl Names {
 /// The name that was asked for, and the addresses that were answered: by way of other names, too.
 fn read(datagram: &[u8]) -> Option<(String, Vec<IpAddr>)> {
     let packet = Packet::parse(datagram).ok()?;
-    let name = packet.questions.first()?.qname.to_string();
+    let name = packet
+        .questions
+        .first()?
+        .qname
+        .to_string()
+        .to_ascii_lowercase();
     let addresses: Vec<IpAddr> = packet
         .answers
         .iter()
@@ -131,6 +136,16 @@ mod tests {
         );
         assert_eq!(names.of(1, Ipv4Addr::from(9_999).into()), Some("a.example"));
         assert_eq!(names.of(1, Ipv4Addr::from(0).into()), None);
+    }
+
+    #[test]
+    fn a_name_in_any_case_is_told_in_lower_case() {
+        let mut names = Names::default();
+        names.learn(
+            1,
+            &answer("DB.Shop.svc", vec![a(Ipv4Addr::new(10, 0, 0, 7))]),
+        );
+        assert_eq!(names.of(1, ADDRESS), Some("db.shop.svc"));
     }
 
     proptest! {

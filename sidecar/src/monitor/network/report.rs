@@ -14,7 +14,7 @@ use super::NetworkMonitor;
 use crate::{
     monitor::desk::{Actor, Desk, name_of},
     monitor::names::unix_name,
-    observe::{Between, Connection, Detail, Kind, Outcome, Traffic},
+    observe::{Between, Connection, Detail, Kind, Outcome, Protocol, Traffic},
     process::Place,
 };
 
@@ -88,7 +88,7 @@ fn count(traffic: &Traffic, detail: &Detail<'_>) {
         traffic.begun(
             connection.protocol,
             connection.direction,
-            outcome.name(),
+            outcome,
             destination.as_deref(),
         );
     };
@@ -162,9 +162,9 @@ fn connection(flow: &Flow) -> Connection {
     };
     Connection {
         protocol: if flow.begun.protocol == UDP {
-            "udp"
+            Protocol::Udp
         } else {
-            "tcp"
+            Protocol::Tcp
         },
         between: Between::Hosts {
             src_ip,
@@ -206,7 +206,7 @@ fn unix_connection(unix: &Unix) -> Connection {
     // (the first two bytes are the family)
     let name = name.get(size_of::<u16>()..).unwrap_or_default();
     Connection {
-        protocol: "unix",
+        protocol: Protocol::Unix,
         between: Between::Processes {
             path: unix_name(name),
             peer_pid: (unix.peer != 0).then_some(unix.peer),
@@ -343,7 +343,7 @@ mod tests {
         (unix.inode, unix.peer, unix.netns) = (9, 42, 7);
         let told = |unix: &Unix| serde_json::to_value(describe_unix(unix).1).unwrap();
         let expected = json!({
-            "protocol": "unix", "path": "/run/docker.sock", "peer_pid": 42, "inode": 9, "netns": 7,
+            "protocol": "UNIX", "path": "/run/docker.sock", "peer_pid": 42, "inode": 9, "netns": 7,
             "direction": "outbound", "outcome": "established",
         });
         assert_eq!(told(&unix), expected);

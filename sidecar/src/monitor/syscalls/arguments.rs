@@ -6,7 +6,10 @@ use nix::libc;
 use sidecar_common::syscall::{Syscall, TEXT_BYTES};
 
 use crate::{
-    config::calls::{Call, Meaning},
+    config::{
+        self,
+        calls::{Call, Meaning},
+    },
     monitor::names::unix_name,
     observe::{Argument, Arguments},
 };
@@ -15,10 +18,12 @@ use crate::{
 pub(super) fn of(call: &Call, record: &Syscall) -> Arguments {
     let mut texts = record.texts.iter().zip(record.text_lengths);
     let mut arguments = Vec::with_capacity(call.arguments.len());
-    let makes_file = makes_file(call, record);
+    let makes_file = makes_file(call.arguments, &record.arguments);
     for (argument, value) in call.arguments.iter().zip(record.arguments) {
         let told = match argument.1 {
             Meaning::Mode if !makes_file => continue,
+            Meaning::Words(fields) => words(fields, &record.address, record.address_length)
+                .unwrap_or_else(|| pointer(value)),
             Meaning::Text => {
                 let read = texts.next().and_then(|(bytes, length)| text(bytes, length));
                 read.map_or_else(|| pointer(value), Argument::Text)
@@ -26,30 +31,57 @@ pub(super) fn of(call: &Call, record: &Syscall) -> Arguments {
             Meaning::Address | Meaning::AddressOut | Meaning::Message => {
                 address(&record.address, record.address_length).unwrap_or_else(|| pointer(value))
             }
-            // as wide as a register, and with a sign; those of 32 bits may have anything above
-            Meaning::Offset => Argument::Number(value.cast_signed()),
-            Meaning::Folder if low(value) == libc::AT_FDCWD => Argument::Text("AT_FDCWD".into()),
-            Meaning::Number | Meaning::Descriptor | Meaning::Folder => {
-                Argument::Number(low(value).into())
-            }
-            Meaning::Short => Argument::Number(short(value).into()),
-            Meaning::Size => Argument::Size(value),
-            Meaning::Pointer => pointer(value),
-            Meaning::Mode => Argument::Text(format!("{:04o}", value & 0o7777)),
-            Meaning::Signal => signal(low(value)),
-            Meaning::Bits(bits) => Argument::Text(bits.text(value)),
+            meaning => by_value(meaning, value),
         };
         arguments.push((argument.0, told));
     }
     Arguments(arguments)
 }
 
+/// One for which nothing of the program's memory is asked.
+fn by_value(meaning: Meaning, value: u64) -> Argument {
+    match meaning {
+        // as wide as a register, and with a sign; those of 32 bits may have anything above
+        Meaning::Offset => Argument::Number(value.cast_signed()),
+        Meaning::Folder if low(value) == libc::AT_FDCWD => Argument::Text("AT_FDCWD".into()),
+        Meaning::Number | Meaning::Descriptor | Meaning::Folder => {
+            Argument::Number(low(value).into())
+        }
+        Meaning::Short => Argument::Number(short(value).into()),
+        Meaning::Size => Argument::Size(value),
+        Meaning::Mode => Argument::Text(format!("{:04o}", value & 0o7777)),
+        Meaning::Signal => signal(low(value)),
+        Meaning::Bits(bits) => Argument::Text(bits.text(value)),
+        Meaning::Pointer
+        | Meaning::Text
+        | Meaning::Address
+        | Meaning::AddressOut
+        | Meaning::Message
+        | Meaning::Words(_) => pointer(value),
+    }
+}
+
+/// A structure's fields, as many as were read; but for its flags, those that are 0 say nothing.
+fn words(fields: &[config::calls::Argument], bytes: &[u8], length: u16) -> Option<Argument> {
+    let bytes = bytes.get(..usize::from(length))?;
+    let (values, _) = bytes.as_chunks();
+    let values: Vec<u64> = values.iter().copied().map(u64::from_ne_bytes).collect();
+    values.first()?;
+    let makes_file = makes_file(fields, &values);
+    let told = fields.iter().zip(values).filter(|(field, value)| {
+        let is_looked_at = !matches!(field.1, Meaning::Mode) || makes_file;
+        is_looked_at && (*value != 0 || matches!(field.1, Meaning::Mode) || field.0 == "flags")
+    });
+    let told = told.map(|(field, value)| (field.0, by_value(field.1, value)));
+    Some(Argument::Fields(Arguments(told.collect())))
+}
+
 /// Whether a mode is looked at.
-fn makes_file(call: &Call, record: &Syscall) -> bool {
-    let flags = call.arguments.iter().zip(record.arguments);
+fn makes_file(arguments: &[config::calls::Argument], values: &[u64]) -> bool {
+    let flags = arguments.iter().zip(values);
     let mut flags = flags.filter(|(argument, _)| argument.0 == "flags");
     flags.next().is_none_or(|(_, flags)| {
-        let flags = low(flags);
+        let flags = low(*flags);
         flags & libc::O_CREAT != 0 || flags & libc::O_TMPFILE == libc::O_TMPFILE
     })
 }
@@ -152,6 +184,37 @@ mod tests {
         assert_eq!(
             json("openat", &record),
             r#"{"dfd":3,"filename":"/etc/passwd","flags":"O_WRONLY|O_CREAT","mode":"0644"}"#
+        );
+    }
+
+    #[test]
+    fn a_structure_is_told_by_its_fields_as_far_as_it_was_read() {
+        let with = |words: &[u64]| {
+            let mut record = with_text(record(&[3, 0x1000, 0x2000, 24]), 0, b"file");
+            for (at, word) in words.iter().enumerate() {
+                record.address[8 * at..8 * (at + 1)].copy_from_slice(&word.to_ne_bytes());
+            }
+            record.address_length = u16::try_from(8 * words.len()).unwrap();
+            record
+        };
+        let creates = u64::from((libc::O_WRONLY | libc::O_CREAT).cast_unsigned());
+        assert_eq!(
+            json("openat2", &with(&[creates, 0o600, 0x08])),
+            r#"{"dfd":3,"filename":"file","how":{"flags":"O_WRONLY|O_CREAT","mode":"0600","resolve":"RESOLVE_BENEATH"},"usize":24}"#
+        );
+        assert_eq!(
+            json("openat2", &with(&[0, 0, 0])),
+            r#"{"dfd":3,"filename":"file","how":{"flags":"O_RDONLY"},"usize":24}"#
+        );
+        assert_eq!(
+            json("openat2", &with(&[])),
+            r#"{"dfd":3,"filename":"file","how":"0x2000","usize":24}"#
+        );
+        let mut record = with(&[0x1100, 0, 0, 0, 17, 0x7000, 4096]);
+        record.arguments = [0x3000, 56, 0, 0, 0, 0];
+        assert_eq!(
+            json("clone3", &record),
+            r#"{"uargs":{"flags":"CLONE_VM|CLONE_PIDFD","exit_signal":"SIGCHLD","stack":"0x7000","stack_size":4096},"size":56}"#
         );
     }
 

@@ -226,7 +226,7 @@ fn through_another_file_system() -> Result<()> {
     ensure!(found.0.is_ok_and(|text| text == b"ordinary"));
     ensure!(is_refused(&found.1), "{:?}", found.1);
     let event = agent.event("BLOCKED", std::process::id())?;
-    ensure!(event["access"] == "secret file", "{event}");
+    ensure!(event["access"] == "secret_file", "{event}");
     Ok(())
 }
 
@@ -323,7 +323,7 @@ fn heard_of_a_file() -> Result<()> {
         agent.wait_for(
             |event| {
                 event["type"] == kind
-                    && event["access"] == "secret file"
+                    && event["access"] == "secret_file"
                     && event["process"] == "listener"
             },
             SOON,

@@ -1,6 +1,7 @@
 //! Agents come and go: what they sealed stays sealed, what they held does not stay stopped.
 
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
+/// A user who may look at nothing.
+const NOBODY: u32 = 65534;
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
@@ -259,8 +262,10 @@ fn validate() -> Result<()> {
 
 fn status_and_cleanup() -> Result<()> {
     cleanup()?;
-    let text = run(&mut Agent::command(&["status"]))?;
+    let status = Agent::command(&["status"]).output()?;
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
     ensure!(text.contains("not loaded"), "{text}");
+    ensure!(status.status.code() == Some(1), "{status:?}");
     let agent = agent()?;
     let (probe, _) = staying("probe-static")?;
     let text = run(&mut Agent::command(&["status"]))?;
@@ -279,7 +284,15 @@ fn status_and_cleanup() -> Result<()> {
         Ok(!output.status.success())
     };
     ensure!(is_refused()?, "cleanup with an agent at work");
+    // Nobody but root is told, and not that nothing is there.
+    let mut anybody = Agent::command(&["status"]);
+    let asked = anybody.uid(NOBODY).output()?;
+    let said = String::from_utf8_lossy(&asked.stderr).into_owned();
+    ensure!(said.contains("as root"), "{asked:?}");
+    ensure!(asked.status.code() == Some(1), "{asked:?}");
     ensure!(agent.stop()?.success());
+    let status = Agent::command(&["status"]).output()?;
+    ensure!(status.status.code() == Some(1), "{status:?}");
     ensure!(is_refused()?, "cleanup with a sealed program");
     drop(probe);
     // The seal goes a moment after the process.

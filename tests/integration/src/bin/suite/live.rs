@@ -144,6 +144,9 @@ fn what_is_wrong_changes_nothing() -> Result<()> {
     map.swap("version: v1\npolicy: {mode: enforced}\n")?;
     agent.wait_for_log("config.yaml:2:16", SOON)?;
     ensure!(agent.log_contains("the configuration before stays in force"));
+    let rejected = agent.wait_for(|event| event["action"] == "config_rejected", SOON)?;
+    let why = rejected["reason"].as_str().unwrap_or_default();
+    ensure!(why.contains("config.yaml:2:16"), "{rejected}");
     ensure!(!is_good()?);
     ensure_both(&finds(&one)?, "hunter2")?;
     // right in itself, and cannot be done
@@ -164,16 +167,17 @@ fn what_is_wrong_changes_nothing() -> Result<()> {
 }
 
 fn the_mode_changes() -> Result<()> {
-    let with = |mode: &str| {
-        Config::token_for("probe-static")
-            .policy("mode", mode)
-            .to_string()
-    };
+    let with = |mode: &str| serving().policy("mode", mode).to_string();
     let mut map = ConfigMap::new(&with("disabled"))?;
     let mut agent = Agent::start_with(Agent::command(&[]), &map.path())?;
     agent.wait_for_log("policy.mode is disabled", SOON)?;
+    let is = |action: &'static str, mode: &'static str| {
+        move |event: &Value| event["action"] == action && event["mode"] == mode
+    };
+    agent.wait_for(is("started", "disabled"), SOON)?;
     map.swap(&with("audit"))?;
     agent.ready(SOON)?;
+    agent.wait_for(is("mode_changed", "audit"), SOON)?;
     let (probe, found) =
         report(asked_for_token(probe::path("probe-static")?).args(["--sleep", "600"]))?;
     ensure_both(&found, "hunter2")?;
@@ -194,7 +198,14 @@ fn the_mode_changes() -> Result<()> {
                 .any(|line| line.contains("another configuration is in force"))
         })?;
         ensure!(reads() == is_open, "{mode}");
+        agent.wait_for(is("mode_changed", mode), SOON)?;
+        let is_up = i32::from(mode != "disabled");
+        let up = format!("\nkernelseal_guard_up {is_up}\n");
+        let text = get("/metrics")?.1;
+        ensure!(text.contains(&up), "{mode}: {text}");
     }
+    let starts = agent.events(Duration::from_millis(100))?.iter();
+    ensure!(starts.filter(|event| event["action"] == "started").count() == 1);
     Ok(())
 }
 

@@ -114,6 +114,22 @@ fn every_event_has_its_fields() -> Result<()> {
             "no {wanted}"
         );
     }
+    let of = |kind: &str| events.iter().find(|event| event["type"] == kind);
+    let blocked = of("BLOCKED").context("no BLOCKED")?;
+    let ours = std::env::current_exe()?;
+    ensure!(
+        blocked["executable"] == *ours.to_string_lossy(),
+        "{blocked}"
+    );
+    ensure!(blocked["binding"] == "binding-0", "{blocked}");
+    let refused = of("REFUSED").context("no REFUSED")?;
+    let program = probe::path("probe-static")?;
+    ensure!(
+        refused["executable"] == *program.to_string_lossy(),
+        "{refused}"
+    );
+    ensure!(refused["binding"] == "binding-0", "{refused}");
+    ensure!(refused["parent"]["pid"] == std::process::id(), "{refused}");
     for event in events {
         ensure!(
             event["timestamp"].is_string() && event["node"].is_string(),
@@ -258,7 +274,10 @@ fn metrics() -> Result<()> {
         "kernelseal_secrets_injected_total 1",
         "# TYPE kernelseal_access_blocked_total counter",
         "kernelseal_access_blocked_total{access=\"environ\"} 1",
-        "kernelseal_programs_refused_total 1",
+        "kernelseal_access_blocked_total{access=\"secret_file\"} 0",
+        "kernelseal_programs_refused_total{reason=\"preload\"} 1",
+        "kernelseal_programs_refused_total{reason=\"deadline\"} 0",
+        "kernelseal_held_programs 0",
         "kernelseal_events_dropped_total{lost_in=\"kernel\"} 0",
         "kernelseal_sealed_processes 0",
         "# TYPE kernelseal_exec_to_release_seconds histogram",
@@ -269,9 +288,8 @@ fn metrics() -> Result<()> {
             "no `{line}` in\n{body}"
         );
     }
-    ensure!(
-        body.contains("# TYPE kernelseal_access_audit_total counter") || !body.contains("audit")
-    );
+    ensure!(body.contains("kernelseal_access_audit_total{access=\"environ\"} 0"));
+    ensure!(body.contains("kernelseal_build_info{"));
     ensure!(!body.contains("hunter2"));
     Ok(())
 }

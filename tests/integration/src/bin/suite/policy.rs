@@ -217,7 +217,7 @@ fn audit_all() -> Result<()> {
             .map(|event| event["access"].as_str().unwrap_or_default())
             .collect();
         ensure!(allowed.contains(&"environ") == on, "{allowed:?}");
-        ensure!(allowed.contains(&"secret file") == on, "{allowed:?}");
+        ensure!(allowed.contains(&"secret_file") == on, "{allowed:?}");
     }
     Ok(())
 }
@@ -343,7 +343,7 @@ fn audit_mode_allows_and_logs() -> Result<()> {
         )?;
     }
     agent.wait_for(
-        |event| event["type"] == "AUDIT" && event["access"] == "secret file",
+        |event| event["type"] == "AUDIT" && event["access"] == "secret_file",
         SOON,
     )?;
     let events = agent.events(Duration::from_millis(100))?;

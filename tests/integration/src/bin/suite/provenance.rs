@@ -362,7 +362,7 @@ fn libraries_of_the_image() -> Result<()> {
         let said = fs::read_to_string(said)?;
         ensure!(said.contains("cannot be preloaded") == is_kept, "{said}");
         let events = agent.events(Duration::from_millis(500))?;
-        let is_mapping = |event: &&serde_json::Value| event["access"] == "executable map";
+        let is_mapping = |event: &&serde_json::Value| event["access"] == "executable_map";
         let blocked = events.iter().filter(is_mapping).count();
         ensure!((blocked > 0) == is_kept, "{events:?}");
         if is_kept {

@@ -373,7 +373,7 @@ fn moved_files() -> Result<()> {
         .args(["-c", script])
         .stderr(Stdio::null()))?;
     ensure!(said.is_empty(), "{said}");
-    agent.wait_for(|event| event["access"] == "secret file", SOON)?;
+    agent.wait_for(|event| event["access"] == "secret_file", SOON)?;
     agent
         .wait_for(|event| event["access"] == "mount", SOON)
         .map(drop)

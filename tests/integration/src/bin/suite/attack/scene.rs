@@ -134,7 +134,7 @@ impl Scene {
     pub fn was_told(&mut self, kind: &str, access: &str) -> Result<bool> {
         let known = self.known.clone();
         // Of these the kernel does not tell whose they are.
-        let has_no_target = ["secret file", "perf_event"].contains(&access);
+        let has_no_target = ["secret_file", "perf_event"].contains(&access);
         Ok(self.events()?.iter().any(|event| {
             event["type"] == kind
                 && event["access"] == access

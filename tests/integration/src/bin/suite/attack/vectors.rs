@@ -55,7 +55,7 @@ impl Vector {
             "process_madvise" => (Guarded::Always, "mem"),
             "perf_event_open" | "32-perf_event_open" => (Guarded::Always, "perf_event"),
             "file-links" => (Guarded::Never, ""),
-            _ if name.starts_with("file") => (Guarded::Always, "secret file"),
+            _ if name.starts_with("file") => (Guarded::Always, "secret_file"),
             _ => of_procfs(name)?,
         };
         let finds = ["file", "attach", "seize", "process_vm", "perf"];

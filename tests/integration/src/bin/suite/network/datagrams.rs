@@ -61,7 +61,7 @@ fn datagrams() -> Result<()> {
         drop((client, server));
         let events = about(&mut agent, to.port(), 4)?;
         for event in &events {
-            has(event, &ends("udp", from, to)?)?;
+            has(event, &ends("UDP", from, to)?)?;
             has(
                 event,
                 &json!({"pid": std::process::id(), "process": "suite"}),

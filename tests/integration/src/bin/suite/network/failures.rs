@@ -34,7 +34,7 @@ fn nobody_listens() -> Result<()> {
     for (event, address) in events.iter().zip(["127.0.0.1", "::1"]) {
         has(
             event,
-            &json!({"type": "CONNECT", "outcome": "refused", "direction": "outbound", "protocol": "tcp",
+            &json!({"type": "CONNECT", "outcome": "refused", "direction": "outbound", "protocol": "TCP",
                 "src_ip": address, "dst_ip": address, "dst_port": port, "pid": std::process::id()}),
         )?;
         ensure!(
@@ -92,7 +92,7 @@ fn nobody_answers() -> Result<()> {
     let events = about(&mut agent, to.port(), 1)?;
     has(
         &events[0],
-        &json!({"type": "CONNECT", "outcome": "timed_out", "protocol": "tcp", "src_ip": "198.51.100.1",
+        &json!({"type": "CONNECT", "outcome": "timed_out", "protocol": "TCP", "src_ip": "198.51.100.1",
             "dst_ip": Void::ADDRESS, "dst_port": 4443, "pid": std::process::id(), "netns": netns()?}),
     )
 }
@@ -124,7 +124,7 @@ pub(super) fn broken_off() -> Result<()> {
     drop(server);
     let events = about(&mut agent, to.port(), 4)?;
     for event in &events {
-        has(event, &ends("tcp", from, to)?)?;
+        has(event, &ends("TCP", from, to)?)?;
     }
     one(&events, "ACCEPT", "inbound")?;
     let told = |direction, sent, received| {

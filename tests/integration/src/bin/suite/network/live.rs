@@ -94,13 +94,13 @@ fn metrics() -> Result<()> {
     about(&mut agent, to.port(), 4)?;
     let series = [
         format!(
-            "kernelseal_network_destination_connections_total{{destination=\"{to}\",outcome=\"established\",protocol=\"tcp\"}} 1"
+            "kernelseal_network_destination_connections_total{{destination=\"{to}\",outcome=\"established\",protocol=\"TCP\"}} 1"
         ),
         format!(
-            "kernelseal_network_destination_sent_bytes_total{{destination=\"{to}\",protocol=\"tcp\"}} 8"
+            "kernelseal_network_destination_sent_bytes_total{{destination=\"{to}\",protocol=\"TCP\"}} 8"
         ),
         format!(
-            "kernelseal_network_destination_received_bytes_total{{destination=\"{to}\",protocol=\"tcp\"}} 6"
+            "kernelseal_network_destination_received_bytes_total{{destination=\"{to}\",protocol=\"TCP\"}} 6"
         ),
         "kernelseal_events_dropped_total{lost_in=\"network\"} 0".to_owned(),
     ];

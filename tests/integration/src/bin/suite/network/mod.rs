@@ -172,7 +172,7 @@ fn converse(address: &str) -> Result<(SocketAddr, SocketAddr)> {
 /// That they are those of one conversation by [`converse`], on both sides of it.
 fn are_of_one(events: &[Value], from: SocketAddr, to: SocketAddr) -> Result<()> {
     for event in events {
-        has(event, &ends("tcp", from, to)?)?;
+        has(event, &ends("TCP", from, to)?)?;
     }
     one(events, "CONNECT", "outbound")?;
     one(events, "ACCEPT", "inbound")?;
@@ -209,7 +209,7 @@ fn at_once() -> Result<()> {
     drop(both);
     let events = about(&mut agent, address.port(), 2)?;
     for event in &events {
-        has(event, &ends("tcp", address, address)?)?;
+        has(event, &ends("TCP", address, address)?)?;
     }
     let made = json!({"outcome": "established"});
     has(one(&events, "CONNECT", "outbound")?, &made)?;
@@ -235,7 +235,7 @@ fn just_ends() -> Result<()> {
     drop(server);
     let events = about(&mut agent, to.port(), 4)?;
     for event in &events {
-        has(event, &ends("tcp", from, to)?)?;
+        has(event, &ends("TCP", from, to)?)?;
     }
     let outbound = json!({"pid": pid, "process": "python3"});
     has(one(&events, "CONNECT", "outbound")?, &outbound)?;
@@ -254,7 +254,7 @@ fn from_beginning_to_end() -> Result<()> {
     let events = about(&mut agent, to.port(), 4)?;
     let who = json!({"pid": std::process::id(), "process": "suite"});
     for event in &events {
-        has(event, &ends("tcp", from, to)?)?;
+        has(event, &ends("TCP", from, to)?)?;
         has(event, &who)?;
         ensure!(event["timestamp"].is_string() && event["node"].is_string());
     }

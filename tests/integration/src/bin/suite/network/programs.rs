@@ -60,7 +60,7 @@ fn ours(name: &str, program: impl Fn(u16) -> Result<Command>) -> Result<()> {
     running.wait(SOON)?;
     let events = about(&mut agent, to.port(), 4)?;
     for event in &events {
-        has(event, &ends("tcp", from, to)?)?;
+        has(event, &ends("TCP", from, to)?)?;
     }
     let who = json!({"pid": pid, "process": name});
     for kind in ["CONNECT", "CLOSE"] {

@@ -64,7 +64,7 @@ fn beginning_to_end() -> Result<()> {
         let (client, server) = converse(&listener, &address)?;
         let events = about(&mut agent, &name, 4)?;
         let who = json!({
-            "protocol": "unix", "path": name, "netns": netns()?, "pid": std::process::id(),
+            "protocol": "UNIX", "path": name, "netns": netns()?, "pid": std::process::id(),
             "process": "suite", "peer_pid": std::process::id(),
         });
         for event in &events {
