@@ -6,7 +6,9 @@ use std::{path::Path, time::Duration};
 use secrecy::ExposeSecret;
 
 use super::{
-    super::{Config, LogFormat, LogLevel, Mode, OnFailure, Position, Source, load},
+    super::{
+        Config, LogFormat, LogLevel, Mode, OnFailure, Position, Provenance, Source, load, parse,
+    },
     accept, binding, folder, source,
 };
 
@@ -52,6 +54,7 @@ fn every_key_of_the_full_example_arrives() {
         Some(Path::new("/system.slice/myapp.service"))
     );
     assert_eq!(selector.uid, Some(999));
+    assert_eq!(selector.provenance, Some(Provenance::Image));
     assert_eq!(
         config.secrets[0].delivery,
         Delivery {
@@ -63,6 +66,31 @@ fn every_key_of_the_full_example_arrives() {
     assert_eq!(
         config.monitoring.audit_log.as_deref(),
         Some(Path::new("/var/log/kernelseal/audit.log"))
+    );
+}
+
+#[test]
+fn provenance_unless_told_is_by_place_and_by_what_else_tells_the_file() {
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let by = |selector: &str| {
+        let text = format!(
+            "version: v1\nsecrets: [{{name: a, selector: {{{selector}}}, secretRefs: [{{name: A, source: {{value: x}}}}]}}]\n"
+        );
+        let config = parse(&text, Path::new("config.yaml")).unwrap();
+        let selector = &config.secrets[0].selector;
+        (selector.provenance_in(true), selector.provenance_in(false))
+    };
+    let unless_told = (Provenance::Image, Provenance::System);
+    assert_eq!(by("binary: psql"), unless_told);
+    assert_eq!(by("binary: /usr/bin/psql"), unless_told);
+    assert_eq!(by(&format!("binary: psql, sha256: {digest}")), unless_told);
+    let any = (Provenance::Any, Provenance::Any);
+    assert_eq!(by(&format!("binary: /psql, sha256: {digest}")), any);
+    assert_eq!(by("binary: psql, provenance: any"), any);
+    let told = Provenance::ImageAndLibraries;
+    assert_eq!(
+        by("binary: psql, provenance: image+libraries"),
+        (told, told)
     );
 }
 

@@ -257,7 +257,7 @@ fn kernelseals_readme() -> Result<()> {
     let sleep = process::spawn(Command::new("sleep").arg("600"))?;
     let event = agent.event("SEALED", sleep.pid())?;
     ensure!(event["process"] == "sleep" && event["env"] == json!(["MY_SECRET"]));
-    let scratch = Scratch::new()?;
+    let scratch = Scratch::within(Path::new("/opt"))?;
     let mut command = Command::new(scratch.probe("probe-static", "sleep")?);
     let (_, found) = report(command.args(["--env", "MY_SECRET", "--file", "MY_SECRET"]))?;
     ensure!(found["env"]["MY_SECRET"] == "of the readme", "{found}");
