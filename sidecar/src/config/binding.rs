@@ -25,6 +25,10 @@ pub struct Binding {
     /// Owner and mode of the secret files. Without it they are the program's user's, who alone may read them.
     #[schemars(default)]
     pub file: FileAccess,
+    /// Variables that bring code into a program (`LD_PRELOAD`, `JAVA_TOOL_OPTIONS`, …), and that it may be started with
+    /// nevertheless.
+    #[schemars(default)]
+    pub allow_variables: Vec<String>,
     /// What running programs are told when a value changed. Their files are replaced in any case.
     #[schemars(default)]
     pub on_rotate: OnRotate,

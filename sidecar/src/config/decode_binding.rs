@@ -10,6 +10,7 @@ use super::{
         SecretKeyRef, SecretRef, Selector, Source, VaultRef,
     },
     decode::absolute_path,
+    decode_network::list,
     fields::{Fields, Report, quoted},
     keys, validate,
     yaml::{Kind, Node, Scalar},
@@ -28,6 +29,9 @@ pub(super) fn binding(report: &mut Report, node: &Node) -> Option<Binding> {
     let file = fields
         .get("file")
         .map_or(Some(FileAccess::default()), |node| file(report, node));
+    let allow_variables = list(report, &fields, "allowVariables", |report, node, what| {
+        report.text(node, what).map(str::to_owned)
+    });
     let on_rotate = fields
         .get("onRotate")
         .map_or(Some(OnRotate::None), |node| on_rotate(report, node));
@@ -40,6 +44,7 @@ pub(super) fn binding(report: &mut Report, node: &Node) -> Option<Binding> {
         selector: selector?,
         delivery: delivery?,
         file: file?,
+        allow_variables: allow_variables?,
         on_rotate: on_rotate?,
         secret_refs: secret_refs?,
         at: node.mark.at,

@@ -75,7 +75,7 @@ pub(super) fn list<T>(
 fn not_empty<'n>(report: &mut Report, node: &'n Node, key: &str) -> Option<&'n [Node]> {
     let items = report.list(node, key)?;
     if items.is_empty() {
-        let hint = "name at least one, or remove the key: then all are told of";
+        let hint = "name at least one, or remove the key";
         report.error(&node.mark, format!("{key} is empty"), hint);
         return None;
     }

@@ -103,6 +103,7 @@ pub(super) static BINDING: Level = Level {
         "selector",
         "delivery",
         "file",
+        "allowVariables",
         "onRotate",
         "secretRefs",
     ],

@@ -35,6 +35,8 @@ use crate::observe::{Container, PodRef};
 const REMEMBERED: usize = 4096;
 /// How far a process's mounts are looked at for the kubelet's, in bytes: some thousands.
 const LONGEST_MOUNTINFO: u64 = 1024 * 1024;
+/// Bytes of variables that a first process may have: what the kernel takes of them (`_STK_LIM / 4 * 3`).
+const LONGEST_ENVIRON: u64 = 6 * 1024 * 1024;
 /// Between two looks at all processes for one that tells a container's name.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Where the agent's pod has its labels (a downwardAPI volume).
@@ -372,6 +374,30 @@ impl Whereabouts {
         Ok(None)
     }
 
+    /// The process that a container was started with: the oldest in it that its runtime started.
+    pub(crate) fn first_of(&self, container: &str) -> io::Result<Option<First>> {
+        let look = |pid: u32| -> io::Result<Option<(u64, First)>> {
+            let seen = Seen::open(pid)?;
+            let found = self.container_of(&seen)?;
+            if found.is_none_or(|id| id.container != container)
+                || !self.is_started_from_outside(&seen)?
+            {
+                return Ok(None);
+            }
+            let started = text::started(&seen.read("stat")?);
+            Ok(started.map(|started| (started, First { pid, seen })))
+        };
+        let mut first: Option<(u64, First)> = None;
+        for pid in super::all()? {
+            if let Some(found) = of_living(look(pid))?
+                && first.as_ref().is_none_or(|first| found.0 < first.0)
+            {
+                first = Some(found);
+            }
+        }
+        Ok(first.map(|(_, first)| first))
+    }
+
     fn container_of(&self, seen: &Seen) -> io::Result<Option<Id>> {
         let cgroup = seen.cgroup()?;
         Ok(cgroup.and_then(|cgroup| cgroup.absolute(&self.root).container(&self.own)))
@@ -392,6 +418,20 @@ impl Whereabouts {
         };
         // (asked again: the number was the parent's while we looked)
         Ok(of_living(is_outside())? == Some(true) && seen.parent()? == Some(parent))
+    }
+}
+
+/// A container's first process.
+pub(crate) struct First {
+    /// Its number in our PID namespace.
+    pub(crate) pid: u32,
+    seen: Seen,
+}
+
+impl First {
+    /// The variables that it was started with, each with a NUL behind it.
+    pub(crate) fn environ(&self) -> io::Result<Vec<u8>> {
+        lines::whole(self.seen.file("environ")?, LONGEST_ENVIRON)
     }
 }
 

@@ -68,7 +68,7 @@ fn reason_of(refusal: &Refusal) -> Reason {
         | Refusal::UnknownPod(..)
         | Refusal::TooManyLabels(_) => Reason::PlaceUnknown,
         Refusal::NotCounted => Reason::NotCounted,
-        Refusal::Preload(_) => Reason::Preload,
+        Refusal::Preload(_) | Refusal::Interpreter(_) => Reason::Preload,
         Refusal::Unknown { .. } => Reason::Unreadable,
     }
 }

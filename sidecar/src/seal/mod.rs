@@ -20,6 +20,7 @@ mod rotate;
 mod sealer;
 mod stack;
 mod tracee;
+mod variables;
 mod verify;
 mod views;
 mod waiting;
@@ -49,6 +50,7 @@ use self::{
     rotate::{Memory, Prints, Rotation},
     stack::Variable,
     tracee::Traced,
+    variables::StartedWith,
     verify::{Evidence, Refusal, Verdict, verify},
     waiting::Waiting,
 };
@@ -132,6 +134,7 @@ struct Work {
     taken_in_a_row: usize,
     dropped: u64,
     origins: Origins,
+    started_with: StartedWith,
 }
 
 impl Work {
@@ -190,7 +193,7 @@ impl Work {
                 return self.refuse(tgid, held, &place, Some(task), &refusal.into());
             }
         };
-        let secrets = match self.resolve(&task, &bindings) {
+        let secrets = match self.resolve(&bindings) {
             Ok(secrets) => secrets,
             Err(failure) if failure.is_for_lack() && self.may_wait(held) => {
                 return self.let_wait(tgid, held, task, &failure);
@@ -199,7 +202,10 @@ impl Work {
                 return self.refuse_matched(tgid, held, &place, Some(task), &failure, &bindings);
             }
         };
-        if let Err(failure) = self.keep_to_image(held, process, &bindings) {
+        let is_kept = self
+            .refuse_foreign_code(held, &task, &place, &bindings)
+            .and_then(|()| self.keep_to_image(held, process, &bindings));
+        if let Err(failure) = is_kept {
             return self.refuse_matched(tgid, held, &place, Some(task), &failure, &bindings);
         }
         let mut delivered = match self.deliver(held, process, &mut task, &secrets) {
@@ -265,16 +271,9 @@ impl Work {
     }
 
     /// Looks up every secret of the bindings. All of them, or none.
-    fn resolve<'c>(
-        &self,
-        task: &HeldTask,
-        bindings: &[&'c Binding],
-    ) -> Result<Vec<Secret<'c>>, Failure> {
+    fn resolve<'c>(&self, bindings: &[&'c Binding]) -> Result<Vec<Secret<'c>>, Failure> {
         if kernel::ask_hook() == kernel::Answer::Silent {
             return Err(Failure::Unguarded);
-        }
-        if let Some(variable) = task.stack()?.preload() {
-            return Err(Refusal::Preload(variable).into());
         }
         let mut secrets: Vec<Secret<'c>> = Vec::new();
         for binding in bindings {
@@ -300,6 +299,40 @@ impl Work {
             }
         }
         Ok(secrets)
+    }
+
+    /// Variables must not bring other code into it than its container was started with.
+    fn refuse_foreign_code(
+        &mut self,
+        held: &Held,
+        task: &HeldTask,
+        place: &Place,
+        bindings: &[&Binding],
+    ) -> Result<(), Failure> {
+        let stack = task.stack()?;
+        let is_allowed = |name: &str| {
+            let mut bindings = bindings.iter();
+            bindings.all(|binding| binding.allow_variables.iter().any(|known| known == name))
+        };
+        if let Some(name) = variables::of_loader(&stack).find(|name| !is_allowed(name)) {
+            return Err(Refusal::Preload(name).into());
+        }
+        let foreign = variables::of_interpreters(&stack);
+        let foreign: Vec<_> = foreign.filter(|found| !is_allowed(found.name)).collect();
+        let Some(first) = foreign.first() else {
+            return Ok(());
+        };
+        let other = match &place.container {
+            None => Some(first.name),
+            Some(container) => self
+                .started_with
+                .find_other(&container.id, &foreign, held.pid, &self.whereabouts)
+                .map_err(|cause| Refusal::Unknown {
+                    what: "what its container was started with could not be looked at, and variables are set that bring code",
+                    cause,
+                })?,
+        };
+        other.map_or(Ok(()), |name| Err(Refusal::Interpreter(name).into()))
     }
 
     /// Of some programs all code comes from their image, from their first library on.

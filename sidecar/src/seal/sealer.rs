@@ -22,6 +22,7 @@ use super::{
     deliver_file::Mounter,
     digests::Digests,
     rotate::{Prints, Rotation},
+    variables::StartedWith,
 };
 use crate::{
     config::Config,
@@ -102,6 +103,7 @@ impl Sealer {
             is_ending: false,
             taken_in_a_row: 0,
             origins: Origins::new(),
+            started_with: StartedWith::default(),
         };
         // what an agent before us sealed, and what it left held
         work.adopt();

@@ -23,9 +23,6 @@ const AT_EXECFN: u64 = 31;
 /// `AT_SECURE`: the loader ignores its variables.
 const AT_SECURE: u64 = 23;
 
-/// Variables by which somebody else's code is brought into a program.
-const PRELOADS: [&[u8]; 3] = [b"LD_PRELOAD", b"LD_AUDIT", b"LD_LIBRARY_PATH"];
-
 /// Why a stack cannot be rebuilt.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StackError {
@@ -169,23 +166,15 @@ impl<'a> Stack<'a> {
                 .all(|(index, wanted)| self.string(self.word(index)) == Some(wanted))
     }
 
-    /// A variable that brings foreign code into the program, if its loader will listen to it.
-    pub(crate) fn preload(&self) -> Option<&'static str> {
-        if self.aux(AT_SECURE).unwrap_or(0) != 0 {
-            return None;
-        }
-        PRELOADS.into_iter().find_map(|name| {
-            let is_set = self.env.clone().any(|index| {
-                self.string(self.word(index))
-                    .and_then(|entry| entry.strip_prefix(name)?.strip_prefix(b"="))
-                    .is_some_and(|value| !value.is_empty())
-            });
-            if is_set {
-                std::str::from_utf8(name).ok()
-            } else {
-                None
-            }
-        })
+    /// Its variables, each `NAME=value`.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &'a [u8]> {
+        let indices = self.env.clone();
+        indices.filter_map(|index| self.string(self.word(index)))
+    }
+
+    /// Whether the kernel has told the loader that the program has more rights than who started it.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.aux(AT_SECURE).unwrap_or(0) != 0
     }
 
     /// The block with `variables` added, for a program whose stack may grow to `stack_limit` bytes.

@@ -114,8 +114,15 @@ pub(crate) enum Refusal {
     )]
     NotCounted,
     /// Foreign code would come along.
-    #[error("{0} is set: it brings other code into the program. Start it without that variable")]
+    #[error(
+        "{0} is set: it brings other code into the program. Start it without that variable, or name it in the binding's allowVariables"
+    )]
     Preload(&'static str),
+    /// The same, by an interpreter or a library.
+    #[error(
+        "{0} is set, and its container was not started with that: it brings other code into what heeds it. Start it without that variable, or name it in the binding's allowVariables"
+    )]
+    Interpreter(&'static str),
     /// It could not be looked at.
     #[error("{what}: {cause}")]
     Unknown {

@@ -24,7 +24,11 @@ fn try_feed(mut bytes: &[u8]) -> Option<()> {
         .min(usize::try_from(top - base).unwrap_or(usize::MAX))];
 
     let stack = Stack::parse(memory, base, word).ok()?;
-    let _ = (stack.preload(), stack.execfn_path());
+    let _ = (
+        stack.variables().count(),
+        stack.is_secure(),
+        stack.execfn_path(),
+    );
     let variables =
         [("TOKEN", value), ("B", b"".as_slice())].map(|(name, value)| Variable { name, value });
     let rebuilt = stack.rebuild(&variables, limit).ok()?;

@@ -13,7 +13,7 @@ use kernelseal_integration::container::Container;
 use kernelseal_integration::namespace::{number_inside, process_one};
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe::{self, ensure_both, ensure_none, report};
-use kernelseal_integration::process::{run, until};
+use kernelseal_integration::process::{run, spawn, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use serde_json::json;
@@ -42,6 +42,10 @@ pub fn register(registry: Registry) -> Registry {
         .test(
             "containers::by_cgroup_in_a_namespace",
             by_cgroup_in_a_namespace,
+        )
+        .test(
+            "containers::variables_they_were_started_with",
+            variables_they_were_started_with,
         )
         .test("containers::a_name_that_is_claimed", a_name_that_is_claimed)
         .test(
@@ -121,6 +125,43 @@ impl Pod {
 
 fn config() -> Config {
     Config::token_for(PROGRAM)
+}
+
+/// What brings code is what the container was started with, or refused. Of its first process that is sealed it is remembered.
+fn variables_they_were_started_with() -> Result<()> {
+    const OPTIONS: &str = "JAVA_TOOL_OPTIONS";
+    let pod = Pod::new()?;
+    let mut agent = pod.agent(&config())?;
+    let mut first = pod.app.command(&pod.place, "sh")?;
+    first.args(["-c", "echo here; sleep 1000"]);
+    let mut first = spawn(first.env(OPTIONS, "-Dours").env("OTHER", "x"))?;
+    first.line(SOON)?;
+    let mut sealed = pod.start(&pod.other)?;
+    sealed.args(["--sleep", "600"]).env(OPTIONS, "-Dtheirs");
+    let (_sealed, found) = report(&mut sealed)?;
+    ensure_both(&found, "hunter2")?;
+    for (container, ours) in [(&pod.app, "-Dours"), (&pod.other, "-Dtheirs")] {
+        let (_, found) = report(pod.start(container)?.env(OPTIONS, ours))?;
+        ensure_both(&found, "hunter2")?;
+        for (name, value) in [
+            (OPTIONS, "-javaagent:/tmp/evil.jar"),
+            ("NODE_OPTIONS", "-r /x"),
+        ] {
+            let mut probe = spawn(pod.start(container)?.env(name, value))?;
+            ensure!(probe.line(SOON).is_err(), "it started with {name}={value}");
+            let events = agent.events(Duration::from_millis(500))?;
+            let reasons = events
+                .iter()
+                .rev()
+                .filter_map(|event| event["reason"].as_str());
+            let reason = reasons.take(1).collect::<String>();
+            ensure!(reason.contains(name), "{name}: {events:?}");
+        }
+    }
+    let events = agent.events(Duration::from_millis(100))?;
+    let is_blocked = |event: &serde_json::Value| event["type"] == "BLOCKED";
+    ensure!(!events.iter().any(is_blocked), "{events:?}");
+    Ok(())
 }
 
 fn by_name() -> Result<()> {

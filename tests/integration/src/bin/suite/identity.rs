@@ -18,7 +18,7 @@ use nix::sys::ptrace;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::machine::kernel_version;
 
@@ -69,6 +69,17 @@ pub fn register(registry: Registry) -> Registry {
         .test("identity::ld_library_path", || {
             with_variable("LD_LIBRARY_PATH", "/tmp")
         })
+        .test("identity::gconv_path", || {
+            with_variable("GCONV_PATH", "/tmp")
+        })
+        .test("identity::variables_of_interpreters", || {
+            with_variable("JAVA_TOOL_OPTIONS", "-javaagent:/tmp/evil.jar")?;
+            with_variable("BASH_FUNC_ls%%", "() { env; }")
+        })
+        .test(
+            "identity::variables_that_are_allowed",
+            variables_that_are_allowed,
+        )
         .test(
             "identity::an_empty_ld_preload_is_none",
             an_empty_ld_preload_is_none,
@@ -439,7 +450,32 @@ fn with_variable(name: &str, value: &str) -> Result<()> {
     let mut agent = Agent::run(&Config::token_for("probe-static"))?;
     let mut command = asked_for_token(probe::path("probe-static")?);
     let reason = refused(&mut agent, command.env(name, value))?;
-    ensure!(reason.contains(name), "{reason}");
+    let (known, _) = name.split_at(name.find("ls%%").unwrap_or(name.len()));
+    ensure!(reason.contains(known), "{reason}");
+    ensure!(reason.contains("allowVariables"), "{reason}");
+    Ok(())
+}
+
+/// By all bindings that give the program something.
+fn variables_that_are_allowed() -> Result<()> {
+    let allowed = ["LD_LIBRARY_PATH", "PYTHONPATH"];
+    let config = Config::token_for("probe-static").binding_key("allowVariables", json!(allowed));
+    let start = || -> Result<Command> {
+        let mut command = asked_for_token(probe::path("probe-static")?);
+        command
+            .env("LD_LIBRARY_PATH", "/tmp")
+            .env("PYTHONPATH", "/tmp");
+        Ok(command)
+    };
+    {
+        let mut agent = Agent::run(&config)?;
+        ensure_both(&given(&mut start()?)?, "hunter2")?;
+        let reason = refused(&mut agent, start()?.env("LD_PRELOAD", "/lib/x.so"))?;
+        ensure!(reason.contains("LD_PRELOAD"), "{reason}");
+    }
+    let mut agent = Agent::run(&config.and_seal("probe-static").value("OTHER", "x"))?;
+    let reason = refused(&mut agent, &mut start()?)?;
+    ensure!(reason.contains("LD_LIBRARY_PATH"), "{reason}");
     Ok(())
 }
 

@@ -1,0 +1,184 @@
+//! Variables that bring code into a program, past its path and its digest: the loader's and the C library's, and those of
+//! interpreters and libraries.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
+
+use sha2::{Digest as _, Sha256};
+
+use super::stack::Stack;
+use crate::process::Whereabouts;
+
+/// Of those that glibc itself does not heed where a program has more rights than who starts it (`sysdeps/generic/unsecvars.h`), what
+/// brings code, has the loader write files, or leads it to others. musl's loader knows the first of them.
+const OF_LOADERS: [&str; 10] = [
+    "LD_PRELOAD",
+    "LD_AUDIT",
+    "LD_LIBRARY_PATH",
+    "LD_ORIGIN_PATH",
+    "LD_DEBUG_OUTPUT",
+    "LD_PROFILE",
+    "LD_PROFILE_OUTPUT",
+    "GCONV_PATH",
+    "GETCONF_DIR",
+    "HOSTALIASES",
+];
+
+/// Those by which common interpreters, virtual machines and libraries are told of code to run, or where to look for it.
+const OF_INTERPRETERS: [&str; 44] = [
+    "BASH_ENV",
+    "CLASSPATH",
+    "CORECLR_PROFILER",
+    "CORECLR_PROFILER_PATH",
+    "DOTNET_ADDITIONAL_DEPS",
+    "DOTNET_STARTUP_HOOKS",
+    "ELIXIR_ERL_OPTIONS",
+    "ERL_AFLAGS",
+    "ERL_FLAGS",
+    "ERL_LIBS",
+    "ERL_ZFLAGS",
+    "GEM_HOME",
+    "GEM_PATH",
+    "GUILE_LOAD_PATH",
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "JULIA_LOAD_PATH",
+    "KRB5_CONFIG",
+    "LOCPATH",
+    "LUA_CPATH",
+    "LUA_INIT",
+    "LUA_PATH",
+    "MONO_PATH",
+    "NLSPATH",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "OPENSSL_CONF",
+    "OPENSSL_ENGINES",
+    "OPENSSL_MODULES",
+    "PERL5DB",
+    "PERL5LIB",
+    "PERL5OPT",
+    "PERLLIB",
+    "PHPRC",
+    "PHP_INI_SCAN_DIR",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "RUBYLIB",
+    "RUBYOPT",
+    "R_PROFILE",
+    "R_PROFILE_USER",
+    "SASL_PATH",
+    "_JAVA_OPTIONS",
+];
+/// What bash takes for functions: `BASH_FUNC_name%%`.
+const FUNCTIONS: &str = "BASH_FUNC_";
+/// Containers that are remembered.
+const REMEMBERED: usize = 1024;
+
+/// One of those, as a program has it.
+pub(crate) struct Foreign<'a> {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// The whole of it, `NAME=value`.
+    entry: &'a [u8],
+}
+
+/// The name that a variable of one of these lists has, if its value is not empty.
+fn name_in(names: &[&'static str], entry: &[u8]) -> Option<&'static str> {
+    let (name, value) = entry.split_at_checked(entry.iter().position(|byte| *byte == b'=')?)?;
+    let found = names.iter().find(|known| known.as_bytes() == name);
+    found.copied().filter(|_| value.len() > 1)
+}
+
+/// Those that a program's loader will heed.
+pub(crate) fn of_loader(stack: &Stack<'_>) -> impl Iterator<Item = &'static str> {
+    let entries = stack.variables().filter(|_| !stack.is_secure());
+    entries.filter_map(|entry| name_in(&OF_LOADERS, entry))
+}
+
+/// Those that an interpreter or a library would heed, whatever the program is.
+pub(crate) fn of_interpreters<'a>(stack: &Stack<'a>) -> impl Iterator<Item = Foreign<'a>> {
+    stack.variables().filter_map(|entry| {
+        let is_function = entry.starts_with(FUNCTIONS.as_bytes());
+        let name = name_in(&OF_INTERPRETERS, entry);
+        let name = name.or(is_function.then_some(FUNCTIONS));
+        name.map(|name| Foreign { name, entry })
+    })
+}
+
+type Print = [u8; 32];
+
+fn print(entry: &[u8]) -> Print {
+    Sha256::digest(entry).into()
+}
+
+/// What containers were started with. Their first processes tell, until they are sealed: then it is remembered.
+#[derive(Default)]
+pub(super) struct StartedWith(HashMap<String, HashSet<Print>>);
+
+impl StartedWith {
+    /// The first of these variables that a container was not started with; `pid` is the number of the program that has them.
+    pub(super) fn find_other(
+        &mut self,
+        container: &str,
+        foreign: &[Foreign<'_>],
+        pid: u32,
+        whereabouts: &Whereabouts,
+    ) -> io::Result<Option<&'static str>> {
+        if !self.0.contains_key(container) {
+            let Some(first) = whereabouts.first_of(container)? else {
+                return Ok(foreign.first().map(|foreign| foreign.name));
+            };
+            let prints = if first.pid == pid {
+                foreign.iter().map(|foreign| print(foreign.entry)).collect()
+            } else {
+                let environ = first.environ()?;
+                environ.split(|byte| *byte == 0).map(print).collect()
+            };
+            if self.0.len() >= REMEMBERED {
+                self.0.clear();
+            }
+            self.0.insert(container.to_owned(), prints);
+        }
+        let known = self.0.get(container);
+        let is_known = |foreign: &&Foreign<'_>| {
+            known.is_some_and(|known| known.contains(&print(foreign.entry)))
+        };
+        let other = foreign.iter().find(|foreign| !is_known(foreign));
+        Ok(other.map(|foreign| foreign.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_known_by_its_whole_name_and_if_it_has_a_value() {
+        let of_loader = |entry: &str| name_in(&OF_LOADERS, entry.as_bytes());
+        assert_eq!(of_loader("LD_PRELOAD=/x.so"), Some("LD_PRELOAD"));
+        assert_eq!(of_loader("GCONV_PATH=/x"), Some("GCONV_PATH"));
+        for other in [
+            "LD_PRELOAD=",
+            "LD_PRELOAD",
+            "LD_PRELOADS=/x",
+            "XLD_PRELOAD=/x",
+            "",
+            "=",
+        ] {
+            assert_eq!(of_loader(other), None, "{other}");
+        }
+        let of_interpreters = |entry: &str| name_in(&OF_INTERPRETERS, entry.as_bytes());
+        assert_eq!(of_interpreters("PYTHONPATH=/x"), Some("PYTHONPATH"));
+        assert_eq!(of_interpreters("PYTHONUNBUFFERED=1"), None);
+    }
+
+    #[test]
+    fn no_name_is_in_both_lists_or_twice() {
+        let all: HashSet<_> = OF_LOADERS.iter().chain(&OF_INTERPRETERS).collect();
+        assert_eq!(all.len(), OF_LOADERS.len() + OF_INTERPRETERS.len());
+    }
+}
