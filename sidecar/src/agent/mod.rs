@@ -159,6 +159,7 @@ async fn serve_until(
     let mut ready = Readiness::default();
     let mut origins = Origins::default();
     let pods = Pods::default();
+    ensure_alone(&config)?;
     let mut server = server(&config, &metrics, &ready, origins.known(), &pods)?;
     let mut edits = Edits::of(path, config, metrics.clone(), journal.clone())?;
     let mut neighbours = Neighbours::find().await?;
@@ -325,6 +326,22 @@ fn ensure_guard_works(config: &Config) -> anyhow::Result<()> {
         kernel::ensure_fires()?;
     }
     Ok(())
+}
+
+/// Another agent of this scope is told of before what it has already, such as the port. Whatever else is wrong with the kernel
+/// side is told by who becomes the agent.
+fn ensure_alone(config: &Config) -> Result<(), kernel::Error> {
+    if config.policy.mode == Mode::Disabled || !pins::exist() {
+        return Ok(());
+    }
+    let look = || {
+        let lock = pins::lock()?;
+        kernel::ensure_free(&pins::dir(), kernel::own_scope()?, &lock)
+    };
+    match look() {
+        Err(taken @ kernel::Error::ScopeTaken { .. }) => Err(taken),
+        _ => Ok(()),
+    }
 }
 
 /// Waits for something that takes its time, and looks after what is held meanwhile; `None` if a signal ends us first.
