@@ -143,7 +143,10 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let (journal, writer) =
         Journal::start(audit_log, metrics.events_dropped.clone()).context("monitoring.auditLog")?;
-    let result = serve_until(path, config, &mut signals, journal, metrics).await;
+    let result = match ensure_alone(&config) {
+        Ok(()) => serve_until(path, config, &mut signals, journal, metrics).await,
+        Err(e) => Err(e.into()),
+    };
     writer.finish();
     result
 }
@@ -159,7 +162,6 @@ async fn serve_until(
     let mut ready = Readiness::default();
     let mut origins = Origins::default();
     let pods = Pods::default();
-    ensure_alone(&config)?;
     let mut server = server(&config, &metrics, &ready, origins.known(), &pods)?;
     let mut edits = Edits::of(path, config, metrics.clone(), journal.clone())?;
     let mut neighbours = Neighbours::find().await?;
@@ -209,8 +211,7 @@ async fn serve_until(
         None => return shift.end(&edits.config.policy, false),
     }
     ready.set_in_force(true);
-    let unmatched = Unmatched::default();
-    unmatched.look(edits.config.clone(), own_pod().is_some());
+    let unmatched = Unmatched::begin(edits.config.clone());
 
     let mut applied = None;
     // (the kernel side may have no room for it now, and later)
@@ -253,7 +254,7 @@ async fn serve_until(
             () = heard(&mut applied) => {
                 applied = None;
                 is_renewed = renew(&mut shift, &mut edits, &mut ready);
-                unmatched.look(edits.config.clone(), own_pod().is_some());
+                unmatched.look(edits.config.clone());
             }
         }
     };
