@@ -94,7 +94,12 @@ pub(crate) fn run(options: &Options) -> ExitCode {
 }
 
 fn judge(file: &Path, strict: bool) -> Verdict {
-    match config::check(file) {
+    let checked = if file == Path::new("-") {
+        config::check_stdin()
+    } else {
+        config::check(file)
+    };
+    match checked {
         Ok(Checked { config, warnings }) => Verdict {
             file: file.display().to_string(),
             ok: warnings.is_empty() || !strict,

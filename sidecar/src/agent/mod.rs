@@ -147,7 +147,10 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let (mut journal, writer) =
         Journal::start(audit_log, metrics.events_dropped.clone()).context("monitoring.auditLog")?;
     pod_events::begin(&mut journal);
-    let result = serve_until(path, config, &mut signals, journal, metrics).await;
+    let result = match ensure_alone(&config) {
+        Ok(()) => serve_until(path, config, &mut signals, journal, metrics).await,
+        Err(e) => Err(e.into()),
+    };
     writer.finish();
     result
 }
@@ -213,8 +216,7 @@ async fn serve_until(
         None => return shift.end(&edits.config.policy, false),
     }
     ready.set_in_force(true);
-    let unmatched = Unmatched::default();
-    unmatched.look(edits.config.clone(), own_pod().is_some());
+    let unmatched = Unmatched::begin(edits.config.clone());
 
     let mut applied = None;
     // (the kernel side may have no room for it now, and later)
@@ -257,7 +259,7 @@ async fn serve_until(
             () = heard(&mut applied) => {
                 applied = None;
                 is_renewed = renew(&mut shift, &mut edits, &mut ready);
-                unmatched.look(edits.config.clone(), own_pod().is_some());
+                unmatched.look(edits.config.clone());
             }
         }
     };
@@ -330,6 +332,22 @@ fn ensure_guard_works(config: &Config) -> anyhow::Result<()> {
         kernel::ensure_fires()?;
     }
     Ok(())
+}
+
+/// Another agent of this scope is told of before what it has already, such as the port. Whatever else is wrong with the kernel
+/// side is told by who becomes the agent.
+fn ensure_alone(config: &Config) -> Result<(), kernel::Error> {
+    if config.policy.mode == Mode::Disabled || !pins::exist() {
+        return Ok(());
+    }
+    let look = || {
+        let lock = pins::lock()?;
+        kernel::ensure_free(&pins::dir(), kernel::own_scope()?, &lock)
+    };
+    match look() {
+        Err(taken @ kernel::Error::ScopeTaken { .. }) => Err(taken),
+        _ => Ok(()),
+    }
 }
 
 /// Waits for something that takes its time, and looks after what is held meanwhile; `None` if a signal ends us first.

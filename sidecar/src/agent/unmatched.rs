@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use super::own_pod;
 use crate::{
     config::{Binding, Config, Mode},
     kernel::Maps,
@@ -24,7 +25,7 @@ use crate::{
 
 /// How long the programs of a pod have to appear before a path that is in none of their roots is told of. A sidecar starts
 /// before them.
-const POD_IS_COMPLETE: Duration = Duration::from_secs(60);
+const POD_IS_COMPLETE: Duration = Duration::from_mins(1);
 /// So many processes are looked at, and so many roots.
 const MAX_PROCESSES: usize = 16_384;
 const MAX_ROOTS: usize = 256;
@@ -36,15 +37,27 @@ const MAX_LOOKS: usize = 2;
 const COMM_LEN: usize = 15;
 
 /// Looks for such bindings. The last look is the one that counts.
-#[derive(Default)]
 pub(super) struct Unmatched {
+    /// Whether this is the sidecar of a pod, whose programs start after it.
+    in_a_pod: bool,
     generation: Arc<AtomicU64>,
     under_way: Arc<AtomicUsize>,
 }
 
 impl Unmatched {
-    /// Looks, and warns of what it finds. `in_a_pod`: as its sidecar, before whose programs.
-    pub(super) fn look(&self, config: Arc<Config>, in_a_pod: bool) {
+    /// Looks for the first time.
+    pub(super) fn begin(config: Arc<Config>) -> Self {
+        let unmatched = Self {
+            in_a_pod: own_pod().is_some(),
+            generation: Arc::default(),
+            under_way: Arc::default(),
+        };
+        unmatched.look(config);
+        unmatched
+    }
+
+    /// Looks, and warns of what it finds.
+    pub(super) fn look(&self, config: Arc<Config>) {
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         if config.policy.mode == Mode::Disabled {
             return;
@@ -53,6 +66,7 @@ impl Unmatched {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             return;
         }
+        let in_a_pod = self.in_a_pod;
         let (latest, under_way) = (self.generation.clone(), self.under_way.clone());
         let spawned = thread::Builder::new()
             .name("unmatched".into())

@@ -59,9 +59,6 @@ pub use self::{
 };
 use self::{fields::Report, yaml::START};
 
-/// The name of standard input.
-const STDIN: &str = "-";
-
 /// A configuration file is at most this long, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
@@ -83,24 +80,29 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     check(path).map(|checked| checked.config)
 }
 
-/// The same, with warnings. `-` is standard input.
+/// The same, with warnings.
 ///
 /// # Errors
 ///
 /// As of [`load`].
 pub fn check(path: &Path) -> Result<Checked, ConfigErrors> {
-    let (name, read) = if path == Path::new(STDIN) {
-        (Path::new("<stdin>"), read_limited(io::stdin()))
-    } else {
-        (path, File::open(path).and_then(read_limited))
-    };
+    checked(path, File::open(path).and_then(read_limited))
+}
+
+/// The same of standard input.
+///
+/// # Errors
+///
+/// As of [`load`].
+pub fn check_stdin() -> Result<Checked, ConfigErrors> {
+    checked(Path::new("<stdin>"), read_limited(io::stdin()))
+}
+
+fn checked(name: &Path, read: io::Result<Zeroizing<Vec<u8>>>) -> Result<Checked, ConfigErrors> {
     let bytes = read.map_err(|error| {
-        ConfigError::new(
-            name,
-            None,
-            format!("cannot read the configuration: {error}"),
-        )
-        .hint("name a file that is there and that you may read")
+        let message = format!("cannot read the configuration: {error}");
+        ConfigError::new(name, None, message)
+            .hint("name a file that is there and that you may read")
     })?;
     let config = parse_bytes(&bytes, name)?;
     let warnings = warnings::find(&config, name);

@@ -171,7 +171,7 @@ fn assets() -> Result<PathBuf> {
         let path = folder.join(program);
         ensure!(
             path.is_file(),
-            "KUBEBUILDER_ASSETS: there is no {}",
+            "KUBEBUILDER_ASSETS: there is no {}; put it there, or name a folder with kube-apiserver and etcd (`setup-envtest use -p path` fetches them and prints it)",
             path.display()
         );
     }

@@ -9,14 +9,17 @@ use super::{
     surroundings::Surroundings,
 };
 
-/// Runtimes in which a program's system calls do not reach the node's kernel, by what their classes and handlers
-/// are called.
-const SANDBOXES: [(&str, &str); 6] = [
+/// Runtimes in which a program's system calls do not reach the node's kernel: a word of what their classes and handlers
+/// are called (`kata-qemu`, `io.containerd.runsc.v1`), and what they are.
+const SANDBOXES: [(&str, &str); 9] = [
     ("gvisor", "gVisor"),
     ("runsc", "gVisor"),
     ("kata", "Kata Containers"),
+    ("katacontainers", "Kata Containers"),
     ("firecracker", "Firecracker"),
     ("wasm", "WebAssembly"),
+    ("wasmtime", "WebAssembly"),
+    ("wasmedge", "WebAssembly"),
     ("spin", "WebAssembly"),
 ];
 /// On a node, and in what selects one: its operating system. The second name is the one before Kubernetes 1.14.
@@ -166,7 +169,10 @@ fn kernel(spec: &Value, surroundings: &Surroundings) -> Result<(), Remark> {
     }
     let class = spec["runtimeClassName"].as_str().unwrap_or_default();
     let handler = surroundings.handler(class).to_ascii_lowercase();
-    let Some((_, sandbox)) = SANDBOXES.iter().find(|(word, _)| handler.contains(word)) else {
+    let mut words = handler.split(|c: char| !c.is_ascii_alphanumeric());
+    let Some((_, sandbox)) =
+        words.find_map(|word| SANDBOXES.iter().find(|(name, _)| *name == word))
+    else {
         return Ok(());
     };
     Err(remark(

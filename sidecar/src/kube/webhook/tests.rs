@@ -241,13 +241,33 @@ fn a_pod_gets_by_patch_what_inject_writes() {
 
 #[test]
 fn a_pod_that_cannot_have_it_is_refused_with_the_way_out() {
-    let response = Webhook::start().review(&pod(&json!({"spec": {"hostPID": true}})));
-    assert_eq!(response["allowed"], false);
-    let message = response["status"]["message"].as_str().unwrap();
-    assert!(
-        message.contains("/spec/hostPID") && message.contains("daemonset"),
-        "{message}"
-    );
+    let webhook = Webhook::start();
+    for (spec, place, help) in [
+        (json!({"hostPID": true}), "/spec/hostPID", "daemonset"),
+        (
+            json!({"hostUsers": false}),
+            "/spec/hostUsers",
+            "remove the line",
+        ),
+        (
+            json!({"runtimeClassName": "kata-qemu"}),
+            "/spec/runtimeClassName",
+            "remove the line",
+        ),
+        (
+            json!({"nodeSelector": {"kubernetes.io/os": "windows"}}),
+            "/spec/nodeSelector/kubernetes.io~1os",
+            "annotation",
+        ),
+    ] {
+        let response = webhook.review(&pod(&json!({"spec": spec})));
+        assert_eq!(response["allowed"], false, "{spec}");
+        let message = response["status"]["message"].as_str().unwrap();
+        assert!(
+            message.contains(place) && message.contains(help),
+            "{message}"
+        );
+    }
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn a_program_that_ran_before() -> Result<()> {
     let two = folder.probe("probe-static", "ran-two")?;
     let start = |program| spawn(asked_for_token(program).args(["--sleep", "600"]));
     let before = start(&one)?;
-    let config = folder.file("config.yaml", &Config::token_for("ran-one").to_string())?;
+    let config = folder.file("config.yaml", Config::token_for("ran-one").to_string())?;
     let mut agent = Agent::start_with(Agent::command(&[]), &config)?.readied()?;
     agent.wait_for_log(&told(&before), SOON)?;
 
