@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fs, io, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
+use rustix::process::geteuid;
 use sidecar_common::policy::{SCOPE_DISABLED, SCOPE_ENFORCE, Scope, ScopeId};
 
 use crate::{
@@ -36,10 +37,7 @@ fn tell() -> anyhow::Result<bool> {
         Err(kernel::Error::Pins { path, cause })
             if cause.kind() == io::ErrorKind::PermissionDenied =>
         {
-            anyhow::bail!(
-                "{} may not be looked at by this user: run `kernelseal status` as root. Whether an agent guards is not known",
-                path.display()
-            );
+            anyhow::bail!("{}", not_allowed(&path));
         }
         versions => versions?,
     };
@@ -62,10 +60,20 @@ fn tell() -> anyhow::Result<bool> {
     Ok(is_guarded)
 }
 
+/// For who may not look.
+fn not_allowed(path: &Path) -> String {
+    format!(
+        "{} may not be looked at by this user: run `kernelseal status` as root. Whether an agent guards is not known",
+        path.display()
+    )
+}
+
 fn tell_of(dir: &Path, whereabouts: &mut Option<Whereabouts>) -> anyhow::Result<bool> {
     let maps = Maps::open_at(dir).with_context(|| {
         let place = dir.display();
-        if is_started_from_outside() {
+        if !geteuid().is_root() {
+            not_allowed(dir)
+        } else if is_started_from_outside() {
             format!("{place} does not answer; in a pod it answers its agent alone. Ask on the node, or read the agent's /metrics and /ready")
         } else {
             format!("{place} does not answer")

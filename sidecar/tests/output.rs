@@ -156,3 +156,36 @@ fn audit_log_that_was_moved_is_begun_anew() {
     assert!(hangup.unwrap().success());
     agent.until("made", || audit_log.exists());
 }
+
+#[test]
+fn agent_that_guards_nothing_tells_its_beginning_its_edits_and_its_end() {
+    let (dir, audit_log) = folder();
+    let mut agent = Agent::start(&audit_log, dir, Stdio::null());
+    let actions = || -> Vec<String> {
+        let text = fs::read_to_string(&audit_log).unwrap_or_default();
+        let events = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        events
+            .map(|event| {
+                assert_eq!(
+                    (&event["type"], &event["mode"]),
+                    (&"AGENT".into(), &"disabled".into())
+                );
+                event["action"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    };
+    agent.until("started", || actions().len() == 1);
+    agent.edit();
+    agent.until("reloaded", || actions().len() == 2);
+    fs::write(agent.dir.path().join("config.yaml"), "version: v2\n").unwrap();
+    agent.until("rejected", || actions().len() == 3);
+    let end = Command::new("kill")
+        .arg(agent.child.id().to_string())
+        .status();
+    assert!(end.unwrap().success());
+    assert!(agent.child.wait().unwrap().success());
+    let told = ["started", "config_reloaded", "config_rejected", "stopping"];
+    assert_eq!(actions(), told);
+}

@@ -89,6 +89,8 @@ fn a_guarded_start_says_so() -> Result<()> {
     ensure!(started["mode"] == "enforce", "{started}");
     until("/ready says so", SOON, || is_ready().unwrap_or(false))?;
     ensure!(is_up()?, "{}", ask("/metrics")?);
+    let status = Agent::command(&["status"]).output()?;
+    ensure!(status.status.code() == Some(0), "{status:?}");
     Ok(())
 }
 
@@ -119,6 +121,10 @@ fn while_off(agent: &mut Agent) -> Result<()> {
         is_ready().is_ok_and(|ready| !ready)
     })?;
     ensure!(!is_up()?, "the metric");
+    let status = Agent::command(&["status"]).output()?;
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    ensure!(said.contains("ftrace_enabled=1"), "{status:?}");
+    ensure!(status.status.code() == Some(1), "{status:?}");
     ensure_not_started()?;
     agent
         .wait_for(

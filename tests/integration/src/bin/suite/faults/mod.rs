@@ -248,9 +248,20 @@ fn a_full_disk() -> Result<()> {
     for _ in 0..40 {
         ensure_both(&report(&mut target()?)?.1, "hunter2")?;
     }
-    agent.wait_for_log("missing from the audit log", SOON)?;
+    agent.wait_for_log("events are lost: the audit log", SOON)?;
     let (last, _) = report(target()?.args(["--sleep", "600"]))?;
     agent.event("SEALED", last.pid())?;
+    // Where there is room again, it goes on by a whole line, and says what it lacks.
+    fs::rename(&log, scratch.path().join("audit.log.1"))?;
+    fs::remove_file(scratch.path().join("audit.log.1"))?;
+    report(&mut target()?)?;
+    let gap = || -> Result<bool> {
+        let text = fs::read_to_string(&log)?;
+        let first = text.lines().next().context("nothing yet")?;
+        let first: serde_json::Value = serde_json::from_str(first)?;
+        Ok(first["type"] == "DROPPED" && first["lost_in"] == "audit_log")
+    };
+    until("it goes on", SOON, || gap().unwrap_or(false))?;
     ensure!(agent.stop()?.success());
     Ok(nix::mount::umount(scratch.path())?)
 }
