@@ -10,6 +10,7 @@ use crate::{
     agent::is_started_from_outside,
     config::Mode,
     kernel::{self, Maps, pins},
+    privileges,
     process::{Place, Process, Whereabouts},
 };
 
@@ -32,6 +33,7 @@ pub(crate) fn run() -> ExitCode {
 
 /// Whether an agent guards.
 fn tell() -> anyhow::Result<bool> {
+    privileges::ensure_root()?;
     pins::bpf_fs()?;
     let versions = match pins::all() {
         Err(kernel::Error::Pins { path, cause })

@@ -11,7 +11,8 @@ use std::{
 };
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags, fstat, openat, readlinkat, statx,
+    AtFlags, FileType, FsWord, Mode, OFlags, StatxAttributes, StatxFlags, fstat, fstatfs, openat,
+    readlinkat, statx,
 };
 
 use super::{FileId, Process, file_id, lines, text};
@@ -20,6 +21,8 @@ use super::{FileId, Process, file_id, lines, text};
 const MAX_LINKS: usize = 40;
 /// Folders above a file that are looked at: a path has 4,096 bytes.
 const MAX_FOLDERS: usize = 2048;
+/// `FUSE_SUPER_MAGIC` (uapi/linux/magic.h)
+const FUSE: FsWord = 0x6573_5546;
 /// Who may write, beside the owner.
 const WRITE_BY_OTHERS: u32 = 0o022;
 
@@ -63,6 +66,13 @@ impl Entry {
         let attributes = statx(&self.file, "", empty, StatxFlags::empty())?.stx_attributes;
         if attributes.contains(StatxAttributes::MOUNT_ROOT) {
             return Ok(Some(format!("{} is mounted there", self.path.display())));
+        }
+        // (its server says what it likes, of owner and mode, too)
+        if fstatfs(&self.file)?.f_type == FUSE {
+            let path = self.path.display();
+            return Ok(Some(format!(
+                "{path} is on a file system that a program serves (FUSE)"
+            )));
         }
         if let Some(why) = is_open(&self.file)? {
             return Ok(Some(why));

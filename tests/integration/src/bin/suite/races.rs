@@ -93,7 +93,10 @@ fn a_script_that_turns_into_the_program() -> Result<()> {
             let _first = held(&agent, &mut asked_for_token(&slow))?;
             let mut probe = held(&agent, &mut asked_for_token(&program))?;
             agent.signal(Signal::SIGCONT)?;
-            until("it has executed", SOON, || state(probe.pid()) != Some('R'))?;
+            let runs = format!("/proc/{}/exe", probe.pid());
+            until("it has executed", SOON, || {
+                fs::read_link(&runs).is_ok_and(|file| file == evil)
+            })?;
             fs::write(&program, &bytes)?;
             reasons.push(agent.refusal(probe.pid())?);
             ensure!(probe.wait(SOON)?.signal() == Some(9));
