@@ -242,10 +242,9 @@ impl Shift {
 /// Gives the delivering thread the time a hold may take to come to its end.
 fn wait_for<T>(watchdog: &mut Watchdog, policy: &Policy, thread: &JoinHandle<T>) {
     const STEP: Duration = Duration::from_millis(5);
-    let mut left = policy.hold_timeout;
-    while !thread.is_finished() && !left.is_zero() {
+    let begun = Instant::now();
+    while !thread.is_finished() && begun.elapsed() < policy.hold_timeout {
         thread::sleep(STEP);
-        left = left.saturating_sub(STEP);
         watchdog.look(policy.hold_timeout);
     }
 }

@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_program_that_ran_before_is_told_of_with_its_number() {
-        let name = "kernelseal-test-ran-before";
+        let name = "ran-before-kernelseal";
         let running = Running::start(name);
         let path = running.folder.path().join(name);
         for binary in [name, path.to_str().unwrap()] {
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_program_that_is_sealed_or_anothers_is_not_told_of() {
-        let name = "kernelseal-test-is-sealed";
+        let name = "is-sealed-kernelseal";
         let running = Running::start(name);
         let process = Process::new(running.child.id());
         let is_sealed = || {

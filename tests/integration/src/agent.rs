@@ -287,30 +287,35 @@ impl Agent {
     }
 
     /// Asks the agent to end, and gives its exit status, whatever that is.
-    pub fn stop(mut self) -> Result<ExitStatus> {
-        self.stopped = true;
-        self.terminate()
+    pub fn stop(self) -> Result<ExitStatus> {
+        self.stop_within(END)
     }
 
-    fn terminate(&mut self) -> Result<ExitStatus> {
+    /// The same of one that has something to wait for.
+    pub fn stop_within(mut self, limit: Duration) -> Result<ExitStatus> {
+        self.stopped = true;
+        self.terminate(limit)
+    }
+
+    fn terminate(&mut self, limit: Duration) -> Result<ExitStatus> {
         if let Some(status) = self.child.try_wait().context("cannot wait for the agent")? {
             return Ok(status);
         }
         self.signal(Signal::SIGTERM)?;
         // A test that stopped it may have failed before it went on.
         self.signal(Signal::SIGCONT)?;
-        if let Some(status) = process::wait(&mut self.child, END)? {
+        if let Some(status) = process::wait(&mut self.child, limit)? {
             return Ok(status);
         }
         self.child.kill().context("cannot kill the agent")?;
         self.child.wait().context("cannot wait for the agent")?;
-        bail!("the agent did not end within {END:?} of SIGTERM and was killed")
+        bail!("the agent did not end within {limit:?} of SIGTERM and was killed")
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let result = self.terminate();
+        let result = self.terminate(END);
         // Until the stream's end, so that all of it is shown with a test that failed.
         self.stderr.iter().for_each(drop);
         if let Some(folder) = &self.folder {

@@ -184,6 +184,7 @@ fn what_hangs_is_given_up() -> Result<()> {
     let folder = Scratch::new()?;
     let slow = folder.probe("probe-static", "slow/probe-static")?;
     // (what asks for the lease takes its time to begin on a busy machine)
+    let hold = Duration::from_secs(20);
     let agent = agent("20s")?;
     let _patience = leases_last()?;
     agent.signal(Signal::SIGSTOP)?;
@@ -193,7 +194,7 @@ fn what_hangs_is_given_up() -> Result<()> {
     agent.signal(Signal::SIGCONT)?;
     ensure!(lease.line(SOON)? == "asked");
     others_are_served()?;
-    agent.stop()?;
+    agent.stop_within(hold + SOON)?;
     lease.signal(Signal::SIGKILL)?;
     let pid = hanging.pid();
     until("it has ended, or goes on", SOON, || {
