@@ -207,13 +207,10 @@ async fn serve_until(
     // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
     let mut tick = interval(Shift::interval(&edits.config.policy));
     let heeding = objects.heed_edit(&mut monitors, &edits.config);
-    match meanwhile(heeding, &mut shift, &mut tick, signals).await {
-        Some(Ok(())) => {}
-        Some(Err(e)) => {
-            shift.end(&edits.config.policy, false)?;
-            return Err(e);
-        }
-        None => return shift.end(&edits.config.policy, false),
+    let heeded = meanwhile(heeding, &mut shift, &mut tick, signals).await;
+    if !matches!(heeded, Some(Ok(()))) {
+        shift.end(&edits.config.policy, false)?;
+        return heeded.unwrap_or(Ok(()));
     }
     ready.set_in_force(true);
     let unmatched = Unmatched::begin(edits.config.clone());

@@ -204,7 +204,8 @@ fn provoke(proof: Proof, helper: u32) -> io::Result<()> {
         Proof::FileOpen => fs::File::open("/proc/self/environ").map(drop),
         Proof::FilePermission => {
             const COMM: &str = "/proc/thread-self/comm";
-            fs::write(COMM, fs::read(COMM)?)
+            // (the line that is read ends; a name does not)
+            fs::write(COMM, fs::read(COMM)?.trim_ascii_end())
         }
         Proof::PtraceAccess => fs::read_link(format!("/proc/{helper}/exe")).map(drop),
         Proof::TaskKill => Ok(kill(Pid::this(), None)?),

@@ -91,6 +91,9 @@ fn a_guarded_start_says_so() -> Result<()> {
     ensure!(is_up()?, "{}", ask("/metrics")?);
     let status = Agent::command(&["status"]).output()?;
     ensure!(status.status.code() == Some(0), "{status:?}");
+    // (by the deeds that hooks are made to run by, nothing is changed)
+    let name = fs::read_to_string(format!("/proc/{}/comm", agent.pid()))?;
+    ensure!(name == "kernelseal\n", "{name:?}");
     Ok(())
 }
 
