@@ -137,7 +137,9 @@ fn as_the_readme_says() -> Result<()> {
     let files = [kernelseal, &licences[0], &licences[1]];
     docker.build("kernelseal", &last_stage()?, &files)?;
     let shop = "FROM scratch\nCOPY checkout busybox /bin/\n";
-    let checkout = docker.root.join("tmp/checkout");
+    // (where root alone may write, as programs are installed)
+    fs::create_dir_all(docker.root.join("opt"))?;
+    let checkout = docker.root.join("opt/checkout");
     fs::copy(probe::path("probe-static")?, &checkout)?;
     docker.build("shop", shop, &[&checkout, Path::new("/usr/bin/busybox")])?;
     write(&docker.root, "etc/kernelseal/config.yaml", CONFIG)?;
