@@ -66,22 +66,29 @@ pub fn provenance(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
     let (file, root, namespace): (u32, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     let (file, root) = (kernel::own_file(file), kernel::own_file(root));
-    of(file, follow(root, off!(file_mount)), namespace) | by_whom(file)
-}
-
-/// Whether a file that the running process reaches is of its image, given the mount of its root and its mount namespace's number.
-#[inline(always)]
-pub(crate) fn is_of_image(file: Ptr, root: Ptr, namespace: u32) -> bool {
+    let answer = of(file, follow(root, off!(file_mount)), namespace);
+    // (an agent's user namespace is that of its node)
     let sb = follow(follow(file, off!(file_inode)), off!(inode_sb));
-    sidecar_common::provenance::is_of_image(of(file, root, namespace)) && !is_mounted_below(sb)
+    let cred = follow(kernel::current(), off!(task_cred));
+    if follow(sb, off!(sb_user_ns)) == follow(cred, off!(cred_user_ns)) {
+        answer
+    } else {
+        answer | FOREIGN
+    }
 }
 
+/// The same of a file that somebody reaches by a mount namespace of that number, the mount of his root being that.
 #[inline(always)]
-fn of(file: Ptr, root: Ptr, namespace: u32) -> u32 {
+pub(crate) fn of(file: Ptr, root: Ptr, namespace: u32) -> u32 {
     let mount = follow(file, off!(file_mount));
     let is_in_root = !mount.is_null() && mount == root && namespace_of(mount) == namespace;
     let inode = follow(file, off!(file_inode));
-    of_kind(inode) | if is_in_root { IN_ROOT } else { 0 }
+    let sb = follow(inode, off!(inode_sb));
+    // SAFETY: read at once.
+    let is_mounted_below = unsafe { MOUNTED_BELOW.get(sb as u64) }.is_some();
+    of_kind(inode, sb)
+        | if is_in_root { IN_ROOT } else { 0 }
+        | if is_mounted_below { FOREIGN } else { 0 }
 }
 
 /// The number of the mount namespace that a mount is in.
@@ -92,8 +99,7 @@ fn namespace_of(mount: Ptr) -> u32 {
 }
 
 #[inline(always)]
-fn of_kind(inode: Ptr) -> u32 {
-    let sb = follow(inode, off!(inode_sb));
+fn of_kind(inode: Ptr, sb: Ptr) -> u32 {
     let magic: u64 = read(sb, off!(sb_magic));
     if is_never_written(magic) {
         return READ_ONLY;
@@ -119,23 +125,4 @@ fn of_kind(inode: Ptr) -> u32 {
 #[inline(always)]
 fn is_of_kernel(address: Ptr) -> bool {
     (address as i64) < 0
-}
-
-/// Asked by an agent, whose user namespace is that of its node.
-#[inline(always)]
-fn by_whom(file: Ptr) -> u32 {
-    let sb = follow(follow(file, off!(file_inode)), off!(inode_sb));
-    let cred = follow(kernel::current(), off!(task_cred));
-    let is_ours = follow(sb, off!(sb_user_ns)) == follow(cred, off!(cred_user_ns));
-    if is_ours && !is_mounted_below(sb) {
-        0
-    } else {
-        FOREIGN
-    }
-}
-
-#[inline(always)]
-fn is_mounted_below(sb: Ptr) -> bool {
-    // SAFETY: read at once.
-    unsafe { MOUNTED_BELOW.get(sb as u64) }.is_some()
 }

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::WHAT_NAMED,
     layout::{COMM_LEN, MAX_SEALED},
+    provenance::is_of_image,
 };
 
 use super::{Own, Reach, decide};
@@ -51,7 +52,11 @@ fn maps_code(file: Ptr) -> i32 {
     let task = kernel::current();
     let root = follow(follow(task, off!(task_fs)), off!(fs_root_mount));
     let namespace = follow(follow(task, off!(task_nsproxy)), off!(nsproxy_mount));
-    if provenance::is_of_image(file, root, read(namespace, off!(mntns_inum))) {
+    if is_of_image(provenance::of(
+        file,
+        root,
+        read(namespace, off!(mntns_inum)),
+    )) {
         return 0;
     }
     decide(&Reach {

@@ -11,8 +11,8 @@ use std::{
 };
 
 use rustix::fs::{
-    AtFlags, FileType, FsWord, Mode, OFlags, StatxAttributes, StatxFlags, fstat, fstatfs, openat,
-    readlinkat, statx,
+    AtFlags, FileType, FsWord, Mode, OFlags, Statx, StatxAttributes, StatxFlags, fstat, fstatfs,
+    openat, readlinkat, statx,
 };
 
 use super::{FileId, Process, file_id, lines, text};
@@ -62,47 +62,54 @@ impl Entry {
 
     /// Why somebody who is not root could put another in its place, or write it; `None` where nobody can.
     pub(crate) fn is_open_to_others(&self) -> io::Result<Option<String>> {
-        let empty = AtFlags::EMPTY_PATH;
-        let attributes = statx(&self.file, "", empty, StatxFlags::empty())?.stx_attributes;
-        if attributes.contains(StatxAttributes::MOUNT_ROOT) {
-            return Ok(Some(format!("{} is mounted there", self.path.display())));
+        let found = look(&self.file)?;
+        let path = self.path.display();
+        if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            return Ok(Some(format!("{path} is mounted there")));
         }
         // (its server says what it likes, of owner and mode, too)
         if fstatfs(&self.file)?.f_type == FUSE {
-            let path = self.path.display();
             return Ok(Some(format!(
                 "{path} is on a file system that a program serves (FUSE)"
             )));
         }
-        if let Some(why) = is_open(&self.file)? {
+        if let Some(why) = is_open(&self.file, &found)? {
             return Ok(Some(why));
         }
         let mut folder = self.folder.try_clone()?;
+        let mut found = look(&folder)?;
         for _ in 0..MAX_FOLDERS {
-            if let Some(why) = is_open(&folder)? {
+            if let Some(why) = is_open(&folder, &found)? {
                 return Ok(Some(why));
             }
             let above = openat(&folder, "..", LOOK | OFlags::DIRECTORY, Mode::empty())?;
-            if file_id(&above)? == file_id(&folder)? {
+            let next = look(&above)?;
+            // (a folder may be mounted within itself)
+            if (next.stx_mnt_id, next.stx_ino) == (found.stx_mnt_id, found.stx_ino) {
                 return Ok(None);
             }
-            folder = above;
+            (folder, found) = (above, next);
         }
         Err(io::Error::other("it lies below too many folders"))
     }
 }
 
+fn look(file: &OwnedFd) -> io::Result<Statx> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    Ok(statx(file, "", AtFlags::EMPTY_PATH, wanted)?)
+}
+
 /// Why somebody who is not root may write it. (Of a link, which has no mode of its own, who may change it is a matter of its
 /// folder. An access control list's mask shows as the group's rights.)
-fn is_open(file: &OwnedFd) -> io::Result<Option<String>> {
-    let found = fstat(file)?;
-    let is_link = FileType::from_raw_mode(found.st_mode) == FileType::Symlink;
-    let why = if found.st_uid != 0 {
-        format!("belongs to user {}, not to root", found.st_uid)
-    } else if !is_link && found.st_mode & WRITE_BY_OTHERS != 0 {
+fn is_open(file: &OwnedFd, found: &Statx) -> io::Result<Option<String>> {
+    let mode = u32::from(found.stx_mode);
+    let is_link = FileType::from_raw_mode(mode) == FileType::Symlink;
+    let why = if found.stx_uid != 0 {
+        format!("belongs to user {}, not to root", found.stx_uid)
+    } else if !is_link && mode & WRITE_BY_OTHERS != 0 {
         format!(
             "may be written by others than root (mode {:04o})",
-            found.st_mode & 0o7777
+            mode & 0o7777
         )
     } else {
         return Ok(None);

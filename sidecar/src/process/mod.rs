@@ -6,6 +6,7 @@ mod kubelet;
 pub(crate) mod lines;
 mod origin;
 mod pods;
+mod seen;
 pub(crate) mod text;
 mod version;
 mod whereabouts;
@@ -32,7 +33,7 @@ pub(crate) use self::origin::{Origin, Origins, Parent};
 pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::text::Interpreter;
 pub(crate) use self::version::Version;
-pub(crate) use self::whereabouts::{LABELS, POD_NAMESPACE, Place, Pod, Whereabouts};
+pub(crate) use self::whereabouts::{First, LABELS, POD_NAMESPACE, Place, Pod, Whereabouts};
 
 /// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
 const TICK_NS: u64 = 10_000_000;

@@ -9,7 +9,7 @@ use nix::time::{ClockId, clock_gettime};
 use rustix::fs::readlinkat;
 use serde::Serialize;
 
-use super::{TICK_NS, text, whereabouts::Seen};
+use super::{TICK_NS, seen::Seen, text};
 
 /// Processes that are looked at in a second. Whoever makes more events than that is known by then, and the thread that looks is
 /// the one that delivers.

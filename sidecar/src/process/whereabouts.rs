@@ -9,16 +9,9 @@ use std::{
     env, fs,
     hash::Hash,
     io,
-    ops::ControlFlow,
-    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
-};
-
-use rustix::{
-    fs::{Mode, OFlags, openat},
-    io::Errno,
 };
 
 use super::{
@@ -27,14 +20,13 @@ use super::{
     kubelet::Mounted,
     lines,
     pods::Pods,
+    seen::Seen,
     text,
 };
 use crate::observe::{Container, PodRef};
 
 /// Places that are remembered; a node has fewer control groups that live.
 const REMEMBERED: usize = 4096;
-/// How far a process's mounts are looked at for the kubelet's, in bytes: some thousands.
-const LONGEST_MOUNTINFO: u64 = 1024 * 1024;
 /// Bytes of variables that a first process may have: what the kernel takes of them (`_STK_LIM / 4 * 3`).
 const LONGEST_ENVIRON: u64 = 6 * 1024 * 1024;
 /// Between two looks at all processes for one that tells a container's name.
@@ -443,87 +435,9 @@ fn of_living<T>(found: io::Result<Option<T>>) -> io::Result<Option<T>> {
     }
 }
 
-/// A process that is not held: its folder in `/proc` is its own, and empty once it is gone, whoever has its
-/// number by then.
-pub(super) struct Seen(rustix::fd::OwnedFd);
-
-impl Seen {
-    pub(super) fn open(pid: u32) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let path = format!("/proc/{pid}");
-        Ok(Self(openat(rustix::fs::CWD, path, flags, Mode::empty())?))
-    }
-
-    fn file(&self, name: &str) -> io::Result<fs::File> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(openat(&self.0, name, flags, Mode::empty())?.into())
-    }
-
-    /// Its folder, which stays its own.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    pub(super) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        lines::whole(self.file(name)?, lines::LONGEST_SHORT_TEXT)
-    }
-
-    fn cgroup(&self) -> io::Result<Option<Cgroup>> {
-        Ok(Cgroup::parse(&self.read("cgroup")?))
-    }
-
-    fn parent(&self) -> io::Result<Option<u32>> {
-        Ok(text::parent(&self.read("status")?))
-    }
-
-    /// The first of what the kubelet mounted there that is wanted.
-    fn find_mounted(&self, is_wanted: impl Fn(&Mounted) -> bool) -> io::Result<Option<Mounted>> {
-        let mut found = None;
-        let mountinfo = self.file("mountinfo").map_err(|e| {
-            // of a process that is ending: it has no namespaces any more (`mounts_open_common` in fs/proc_namespace.c)
-            if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) {
-                Errno::SRCH.into()
-            } else {
-                e
-            }
-        })?;
-        let read = lines::each_line(mountinfo, LONGEST_MOUNTINFO, |line| {
-            found = Mounted::all(line).find(&is_wanted);
-            match found {
-                Some(_) => ControlFlow::Break(()),
-                None => ControlFlow::Continue(()),
-            }
-        });
-        match read {
-            // (what a container's runtime mounted comes first)
-            Err(e) if e.kind() == io::ErrorKind::FileTooLarge => Ok(None),
-            read => read.map(|()| found),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mounts_of_a_process_that_has_ended_are_gone() {
-        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = Pid::from_child(&child);
-        // (a zombie: its number and its folder stay)
-        waitid(
-            WaitId::Pid(pid),
-            WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
-        )
-        .unwrap();
-        let found = Seen::open(child.id()).unwrap().find_mounted(|_| true);
-        child.wait().unwrap();
-        let Err(e) = found else {
-            panic!("a zombie has mounts");
-        };
-        assert!(super::super::is_gone(&e), "{e}");
-    }
 
     #[test]
     fn we_live_somewhere() {

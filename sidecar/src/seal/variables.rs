@@ -4,12 +4,15 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use sha2::{Digest as _, Sha256};
 
 use super::stack::Stack;
-use crate::process::Whereabouts;
+use crate::process::{First, Whereabouts};
 
 /// Of those that glibc itself does not heed where a program has more rights than who starts it (`sysdeps/generic/unsecvars.h`), what
 /// brings code, has the loader write files, or leads it to others. musl's loader knows the first of them.
@@ -77,6 +80,10 @@ const OF_INTERPRETERS: [&str; 44] = [
 const FUNCTIONS: &str = "BASH_FUNC_";
 /// Containers that are remembered.
 const REMEMBERED: usize = 1024;
+/// Variables that bring code, of one program or container: of more than that, the rest are none that it was started with.
+const MOST: usize = 256;
+/// How long a first process's variables are waited for: they are its memory, and that may never come (userfaultfd).
+const READ_WITHIN: Duration = Duration::from_secs(2);
 
 /// One of those, as a program has it.
 pub(crate) struct Foreign<'a> {
@@ -101,21 +108,22 @@ pub(crate) fn of_loader(stack: &Stack<'_>) -> impl Iterator<Item = &'static str>
 
 /// Those that an interpreter or a library would heed, whatever the program is.
 pub(crate) fn of_interpreters<'a>(stack: &Stack<'a>) -> impl Iterator<Item = Foreign<'a>> {
-    stack.variables().filter_map(|entry| {
-        let is_function = entry.starts_with(FUNCTIONS.as_bytes());
-        let name = name_in(&OF_INTERPRETERS, entry);
-        let name = name.or(is_function.then_some(FUNCTIONS));
-        name.map(|name| Foreign { name, entry })
-    })
+    stack.variables().filter_map(foreign)
+}
+
+fn foreign(entry: &[u8]) -> Option<Foreign<'_>> {
+    let is_function = entry.starts_with(FUNCTIONS.as_bytes());
+    let name = name_in(&OF_INTERPRETERS, entry).or(is_function.then_some(FUNCTIONS));
+    name.map(|name| Foreign { name, entry })
 }
 
 type Print = [u8; 32];
 
-fn print(entry: &[u8]) -> Print {
-    Sha256::digest(entry).into()
+fn print(foreign: &Foreign<'_>) -> Print {
+    Sha256::digest(foreign.entry).into()
 }
 
-/// What containers were started with. Their first processes tell, until they are sealed: then it is remembered.
+/// What containers were started with, of what brings code. Their first processes tell, once: later they may be sealed, or others'.
 #[derive(Default)]
 pub(super) struct StartedWith(HashMap<String, HashSet<Print>>);
 
@@ -124,19 +132,18 @@ impl StartedWith {
     pub(super) fn find_other(
         &mut self,
         container: &str,
-        foreign: &[Foreign<'_>],
+        asked: &[Foreign<'_>],
         pid: u32,
         whereabouts: &Whereabouts,
     ) -> io::Result<Option<&'static str>> {
         if !self.0.contains_key(container) {
             let Some(first) = whereabouts.first_of(container)? else {
-                return Ok(foreign.first().map(|foreign| foreign.name));
+                return Ok(asked.first().map(|foreign| foreign.name));
             };
             let prints = if first.pid == pid {
-                foreign.iter().map(|foreign| print(foreign.entry)).collect()
+                asked.iter().take(MOST).map(print).collect()
             } else {
-                let environ = first.environ()?;
-                environ.split(|byte| *byte == 0).map(print).collect()
+                prints_of(first)?
             };
             if self.0.len() >= REMEMBERED {
                 self.0.clear();
@@ -144,12 +151,35 @@ impl StartedWith {
             self.0.insert(container.to_owned(), prints);
         }
         let known = self.0.get(container);
-        let is_known = |foreign: &&Foreign<'_>| {
-            known.is_some_and(|known| known.contains(&print(foreign.entry)))
-        };
-        let other = foreign.iter().find(|foreign| !is_known(foreign));
+        let is_known =
+            |foreign: &&Foreign<'_>| known.is_some_and(|known| known.contains(&print(foreign)));
+        let other = asked.iter().find(|foreign| !is_known(foreign));
         Ok(other.map(|foreign| foreign.name))
     }
+}
+
+/// Those of a first process; none of one whose memory does not come, and that is not asked again.
+fn prints_of(first: First) -> io::Result<HashSet<Print>> {
+    match within(READ_WITHIN, move || first.environ())? {
+        None => Ok(HashSet::new()),
+        Some(environ) => {
+            let found = environ?;
+            let entries = found.split(|byte| *byte == 0).filter_map(foreign);
+            Ok(entries.take(MOST).map(|foreign| print(&foreign)).collect())
+        }
+    }
+}
+
+/// Does something that may take for ever; `None` if it has not come to its end by then.
+fn within<T: Send + 'static>(
+    time: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    let (tell, told) = mpsc::channel();
+    thread::Builder::new()
+        .name("environ".into())
+        .spawn(move || drop(tell.send(work())))?;
+    Ok(told.recv_timeout(time).ok())
 }
 
 #[cfg(test)]
@@ -174,6 +204,15 @@ mod tests {
         let of_interpreters = |entry: &str| name_in(&OF_INTERPRETERS, entry.as_bytes());
         assert_eq!(of_interpreters("PYTHONPATH=/x"), Some("PYTHONPATH"));
         assert_eq!(of_interpreters("PYTHONUNBUFFERED=1"), None);
+    }
+
+    #[test]
+    fn what_does_not_come_is_not_waited_for() {
+        assert_eq!(within(READ_WITHIN, || 7).unwrap(), Some(7));
+        let (keep, wait) = mpsc::channel::<()>();
+        let hangs = move || wait.recv().is_ok();
+        assert_eq!(within(Duration::from_millis(1), hangs).unwrap(), None);
+        drop(keep);
     }
 
     #[test]

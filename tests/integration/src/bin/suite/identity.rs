@@ -321,12 +321,12 @@ fn a_script_elsewhere_than_in_the_working_directory() -> Result<()> {
     let scratch = Scratch::new()?;
     let content = fs::read(probe::path("probe.sh")?)?;
     let script = scratch.program("bin/run.sh", content)?;
-    fs::create_dir(scratch.join("work"))?;
-    std::os::unix::fs::symlink("../bin/run.sh", scratch.join("work/near.sh"))?;
-    std::os::unix::fs::symlink(&script, scratch.join("work/far.sh"))?;
+    fs::create_dir(scratch.join("here"))?;
+    std::os::unix::fs::symlink("../bin/run.sh", scratch.join("here/near.sh"))?;
+    std::os::unix::fs::symlink(&script, scratch.join("here/far.sh"))?;
     let _agent = Agent::run(&Config::token_for("run.sh").selector("sha256", digest(&script)?))?;
-    for path in ["../bin/run.sh", "near.sh", "./far.sh", "../work/near.sh"] {
-        let command = format!("cd {}; exec \"$@\"", scratch.join("work").display());
+    for path in ["../bin/run.sh", "near.sh", "./far.sh", "../here/near.sh"] {
+        let command = format!("cd {}; exec \"$@\"", scratch.join("here").display());
         let path = if path.contains('/') {
             path.to_owned()
         } else {
