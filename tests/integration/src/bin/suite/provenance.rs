@@ -12,13 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::container::{Container, Deed};
-use kernelseal_integration::namespace::number_inside;
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
 use kernelseal_integration::process::{run, spawn};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::mount::{MsFlags, mount, umount};
+use serde_json::Value;
 
 use crate::identity::digest;
 
@@ -155,15 +155,24 @@ fn config(binary: &str) -> Config {
 }
 
 fn refused(agent: &mut Agent, command: &mut Command, why: &str) -> Result<()> {
+    let mut refusals = |wait| -> Result<Vec<Value>> {
+        let events = agent.events(wait)?.iter();
+        let refusals = events.filter(|event| event["type"] == "REFUSED");
+        Ok(refusals.cloned().collect())
+    };
+    let before = refusals(Duration::ZERO)?.len();
     let mut probe = spawn(command)?;
     if let Ok(line) = probe.line(SOON) {
         bail!("it started and said {line}");
     }
     probe.wait(SOON)?;
-    let events = agent.events(Duration::from_millis(500))?;
-    let refusal = events.iter().rev().find(|event| event["type"] == "REFUSED");
-    let refusal = refusal.with_context(|| format!("none was refused: {events:?}"))?;
-    let reason = refusal["reason"].as_str().context("no reason")?;
+    let refusals = refusals(Duration::from_millis(500))?;
+    // (what did not come to its exec has none of its own)
+    ensure!(
+        refusals.len() == before + 1,
+        "{before} before: {refusals:?}"
+    );
+    let reason = refusals[before]["reason"].as_str().context("no reason")?;
     ensure!(reason.contains(why), "not for {why:?}: {reason}");
     ensure!(reason.contains("provenance"), "no fix: {reason}");
     Ok(())
@@ -258,9 +267,10 @@ fn mounts_in_a_container() -> Result<()> {
     let mounted = [Deed::Mount("proc", proc, "")];
     let mut stays = pod.other.command_after(&pod.place, &mounted, "/target")?;
     stays.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
-    let (stays, found) = report(&mut stays)?;
+    let (_stays, found) = report(&mut stays)?;
     ensure_both(&found, "hunter2")?;
-    let number = number_inside(stays.pid())?;
+    // (as the pod has it)
+    let number = &found["pid"];
     let its_root = PathBuf::from(format!("/proc/{number}/root"));
     let deeds = [Deed::Mount("proc", proc, ""), Deed::Chroot(&its_root)];
     pod.is_refused_after(&mut agent, &deeds, "/target", elsewhere)?;
@@ -362,7 +372,7 @@ fn libraries_of_the_image() -> Result<()> {
         let said = fs::read_to_string(said)?;
         ensure!(said.contains("cannot be preloaded") == is_kept, "{said}");
         let events = agent.events(Duration::from_millis(500))?;
-        let is_mapping = |event: &&serde_json::Value| event["access"] == "executable_map";
+        let is_mapping = |event: &&Value| event["access"] == "executable_map";
         let blocked = events.iter().filter(is_mapping).count();
         ensure!((blocked > 0) == is_kept, "{events:?}");
         if is_kept {
