@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
@@ -16,7 +17,10 @@ use nix::unistd::{chdir, chroot};
 use serde::{Deserialize, Serialize};
 
 use crate::pod::Place;
+use crate::process::until;
 
+/// An agent begins meanwhile.
+const LONG: Duration = Duration::from_mins(2);
 const ENTER: &str = "__kernelseal-container";
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// The kubelet's folder of pods.
@@ -103,6 +107,10 @@ pub enum Deed<'a> {
     Bind(&'a Path, &'a Path),
     /// Copies a file.
     Copy(&'a Path, &'a Path),
+    /// Enters a user namespace of its own, and a mount namespace of that.
+    UserNamespace,
+    /// Waits until a file is there.
+    Await(&'a Path),
     /// Makes a folder the root of its mount namespace.
     Pivot(&'a Path),
     /// Makes a folder its own root.
@@ -133,6 +141,10 @@ impl Deed<'_> {
             Self::Copy(from, to) => {
                 fs::copy(from, to)?;
             }
+            Self::UserNamespace => {
+                unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+            }
+            Self::Await(file) => until("what is waited for is there", LONG, || file.exists())?,
             Self::Pivot(folder) => make_root(folder)?,
             Self::Chroot(folder) => {
                 chroot(*folder)?;

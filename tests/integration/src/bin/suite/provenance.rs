@@ -14,16 +14,19 @@ use kernelseal_integration::config::Config;
 use kernelseal_integration::container::{Container, Deed};
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
-use kernelseal_integration::process::{run, spawn};
+use kernelseal_integration::process::{run, spawn, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 
 use crate::identity::digest;
+use crate::machine::kernel_version;
 
 const POD: &str = "0a1b2c3d-1111-2222-3333-444455556666";
 const SOON: Duration = Duration::from_secs(20);
+/// The first kernel on which a user namespace may mount an overlay.
+const OVERLAYS_OF_USERS: (u32, u32) = (5, 11);
 /// What is to have the secret.
 const NAME: &str = "target";
 /// Another program of the image.
@@ -37,6 +40,10 @@ pub fn register(registry: Registry) -> Registry {
         .test("provenance::links_of_the_image", links_of_the_image)
         .test("provenance::mounts_in_a_container", mounts_in_a_container)
         .test("provenance::an_image_of_ones_own", an_image_of_ones_own)
+        .test(
+            "provenance::an_image_of_a_user_namespace",
+            an_image_of_a_user_namespace,
+        )
         .test("provenance::scripts_of_the_image", scripts_of_the_image)
         .test("provenance::libraries_of_the_image", libraries_of_the_image)
         .test("provenance::as_the_binding_has_it", as_the_binding_has_it)
@@ -80,6 +87,18 @@ impl Pod {
             root,
             scratch,
         })
+    }
+
+    /// What looks like an image, made in the container: where it is to be mounted, and how.
+    fn make_image(&self) -> Result<(PathBuf, String)> {
+        let made = self.root.join("tmp");
+        for folder in ["image", "more", "root"] {
+            fs::create_dir(made.join(folder))?;
+        }
+        fs::copy(self.root.join("usr/bin/other"), made.join("image/target"))?;
+        // (two layers below, and none above that could be written)
+        let layers = "lowerdir=/tmp/image:/tmp/more".to_owned();
+        Ok(("/tmp/root".into(), layers))
     }
 
     fn agent(&self, config: &Config) -> Result<Agent> {
@@ -282,18 +301,38 @@ fn mounts_in_a_container() -> Result<()> {
 fn an_image_of_ones_own() -> Result<()> {
     let pod = Pod::new(|_| Ok(()))?;
     let mut agent = pod.agent(&config(NAME))?;
-    let path = |name| Path::new("/tmp").join(name);
-    let (image, root) = (path("image"), path("root"));
-    let made = pod.root.join("tmp");
-    for folder in ["image", "more", "root"] {
-        fs::create_dir(made.join(folder))?;
-    }
-    fs::copy(pod.root.join("usr/bin/other"), made.join("image/target"))?;
-    // (two layers below, and none above that could be written)
-    let layers = format!("lowerdir={}:/tmp/more", image.display());
+    let (root, layers) = pod.make_image()?;
     let deeds = [Deed::Mount("overlay", &root, &layers), Deed::Pivot(&root)];
     let why = "somebody mounted in the pod";
     pod.is_refused_after(&mut agent, &deeds, "/target", why)
+}
+
+/// The same by somebody who needs no rights for it, before there is an agent.
+fn an_image_of_a_user_namespace() -> Result<()> {
+    if kernel_version()? < OVERLAYS_OF_USERS {
+        return Ok(());
+    }
+    let pod = Pod::new(|_| Ok(()))?;
+    let (root, layers) = pod.make_image()?;
+    let (is_mounted, may_go) = (Path::new("/tmp/is-mounted"), Path::new("/tmp/go"));
+    let deeds = [
+        Deed::UserNamespace,
+        Deed::Mount("overlay", &root, &layers),
+        Deed::Copy(Path::new("/termination-log"), is_mounted),
+        Deed::Await(may_go),
+        Deed::Pivot(&root),
+    ];
+    let mut probe = spawn(&mut pod.start("/target", &deeds)?)?;
+    until("it is mounted", SOON, || {
+        pod.root.join("tmp/is-mounted").exists()
+    })?;
+    let mut agent = pod.agent(&config(NAME))?;
+    fs::write(pod.root.join("tmp/go"), "")?;
+    ensure!(probe.line(SOON).is_err(), "it started");
+    let refused = agent.wait_for(|event| event["type"] == "REFUSED", SOON)?;
+    let reason = refused["reason"].as_str().context("no reason")?;
+    ensure!(reason.contains("not the container's runtime"), "{reason}");
+    Ok(())
 }
 
 fn scripts_of_the_image() -> Result<()> {
