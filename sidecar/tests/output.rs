@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -108,8 +108,10 @@ fn folder() -> (TempDir, PathBuf) {
 #[test]
 fn stdout_that_was_closed_is_said_once_and_counted_and_the_agent_goes_on() {
     let (dir, audit_log) = folder();
-    let mut agent = Agent::start(&audit_log, dir, Stdio::piped());
-    drop(agent.child.stdout.take());
+    // (closed before it starts: its first event may be written at once)
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let mut agent = Agent::start(&audit_log, dir, writer.into());
     agent.until("lost", || agent.lost_in("stdout") >= 1);
     for _ in 0..2 {
         let before = agent.lost_in("stdout");
