@@ -131,8 +131,6 @@ pub struct Offsets {
     pub cred_uid: u32,
     /// `cred.egid`
     pub cred_egid: u32,
-    /// `cred.user_ns`
-    pub cred_user_ns: u32,
     /// `linux_binprm.filename`
     pub bprm_filename: u32,
     /// `linux_binprm.interp`
@@ -153,6 +151,10 @@ pub struct Offsets {
     pub inode_sb: u32,
     /// `inode.i_ino`
     pub inode_ino: u32,
+    /// `inode.i_uid`
+    pub inode_uid: u32,
+    /// `inode.i_mode`
+    pub inode_mode: u32,
     /// `inode.i_writecount`
     pub inode_writers: u32,
     /// Bytes of a `struct inode`.
@@ -163,12 +165,22 @@ pub struct Offsets {
     pub sb_dev: u32,
     /// `super_block.s_user_ns`
     pub sb_user_ns: u32,
+    /// `user_namespace.parent`: none of the first one's
+    pub userns_parent: u32,
     /// `path.dentry`
     pub path_dentry: u32,
     /// `vfsmount.mnt_sb`
     pub vfsmount_sb: u32,
+    /// `vfsmount.mnt_root`
+    pub vfsmount_root: u32,
+    /// `vfsmount.mnt_idmap`, before 6.2 `mnt_userns`: how it maps users; 0 where no mount does (before 5.12)
+    pub vfsmount_idmap: u32,
     /// `mount.mnt`: what a path has of its mount
     pub mount_mnt: u32,
+    /// `mount.mnt_parent`
+    pub mount_parent: u32,
+    /// `mount.mnt_mountpoint`
+    pub mount_point: u32,
     /// `mount.mnt_ns`
     pub mount_ns: u32,
     /// `mnt_namespace.ns.inum`

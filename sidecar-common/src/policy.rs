@@ -183,6 +183,18 @@ impl Held {
         (kernels as u64) << 32 | agents as u64
     }
 
+    /// The bits of `flags` that tell where what runs comes from (`provenance::*`).
+    #[must_use]
+    pub const fn flags_of(provenance: u32) -> u32 {
+        provenance << HELD_PROVENANCE
+    }
+
+    /// Where what runs comes from (`provenance::*`), as it was at its exec.
+    #[must_use]
+    pub const fn provenance(&self) -> u32 {
+        self.flags >> HELD_PROVENANCE
+    }
+
     /// The thread that is about to execute, in the kernel's own number.
     #[must_use]
     pub const fn kernels_thread(&self) -> u32 {
@@ -212,6 +224,10 @@ pub const HELD_SEIZED: u32 = 1 << 4;
 pub const HELD_WRITABLE: u32 = 1 << 5;
 /// It was kept waiting with `SIGCONT` blocked: one that nobody sent is pending.
 pub const HELD_CONTINUED: u32 = 1 << 6;
+/// What runs has the name that was asked for as its own, not by a link.
+pub const HELD_OWN_NAME: u32 = 1 << 7;
+/// From this bit on: where what runs comes from, as it was at its exec (`provenance::*`).
+const HELD_PROVENANCE: u32 = 16;
 /// Longest that a program is coming, in nanoseconds, should nobody be there to end it: longer than any
 /// `policy.holdTimeout` (five minutes).
 pub const MAX_COMING_NS: u64 = 360 * 1_000_000_000;

@@ -1,4 +1,4 @@
-//! Where a file comes from: what the kernel side answers an agent that asks for it.
+//! Where a file comes from: what the kernel side answers an agent that asks for it, and notes of what is held.
 
 /// The file was reached by the mount that is its process's root, in the process's own mount namespace: not by one that
 /// somebody mounted beside it, nor by another container's root.
@@ -11,6 +11,9 @@ pub const CHANGED: u32 = 1 << 2;
 pub const READ_ONLY: u32 = 1 << 3;
 /// Its file system was mounted by somebody whom an agent does not trust: from below a scope, or in a user namespace.
 pub const FOREIGN: u32 = 1 << 4;
+/// It and each folder above it, up to the root of its process's mount namespace, belong to root, and nobody else may write
+/// them. Where this is not set the kernel side may just not have followed it so far.
+pub const ROOTS_ALONE: u32 = 1 << 5;
 
 /// Whether it is of the image that its process's container was made of, as it was then.
 #[must_use]

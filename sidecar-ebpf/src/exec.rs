@@ -25,15 +25,15 @@ use sidecar_common::{
     },
     layout::{EXEC_SLOTS, MAX_HELD, SEALED_FOR_FORKS},
     policy::{
-        HELD_COMING, HELD_CONTINUED, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED, HELD_WAIVED,
-        HELD_WRITABLE, Held, MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED,
-        SEALED_ROOT, Sealed,
+        HELD_COMING, HELD_CONTINUED, HELD_OWN_NAME, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED,
+        HELD_WAIVED, HELD_WRITABLE, Held, MAX_COMING_NS, SCOPE_FAIL_OPEN, SEALED_EXECING,
+        SEALED_NOTED, SEALED_ROOT, Sealed,
     },
 };
 
 use crate::{
     kernel::{self, Number, Ptr, follow, load, load_text, off, read},
-    lineage, names, report, ring, sealed,
+    lineage, names, provenance, report, ring, sealed,
 };
 
 /// The kernel's own (include/linux/errno.h): begin the system call anew, whatever the signal.
@@ -520,7 +520,12 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         // (without it the agent goes by the numbers alone)
         let _ = SCRIPTS.insert(pending.seal, asked_for, 0);
     }
-    pending.flags = if is_script { HELD_SCRIPT } else { 0 }
+    let dentry: Ptr = load!(file, file_dentry);
+    let own_name = names::hash_name(load_text!(dentry, dentry_name));
+    let has_own_name = own_name == names::hash_name(kernel::untyped(pending.name.as_ptr() as u64));
+    pending.flags = Held::flags_of(provenance::of_executed(kernel::untyped(file as u64)))
+        | if has_own_name { HELD_OWN_NAME } else { 0 }
+        | if is_script { HELD_SCRIPT } else { 0 }
         | if is_writable(file) { HELD_WRITABLE } else { 0 }
         | is_continued
         | match (is_seized, tracing != 0) {

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use sidecar_common::{
     layout::MAX_FOREIGN,
     policy::SCOPE_POD,
-    provenance::{CHANGED, FOREIGN, IN_LAYERS, IN_ROOT, READ_ONLY},
+    provenance::{CHANGED, FOREIGN, IN_LAYERS, IN_ROOT, READ_ONLY, ROOTS_ALONE},
 };
 
 use crate::{
@@ -24,6 +24,11 @@ use crate::{
 const OVERLAY: u64 = 0x794c_7630;
 /// `EROFS_SUPER_MAGIC_V1`, `SQUASHFS_MAGIC` (uapi/linux/magic.h): there is no way to write them.
 const NEVER_WRITTEN: [u64; 2] = [0xe0f5_e1e2, 0x7371_7368];
+
+/// `FUSE_SUPER_MAGIC` (uapi/linux/magic.h)
+const FUSE: u64 = 0x6573_5546;
+/// Who may write, beside the owner (uapi/linux/stat.h).
+const WRITE_BY_OTHERS: u16 = 0o022;
 
 /// Superblocks of such file systems that somebody mounted from below a scope.
 #[btf_map]
@@ -66,36 +71,110 @@ pub fn provenance(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
     let (file, root, namespace): (u32, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     let (file, root) = (kernel::own_file(file), kernel::own_file(root));
-    let answer = of(file, follow(root, off!(file_mount)), namespace);
-    // (an agent's user namespace is that of its node)
-    let sb = follow(follow(file, off!(file_inode)), off!(inode_sb));
-    let cred = follow(kernel::current(), off!(task_cred));
-    if follow(sb, off!(sb_user_ns)) == follow(cred, off!(cred_user_ns)) {
-        answer
-    } else {
-        answer | FOREIGN
-    }
+    of(file, follow(root, off!(file_mount)), namespace)
+}
+
+/// The same of a file that the running task reaches.
+#[inline(always)]
+pub(crate) fn of_own(file: Ptr) -> u32 {
+    let task = kernel::current();
+    let root = follow(follow(task, off!(task_fs)), off!(fs_root_mount));
+    let namespace = follow(follow(task, off!(task_nsproxy)), off!(nsproxy_mount));
+    of(file, root, read(namespace, off!(mntns_inum)))
+}
+
+/// The same of a file that it executes, and whether that is root's alone.
+// (exported, with a scalar argument: it is verified once)
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn of_executed(file: u64) -> u32 {
+    let file = file as Ptr;
+    of_own(file) | if is_roots_alone(file) { ROOTS_ALONE } else { 0 }
 }
 
 /// The same of a file that somebody reaches by a mount namespace of that number, the mount of his root being that.
 #[inline(always)]
-pub(crate) fn of(file: Ptr, root: Ptr, namespace: u32) -> u32 {
+fn of(file: Ptr, root: Ptr, namespace: u32) -> u32 {
     let mount = follow(file, off!(file_mount));
-    let is_in_root = !mount.is_null() && mount == root && namespace_of(mount) == namespace;
+    let is_in_root = !mount.is_null()
+        && mount == root
+        && read::<u32>(namespace_of(mount), off!(mntns_inum)) == namespace;
     let inode = follow(file, off!(file_inode));
     let sb = follow(inode, off!(inode_sb));
+    // (an agent's user namespace is that of its node, the first)
+    let is_of_other_users = !follow(follow(sb, off!(sb_user_ns)), off!(userns_parent)).is_null();
     // SAFETY: read at once.
-    let is_mounted_below = unsafe { MOUNTED_BELOW.get(sb as u64) }.is_some();
-    of_kind(inode, sb)
-        | if is_in_root { IN_ROOT } else { 0 }
-        | if is_mounted_below { FOREIGN } else { 0 }
+    let is_foreign = is_of_other_users || unsafe { MOUNTED_BELOW.get(sb as u64) }.is_some();
+    of_kind(inode, sb) | if is_in_root { IN_ROOT } else { 0 } | if is_foreign { FOREIGN } else { 0 }
 }
 
-/// The number of the mount namespace that a mount is in.
+/// Whether nobody but root could put another file in its place, or write it. False, too, where it lies deeper than is looked.
 #[inline(always)]
-fn namespace_of(mount: Ptr) -> u32 {
+fn is_roots_alone(file: Ptr) -> bool {
+    /// Folders, and mounts, above a file.
+    const DEEPEST: u32 = 32;
+    let mut mount = follow(file, off!(file_mount));
+    let mut dentry = follow(file, off!(file_dentry));
+    if dentry == follow(mount, off!(vfsmount_root)) {
+        return false; // it is mounted there itself
+    }
+    let idmap = idmap_of(mount);
+    // (what something is mounted on nobody sees)
+    let mut is_covered = false;
+    for _ in 0..DEEPEST {
+        if !is_covered && is_open_to_others(dentry) {
+            return false;
+        }
+        is_covered = dentry == follow(mount, off!(vfsmount_root));
+        if !is_covered {
+            dentry = follow(dentry, off!(dentry_parent));
+            continue;
+        }
+        let whole = mount.wrapping_sub(off!(mount_mnt));
+        let above = follow(whole, off!(mount_parent));
+        if above == whole {
+            let own = follow(
+                follow(kernel::current(), off!(task_nsproxy)),
+                off!(nsproxy_mount),
+            );
+            return namespace_of(mount) == own;
+        }
+        dentry = follow(whole, off!(mount_point));
+        mount = above.wrapping_add(off!(mount_mnt));
+        // (a number of an inode's user is one in all of them, or means nothing here)
+        if idmap_of(mount) != idmap {
+            return false;
+        }
+    }
+    false
+}
+
+/// How a mount maps users, of a kernel that can do that.
+#[inline(always)]
+fn idmap_of(mount: Ptr) -> Ptr {
+    match off!(vfsmount_idmap) {
+        0 => core::ptr::null(),
+        at => follow(mount, at),
+    }
+}
+
+/// Whether somebody who is not root may write there, or say what is there. (An access control list's mask shows as the group's
+/// rights.)
+#[inline(always)]
+fn is_open_to_others(dentry: Ptr) -> bool {
+    let inode = follow(dentry, off!(dentry_inode));
+    let sb = follow(inode, off!(inode_sb));
+    inode.is_null()
+        || read::<u32>(inode, off!(inode_uid)) != 0
+        || read::<u16>(inode, off!(inode_mode)) & WRITE_BY_OTHERS != 0
+        || read::<u64>(sb, off!(sb_magic)) == FUSE
+}
+
+/// The mount namespace that a mount is in.
+#[inline(always)]
+fn namespace_of(mount: Ptr) -> Ptr {
     let whole = mount.wrapping_sub(off!(mount_mnt));
-    read(follow(whole, off!(mount_ns)), off!(mntns_inum))
+    follow(whole, off!(mount_ns))
 }
 
 #[inline(always)]

@@ -16,7 +16,7 @@ use sidecar_common::{
 
 use super::{Own, Reach, decide};
 use crate::{
-    kernel::{self, Ptr, follow, off, read},
+    kernel::{self, Ptr},
     provenance, sealed,
 };
 
@@ -50,13 +50,7 @@ fn maps_code(file: Ptr) -> i32 {
         return 0;
     }
     let task = kernel::current();
-    let root = follow(follow(task, off!(task_fs)), off!(fs_root_mount));
-    let namespace = follow(follow(task, off!(task_nsproxy)), off!(nsproxy_mount));
-    if is_of_image(provenance::of(
-        file,
-        root,
-        read(namespace, off!(mntns_inum)),
-    )) {
+    if is_of_image(provenance::of_own(file)) {
         return 0;
     }
     decide(&Reach {

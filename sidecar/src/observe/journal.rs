@@ -28,6 +28,9 @@ const WAITING_BYTES: usize = 1024 * 1024;
 const OUTPUT: &str = "output";
 /// How often the writer looks whether something was lost while nothing came.
 const LOOK_FOR_LOSSES: Duration = Duration::from_secs(1);
+/// After a write what comes is collected for so long: where many events come, waking the writer for each costs more than they
+/// do. What comes alone is written at once.
+const COLLECTED_FOR: Duration = Duration::from_millis(5);
 /// The writer's stack, in bytes.
 const STACK: usize = 128 * 1024;
 
@@ -245,6 +248,9 @@ impl Pen {
             self.waiting.fetch_sub(bytes, Ordering::Relaxed);
             if is_over {
                 return;
+            }
+            if bytes > 0 {
+                thread::sleep(COLLECTED_FOR);
             }
         }
     }

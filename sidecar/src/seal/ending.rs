@@ -93,7 +93,9 @@ impl Work {
     /// Takes files away; they are wiped a little later.
     pub(super) fn clean(&mut self, vaults: impl IntoIterator<Item = Vault>) {
         self.leaving.extend(vaults);
-        self.take_away();
+        if !self.leaving.is_empty() {
+            self.take_away();
+        }
     }
 
     /// Until there are as many that are to be wiped as there are descriptors for: the others follow.

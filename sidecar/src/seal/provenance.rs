@@ -14,7 +14,10 @@ use std::{
     path::Path,
 };
 
-use sidecar_common::provenance::{CHANGED, FOREIGN, IN_LAYERS, IN_ROOT, READ_ONLY, is_of_image};
+use sidecar_common::{
+    policy::HELD_OWN_NAME,
+    provenance::{CHANGED, FOREIGN, IN_LAYERS, IN_ROOT, READ_ONLY, ROOTS_ALONE, is_of_image},
+};
 
 use super::{
     stack::Stack,
@@ -42,9 +45,18 @@ pub(super) fn check(
     binding: &Binding,
     evidence: &Evidence<'_>,
 ) -> Result<(), Refusal> {
-    let judge = match wanted {
+    let held = evidence.held;
+    let has_own_name = script.is_none() && held.flags & HELD_OWN_NAME != 0;
+    let is_as_wanted = match wanted {
         Provenance::Any => return Ok(()),
-        Provenance::System => Judge::System,
+        Provenance::System => held.provenance() & ROOTS_ALONE != 0,
+        Provenance::Image | Provenance::ImageAndLibraries => is_of_image(held.provenance()),
+    };
+    if is_as_wanted && has_own_name {
+        return Ok(()); // as nearly all
+    }
+    let judge = match wanted {
+        Provenance::Any | Provenance::System => Judge::System,
         Provenance::Image | Provenance::ImageAndLibraries => {
             Judge::Image(evidence.process.root_mount().map_err(unknown)?)
         }
@@ -56,21 +68,21 @@ pub(super) fn check(
         binding: binding.name.clone(),
     };
     let process = evidence.process;
-    let executed = match &judge {
-        Judge::System => judge.of_entry(&process.executed_entry().map_err(unknown)?, evidence),
-        Judge::Image(root) => of_image(
-            process.executed().map_err(unknown)?.as_fd(),
-            root,
-            evidence.ask,
-        ),
-    };
-    if let Some(why) = executed.map_err(unknown)? {
-        return Err(refused(evidence.executed(), why));
+    if !is_as_wanted {
+        // (the kernel side does not say why, and may not have looked so far)
+        let executed = match &judge {
+            Judge::System => judge.of_entry(&process.executed_entry().map_err(unknown)?, evidence),
+            Judge::Image(root) => of_image(
+                process.executed().map_err(unknown)?.as_fd(),
+                root,
+                evidence.ask,
+            ),
+        };
+        if let Some(why) = executed.map_err(unknown)? {
+            return Err(refused(evidence.executed(), why));
+        }
     }
-
-    let name = binding.selector.basename();
-    let own_name = process.executable().map_err(unknown)?;
-    if script.is_none() && own_name.file_name() == Some(OsStr::new(name)) {
+    if has_own_name {
         return Ok(());
     }
     // It has its name by links, or by a first line.
