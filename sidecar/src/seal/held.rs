@@ -128,6 +128,9 @@ impl HeldTask {
     pub(crate) fn write(&mut self, rebuilt: &Rebuilt) -> Result<(), HoldError> {
         // All of it or nothing: the pointer moves when every byte is there.
         write(self.pid, &rebuilt.block, rebuilt.pointer)?;
+        if let Some((at, strings)) = &rebuilt.moved {
+            write(self.pid, strings, *at)?;
+        }
         self.registers.set_stack_pointer(rebuilt.pointer);
         let (pid, registers) = (self.pid, self.registers);
         let written = move |_: &mut Tracee| registers.write(pid).map_err(os("write registers"));

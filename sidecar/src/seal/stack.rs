@@ -3,7 +3,8 @@
 //! At the first instruction the stack pointer stands on `argc, argv…, NULL, envp…, NULL, auxv…`
 //! (the System V ABI; `create_elf_tables` in the kernel's `binfmt_elf.c`). A new block goes below
 //! it, with our strings in it. The kernel's own strings stay where they are, and `/proc/<pid>/environ`
-//! shows only those.
+//! shows only those. Where ours replace some, the others close up: a program that sets its title writes it over its arguments
+//! and over the variables behind them, as far as one follows on the other.
 
 use zeroize::Zeroizing;
 
@@ -88,6 +89,8 @@ pub(crate) struct Rebuilt {
     pub(crate) pointer: u64,
     /// The block. Holds secrets.
     pub(crate) block: Zeroizing<Vec<u8>>,
+    /// The kernel's strings of the variables, closed up, and where they go; where ours replace some.
+    pub(crate) moved: Option<(u64, Zeroizing<Vec<u8>>)>,
     /// Names the program had already, now with our value.
     pub(crate) overrode: Vec<String>,
 }
@@ -185,7 +188,7 @@ impl<'a> Stack<'a> {
         stack_limit: u64,
     ) -> Result<Rebuilt, StackError> {
         let mut overrode = Vec::new();
-        let kept: Vec<u64> = self
+        let mut kept: Vec<u64> = self
             .env
             .clone()
             .map(|index| self.word(index))
@@ -206,6 +209,11 @@ impl<'a> Stack<'a> {
                 ours.is_none()
             })
             .collect();
+        let moved = if overrode.is_empty() {
+            None
+        } else {
+            self.close_up(&mut kept)
+        };
 
         let size_of = |variable: &Variable<'_>| variable.name.len() + variable.value.len() + 2;
         if let Some(long) = variables
@@ -248,8 +256,32 @@ impl<'a> Stack<'a> {
         Ok(Rebuilt {
             pointer,
             block,
+            moved,
             overrode,
         })
+    }
+
+    /// Has the variables that are kept follow one on the other, where all of them do. They are as the kernel has put them
+    /// there, so what they leave is behind them.
+    fn close_up(&self, kept: &mut [u64]) -> Option<(u64, Zeroizing<Vec<u8>>)> {
+        let from = self.word(self.env.start);
+        let mut end = from;
+        for index in self.env.clone() {
+            if self.word(index) != end {
+                return None;
+            }
+            end += self.string(end)?.len() as u64 + 1;
+        }
+        let length = usize::try_from(end - from).ok()?;
+        let mut strings = Zeroizing::new(Vec::with_capacity(length));
+        for pointer in kept {
+            let string = self.string(*pointer)?;
+            *pointer = from + strings.len() as u64;
+            strings.extend_from_slice(string);
+            strings.push(0);
+        }
+        strings.resize(length, 0);
+        Some((from, strings))
     }
 
     /// Holds us to the limit the kernel would have applied at the exec (`bprm_stack_limits`).

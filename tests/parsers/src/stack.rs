@@ -67,6 +67,10 @@ fn reads_as_it_was(
     let mut whole = rebuilt.block.to_vec();
     whole.resize(below, 0);
     whole.extend_from_slice(memory);
+    if let Some((at, strings)) = &rebuilt.moved {
+        let at = usize::try_from(at - rebuilt.pointer).expect("above the block");
+        whole[at..at + strings.len()].copy_from_slice(strings);
+    }
     let new = Stack::parse(&whole, rebuilt.pointer, word).expect("a stack again");
     let old = Stack::parse(memory, base, word).expect("a stack, as before");
     assert_eq!(new.execfn(), old.execfn());
@@ -75,12 +79,11 @@ fn reads_as_it_was(
     let kept = new_env.len() - variables.len();
     let ours = &new_env[kept..];
     // In their order, without those that ours replace.
-    let mut rest = old_env.iter();
-    assert!(
-        new_env[..kept]
-            .iter()
-            .all(|pointer| rest.any(|known| known == pointer))
-    );
+    let mut rest = old_env.iter().map(|known| entry(memory, base, *known));
+    assert!(new_env[..kept].iter().all(|pointer| {
+        let found = entry(&whole, rebuilt.pointer, *pointer);
+        rest.any(|known| known == found)
+    }));
     for (pointer, variable) in ours.iter().zip(variables) {
         let at = usize::try_from(pointer - rebuilt.pointer).expect("in the block");
         let entry = whole[at..]
@@ -92,6 +95,15 @@ fn reads_as_it_was(
             [variable.name.as_bytes(), b"=", variable.value].concat()
         );
     }
+}
+
+/// What a pointer leads to; else the pointer itself.
+fn entry(memory: &[u8], base: u64, pointer: u64) -> Result<&[u8], u64> {
+    let from = pointer
+        .checked_sub(base)
+        .and_then(|from| usize::try_from(from).ok());
+    let bytes = from.and_then(|from| memory.get(from..)).ok_or(pointer)?;
+    bytes.split(|byte| *byte == 0).next().ok_or(pointer)
 }
 
 /// The pointers of envp, read in another way than kernelseal does.

@@ -75,6 +75,11 @@ struct Found {
 }
 
 fn read(rebuilt: &Rebuilt, memory: &[u8], base: u64, word: Word) -> Found {
+    let mut memory = memory.to_vec();
+    if let Some((at, strings)) = &rebuilt.moved {
+        let at = (at - base) as usize;
+        memory[at..at + strings.len()].copy_from_slice(strings);
+    }
     let string = |address: u64| {
         let bytes = if address >= base {
             &memory[(address - base) as usize..]
@@ -133,6 +138,30 @@ fn a_variable_of_the_same_name_gives_way_and_is_named() {
     assert_eq!(
         read(&rebuilt, &memory, base, Word::Eight).envp,
         [b"AB=stays".as_slice(), b"A=new"]
+    );
+}
+
+/// Programs that set their title write it over their arguments and the variables behind them, up to the first gap.
+#[test]
+fn a_variable_that_gives_way_leaves_no_gap() {
+    let envp = ["A=old", "B=1", "A=older", "C=22"];
+    let (memory, base) = kernel_stack(&["prog"], &envp, Word::Eight);
+    let stack = Stack::parse(&memory, base, Word::Eight).unwrap();
+    let rebuilt = stack.rebuild(&[variable("A", "new")], 0).unwrap();
+    let (at, strings) = rebuilt.moved.as_ref().unwrap();
+    assert_eq!(
+        *at,
+        stack.word(stack.env.start),
+        "right behind the arguments"
+    );
+    assert_eq!(&***strings, b"B=1\0C=22\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    // without one that gives way nothing is moved
+    assert!(
+        stack
+            .rebuild(&[variable("D", "1")], 0)
+            .unwrap()
+            .moved
+            .is_none()
     );
 }
 

@@ -61,6 +61,7 @@ pub fn register(registry: Registry) -> Registry {
         .test("delivery::bindings_add_up", bindings_add_up)
         .test("delivery::ours_wins_a_collision", ours_wins_a_collision)
         .test("delivery::arguments_stay", arguments_stay)
+        .test("delivery::titles_stay", titles_stay)
         .test("delivery::an_empty_environment", an_empty_environment)
 }
 
@@ -290,6 +291,31 @@ fn ours_wins_a_collision() -> Result<()> {
     ensure!(found["environ_count"] == 4, "{found}");
     let event = agent.event("SEALED", probe.pid())?;
     ensure!(event["overrode"] == json!(["TOKEN"]), "{event}");
+    Ok(())
+}
+
+/// What ps shows of a program that sets its title, whichever of its variables ours replace.
+fn titles_stay() -> Result<()> {
+    let title = format!("worker process of {}", "x".repeat(100));
+    let filler = format!("UNIMPORTANT={}", "y".repeat(120));
+    let own = ["TOKEN=short", &filler, "ZLAST=1"];
+    let found = |variables: &[&str]| -> Result<String> {
+        let mut command = Command::new(probe::path("title")?);
+        let variables = variables.iter().filter_map(|text| text.split_once('='));
+        command.arg(&title).env_clear().envs(variables);
+        Ok(run(&mut command)?.trim_end().to_owned())
+    };
+    // (the command's are in the order of their names)
+    let plain = [found(&own)?, found(&own[1..])?];
+    ensure!(plain[0] == format!("{title}\nshort"), "{plain:?}");
+    let _agent = Agent::run(&Config::token_for("title"))?;
+    for variables in [&own[..], &own[1..], &["AAA=1", own[0], own[1]]] {
+        let found = found(variables)?;
+        ensure!(
+            found == format!("{title}\nhunter2"),
+            "{variables:?}: {found}"
+        );
+    }
     Ok(())
 }
 
