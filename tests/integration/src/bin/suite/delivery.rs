@@ -296,13 +296,16 @@ fn ours_wins_a_collision() -> Result<()> {
 
 /// What ps shows of a program that sets its title, whichever of its variables ours replace.
 fn titles_stay() -> Result<()> {
-    let title = format!("worker process of {}", "x".repeat(100));
+    let title = "x".repeat(100);
     let filler = format!("UNIMPORTANT={}", "y".repeat(120));
     let own = ["TOKEN=short", &filler, "ZLAST=1"];
     let found = |variables: &[&str]| -> Result<String> {
         let mut command = Command::new(probe::path("title")?);
         let variables = variables.iter().filter_map(|text| text.split_once('='));
-        command.arg(&title).env_clear().envs(variables);
+        command
+            .arg(title.len().to_string())
+            .env_clear()
+            .envs(variables);
         Ok(run(&mut command)?.trim_end().to_owned())
     };
     // (the command's are in the order of their names)
