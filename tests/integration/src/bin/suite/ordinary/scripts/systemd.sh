@@ -16,6 +16,8 @@ printf '%s\n' '[Unit]' DefaultDependencies=no Wants=launched.service >$units/lau
 cat >/tmp/first.sh <<'EOF'
 mount -t tmpfs tmpfs /run
 mount -t proc proc /proc
+# (what is there shows the machine's groups, not the container's alone)
+umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 export container=tests SYSTEMD_UNIT_PATH=/tmp/units: SYSTEMD_LOG_TARGET=console SYSTEMD_LOG_LEVEL=info
 exec /lib/systemd/systemd --system --unit=launched.target --show-status=no </dev/null >/tmp/systemd-log 2>&1
