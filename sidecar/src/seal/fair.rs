@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, VecDeque};
 
 /// Who waits: the control group, and the name of what is executed there.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Owner {
+    /// As the inode number of its folder in cgroup2.
     pub(super) cgroup: u64,
+    /// Its base name.
     pub(super) name: Vec<u8>,
 }
 
 /// Turns of some, one after the other; each has its own queue.
+#[derive(Default)]
 struct Round<K, Q> {
     waiting: BTreeMap<K, Q>,
     /// Who had the last turn.
@@ -18,13 +20,6 @@ struct Round<K, Q> {
 }
 
 impl<K: Ord + Clone, Q: Default> Round<K, Q> {
-    const fn new() -> Self {
-        Self {
-            waiting: BTreeMap::new(),
-            last: None,
-        }
-    }
-
     fn queue(&mut self, key: K) -> &mut Q {
         self.waiting.entry(key).or_default()
     }
@@ -43,12 +38,6 @@ impl<K: Ord + Clone, Q: Default> Round<K, Q> {
         }
         self.last = Some(key);
         taken
-    }
-}
-
-impl<K: Ord + Clone, Q: Default> Default for Round<K, Q> {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -84,7 +84,7 @@ fn all_start(name: &str, script: &str, ways: usize) -> Result<String> {
             is_done.store(true, Ordering::Relaxed);
             text
         });
-        let mut sealed = 0;
+        let mut sealed = 0_usize;
         while !is_done.load(Ordering::Relaxed) {
             let Some(line) = agent.next_line(Duration::from_millis(100))? else {
                 continue;
@@ -95,7 +95,7 @@ fn all_start(name: &str, script: &str, ways: usize) -> Result<String> {
                 continue;
             }
             sealed += 1;
-            if sealed % between == 0 {
+            if sealed.is_multiple_of(between) {
                 agent.signal(Signal::SIGSTOP)?;
                 thread::sleep(PAUSE);
                 agent.signal(Signal::SIGCONT)?;

@@ -3,6 +3,7 @@
 mod crowd;
 mod http;
 mod lack;
+mod queue;
 mod siege;
 
 use std::process::Command;
@@ -18,7 +19,9 @@ const PLACE: &str = "/run/kernelseal/secrets";
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
-    crowd::register(siege::register(http::register(lack::register(registry))))
+    crowd::register(queue::register(siege::register(http::register(
+        lack::register(registry),
+    ))))
 }
 
 /// An agent that is executed by a shell which has done something for it.
