@@ -17,6 +17,9 @@
 #   make test-matrix   the kernel tests on every kernel
 #   make host-test     the kernel tests on this machine, as root
 #   make soak S=300    many starts for so many seconds, an hour unless told, in a guest: nothing grows, nothing is left
+#   make crowd CROWD=10000   so many sealed programs that live at a time, and 300 starts at once, in guests whose time is instructions
+#   make starve S=300  each way to starve the agent for so many seconds, at the manifest's limits, while programs start beside it
+#   make launchers LAUNCHES=200   su, runuser, nsenter, sudo, perl, Python, cron and systemd start a program so often, the agent being paused
 #   make bench         what it costs, in instructions (B=monitors: of the monitors alone)
 #   make fuzz T=config S=600             arbitrary bytes for a parser (fuzz/), for so many seconds; T left out: for each
 #   make lint          format, clippy; licences, bans and sources of dependencies (deny.toml)
@@ -98,7 +101,7 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick rules-test test-kube guest-test guest-programs guest-pods guest-docker guest-without-lsm guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick rules-test test-kube guest-test guest-programs guest-pods guest-docker guest-without-lsm guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test crowd starve launchers bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(AGENT_BUILD)
@@ -266,6 +269,24 @@ soak-test: S ?= 300
 # The guest has ten minutes more than the load.
 soak soak-test: only-here guest-build guest-fetch
 	$(GUEST) --timeout $$(($(S) + 600)) --env KERNELSEAL_SOAK_SECONDS=$(S) -- soak
+
+# Where a nanosecond is an instruction: what is seen there is the same on a busy machine. (Ten thousand take more memory.)
+CROWD ?= 10000
+COUNTED = $(GUEST) --icount --timeout 7200 --env KERNELSEAL_COUNTED=1
+crowd: only-here guest-build guest-fetch
+	$(COUNTED) --memory 6144 --env KERNELSEAL_CROWD=$(CROWD) -- suite --nocapture starving::a_crowd
+	$(COUNTED) -- suite --nocapture starving::three_hundred
+
+# Five of them; one needs tens of thousands of mounts first, which an emulated machine is long at.
+starve: S ?= 300
+starve: only-here guest-build guest-fetch
+	$(GUEST) --timeout $$((5 * $(S) + 7200)) --env KERNELSEAL_STARVE=$(S) -- suite --nocapture starving::siege
+
+LAUNCHES ?= 200
+launchers: only-here guest-build
+	tests/integration/guest/fetch $(K) programs
+	$(GUEST) --timeout 7200 --env KERNELSEAL_LAUNCHES=$(LAUNCHES) --disk $(KERNELSEAL_CACHE)/programs/image:/programs \
+	    -- suite --nocapture ordinary::paused_
 
 demo: only-here guest-build
 	KERNELSEAL_BIN=$(abspath $(AGENT)) GUEST_RUNNER=$(abspath $(STATIC)/guest) \

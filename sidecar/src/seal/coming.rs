@@ -4,7 +4,7 @@
 //! process is in the middle of such an exec, has a tracer of its own.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     sync::mpsc::{self, TryRecvError},
     thread,
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use sidecar_common::policy::{HELD_COMING, HELD_SEIZED, Held};
 
 use super::{
     Order, Orders, Work,
+    fair::{FairQueue, Owner},
     held::{HeldTask, HoldError},
     tracee::{Progress, Traced, Tracee, Tracer, lost},
 };
@@ -64,7 +65,7 @@ enum Standing {
     Traced(Traced),
 }
 
-/// Those that are on their way, and those that stand and are served one after another.
+/// Those that are on their way, and those that stand and are served one after another, fairly.
 #[derive(Default)]
 pub(super) struct Arrivals {
     /// By their number in the kernel's own.
@@ -76,7 +77,8 @@ pub(super) struct Arrivals {
     is_crowded: bool,
     /// By their seal.
     standing: HashMap<u64, (u32, Held, Standing)>,
-    order: VecDeque<u64>,
+    /// Whose turn it is among them.
+    order: FairQueue,
 }
 
 impl Arrivals {
@@ -101,7 +103,12 @@ impl Arrivals {
     }
 
     fn stands(&mut self, tgid: u32, held: &Held, standing: Standing) {
-        self.order.push_back(held.seal);
+        let name = held.name[..held.name.len().min(held.name_len as usize)].to_vec();
+        let owner = Owner {
+            cgroup: held.cgroup,
+            name,
+        };
+        self.order.push(owner, held.seal);
         self.standing.insert(held.seal, (tgid, *held, standing));
     }
 
@@ -397,12 +404,12 @@ impl Work {
         self.refuse(tgid, held, &place, None, &e.into());
     }
 
-    /// Serves the first of those that stand.
+    /// Serves the next of those that stand, whose turn it is.
     pub(super) fn serve_next(&mut self) {
         let Some((tgid, held, standing)) = self
             .arrivals
             .order
-            .pop_front()
+            .pop()
             .and_then(|seal| self.arrivals.standing.remove(&seal))
         else {
             return;

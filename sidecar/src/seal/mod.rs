@@ -8,6 +8,7 @@ mod deliver_file;
 mod digests;
 mod ending;
 mod failure;
+mod fair;
 mod genuine;
 mod held;
 mod mountinfo;

@@ -1,6 +1,6 @@
 //! What the machine has in use: to be the same before and after.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -124,31 +124,4 @@ fn slabs() -> Result<BTreeMap<String, u64>> {
         Some((name, objects * size / 1024))
     });
     Ok(lines.collect())
-}
-
-/// Secret directories that are mounted, in whatever mount namespace, and folders that are left where they were.
-pub fn secret_places() -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    let mut seen = BTreeSet::new();
-    for entry in fs::read_dir("/proc")? {
-        let folder = entry?.path();
-        // Not a process, or one that is gone.
-        let Ok(namespace) = fs::read_link(folder.join("ns/mnt")) else {
-            continue;
-        };
-        if !seen.insert(namespace.clone()) {
-            continue;
-        }
-        let mounts = fs::read_to_string(folder.join("mountinfo")).unwrap_or_default();
-        let secret = mounts
-            .lines()
-            .filter(|line| line.contains("/kernelseal/secrets/"));
-        found.extend(secret.map(|line| format!("{}: {line}", namespace.display())));
-    }
-    if let Ok(left) = fs::read_dir("/run/kernelseal/secrets") {
-        for entry in left {
-            found.push(entry?.path().display().to_string());
-        }
-    }
-    Ok(found)
 }

@@ -6,7 +6,6 @@
 mod kinds;
 mod load;
 mod machine;
-mod maps;
 mod run;
 mod terminal;
 

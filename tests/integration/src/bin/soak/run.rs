@@ -6,15 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kernelseal_integration::agent;
 use kernelseal_integration::namespace::process_one;
 use kernelseal_integration::process::{resident_kib, run, stopped};
 use kernelseal_integration::quiet::{Agent, read_events};
+use kernelseal_integration::{agent, leftovers};
 
 use crate::kinds::{Fate, Programs};
 use crate::load::{self, MATCHED_RATE, Tally, UNMATCHED_RATE};
-use crate::machine::{self, Kernel, Process};
-use crate::maps;
+use crate::machine::{Kernel, Process};
 
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(30);
@@ -84,11 +83,11 @@ pub fn soak(length: Duration) -> Result<Outcome> {
     println!("{}", summary(&tally, length, [&begin, &warm, &end]));
 
     let [sealed, held, dropped] = status(agent.pid())?;
-    let (stopped, secret_places) = (stopped()?, machine::secret_places()?);
+    let (stopped, secret_places) = (stopped()?, leftovers::secret_places()?);
     let ended = agent.stop()?;
     ensure!(ended.success(), "the agent ended with {ended}");
     thread::sleep(SETTLED);
-    let leftovers = maps::leftovers()?;
+    let in_maps = leftovers::in_maps()?;
     let cleanup = run(&mut agent::Agent::command(&["cleanup"])).err();
     let outcome = Outcome {
         tally,
@@ -102,7 +101,7 @@ pub fn soak(length: Duration) -> Result<Outcome> {
         audited: count(&audit)?,
         stopped,
         secret_places,
-        leftovers,
+        leftovers: in_maps,
         cleanup: cleanup.map(|error| format!("{error:#}")),
     };
     println!("soak: events: {:?}", outcome.events);

@@ -191,10 +191,15 @@ pub(super) fn ensure_all_ended(agent: &mut Agent) -> Result<()> {
 
 /// Runs a script in a folder of its own, among the ordinary programs; gives what it printed.
 pub(super) fn perform(script: &str) -> Result<String> {
+    perform_within(script, PATIENCE)
+}
+
+/// The same of one that may run for so long.
+pub(super) fn perform_within(script: &str, patience: Duration) -> Result<String> {
     let folder = Scratch::within(&programs::root()?.join("tmp"))?;
     // To a file: what the script leaves behind when it fails would keep a pipe open.
     let mut running = spawn(&mut shell(&format!("exec >printed\n{script}"), &folder)?)?;
-    let status = running.wait(PATIENCE);
+    let status = running.wait(patience);
     let printed = fs::read(folder.join("printed")).context("the script did not begin")?;
     let printed = String::from_utf8_lossy(&printed).into_owned();
     let status = status.with_context(|| format!("it printed:\n{printed}"))?;

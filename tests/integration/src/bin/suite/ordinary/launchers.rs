@@ -1,72 +1,131 @@
-//! What starts programs for others, while the agent is paused again and again; and cron, which takes a minute.
+//! What starts programs for others, none before a terminal, while the agent is paused for a second again and again: nobody
+//! hangs, and nobody notices.
+//!
+//! `KERNELSEAL_LAUNCHES` says how often each starts one; the agent is paused once in ten of them.
 
+use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
+use kernelseal_integration::process::stopped;
 use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
-use super::case::{LIMIT, perform};
+use super::case::perform_within;
 
-const SCRIPT: &str = include_str!("scripts/launchers.sh");
+const LAUNCHED: &str = include_str!("scripts/launched.sh");
+const LAUNCHERS: &str = include_str!("scripts/launchers.sh");
+const CRON: &str = include_str!("scripts/cron.sh");
+const SYSTEMD: &str = include_str!("scripts/systemd.sh");
+/// Starts of each, unless told.
+const TIMES: usize = 6;
+/// Pauses in the starts of each.
+const PAUSES: usize = 20;
+const PAUSE: Duration = Duration::from_secs(1);
+/// Starts of `launchers.sh`: by su, runuser, nsenter, sudo, perl and Python.
+const LAUNCHERS_WAYS: usize = 6;
+/// What a script takes besides its starts.
+const BESIDES: Duration = Duration::from_mins(4);
+/// What one start takes at most, with its part of a pause.
+const START: Duration = Duration::from_secs(6);
 
 /// Adds this module's tests.
 pub(super) fn register(registry: Registry) -> Registry {
+    // (a number that is none is told by the tests)
+    let times = times().unwrap_or(TIMES);
     registry
         .slow_test(
-            "ordinary::launchers_with_a_slow_agent",
-            LIMIT,
-            launchers_with_a_slow_agent,
+            "ordinary::paused_launchers",
+            patience(LAUNCHERS_WAYS * times) + BESIDES,
+            launchers,
         )
-        .slow_test("ordinary::cron", LIMIT, cron)
+        .slow_test("ordinary::paused_cron", patience(times) + BESIDES, || {
+            all_start("cron", CRON, 1).map(drop)
+        })
+        .slow_test(
+            "ordinary::paused_systemd",
+            patience(times) + BESIDES,
+            || all_start("systemd", SYSTEMD, 1).map(drop),
+        )
 }
 
-fn agent() -> Result<Agent> {
-    Agent::run(&Config::token_for("launched").policy("holdTimeout", "1m"))
+fn times() -> Result<usize> {
+    match env::var("KERNELSEAL_LAUNCHES") {
+        Ok(text) => text
+            .parse()
+            .context("KERNELSEAL_LAUNCHES: a number is wanted"),
+        Err(_) => Ok(TIMES),
+    }
 }
 
-/// Nobody hangs, and everybody has his secrets and has noticed nothing.
-fn launchers_with_a_slow_agent() -> Result<()> {
-    const TIMES: usize = 6;
-    let agent = agent()?;
+fn patience(starts: usize) -> Duration {
+    BESIDES + START * u32::try_from(starts).unwrap_or(u32::MAX)
+}
+
+/// Runs a script of launchers, so many of which start programs; each of these has its secret, and the agent is paused
+/// when so many have been sealed, again and again. Gives what the script printed.
+fn all_start(name: &str, script: &str, ways: usize) -> Result<String> {
+    let times = times()?;
+    let between = (times / PAUSES).max(1);
+    let mut agent = Agent::run(&Config::token_for("launched").policy("holdTimeout", "4m"))?;
     let is_done = AtomicBool::new(false);
-    let text = thread::scope(|scope| {
+    let mut pauses = 0;
+    let text = thread::scope(|scope| -> Result<_> {
         let script = scope.spawn(|| {
-            let text = perform(&format!("TIMES={TIMES}\n{SCRIPT}"));
+            let text = perform_within(
+                &format!("TIMES={times}\n{LAUNCHED}{script}"),
+                patience(ways * times),
+            );
             is_done.store(true, Ordering::Relaxed);
             text
         });
+        let mut sealed = 0_usize;
         while !is_done.load(Ordering::Relaxed) {
-            agent.signal(Signal::SIGSTOP)?;
-            thread::sleep(Duration::from_secs(1));
-            agent.signal(Signal::SIGCONT)?;
-            thread::sleep(Duration::from_millis(300));
+            let Some(line) = agent.next_line(Duration::from_millis(100))? else {
+                continue;
+            };
+            let event: Value = serde_json::from_str(&line)?;
+            ensure!(event["type"] != "REFUSED", "{line}");
+            if event["type"] != "SEALED" {
+                continue;
+            }
+            sealed += 1;
+            if sealed.is_multiple_of(between) {
+                agent.signal(Signal::SIGSTOP)?;
+                thread::sleep(PAUSE);
+                agent.signal(Signal::SIGCONT)?;
+                pauses += 1;
+            }
         }
         script.join().expect("the script's thread does not panic")
     })?;
     let starts = text.matches("variable: hunter2").count();
-    ensure!(starts == 6 * TIMES, "{starts} starts:\n{text}");
-    for through in ["su", "runuser", "nsenter", "sudo"] {
+    ensure!(starts == ways * times, "{starts} starts:\n{text}");
+    ensure!(text.contains(&format!("{name} is through")), "{text}");
+    ensure!(!text.contains("status"), "{text}");
+    ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
+    println!("{starts} starts by {name}, the agent paused {pauses} times");
+    // (of those that were sealed in the very end it is not heard any more)
+    ensure!(pauses + ways >= ways * times / between, "{pauses} pauses");
+    Ok(text)
+}
+
+fn launchers() -> Result<()> {
+    let times = times()?;
+    let text = all_start("sudo", LAUNCHERS, LAUNCHERS_WAYS)?;
+    for through in ["su", "runuser", "nsenter"] {
         ensure!(text.contains(&format!("{through} is through")), "{text}");
     }
-    ensure!(!text.contains("status"), "{text}");
     for heard in ["perl", "python"] {
         ensure!(
-            text.contains(&format!("{heard} heard of {TIMES}\n")),
+            text.contains(&format!("{heard} heard of {times}\n")),
             "{text}"
         );
     }
-    Ok(())
-}
-
-fn cron() -> Result<()> {
-    let _agent = agent()?;
-    let text = perform(&format!("TIMES=1\nCRON=yes\n{SCRIPT}"))?;
-    let starts = text.matches("variable: hunter2").count();
-    ensure!(starts == 7 && text.contains("cron is through"), "{text}");
     Ok(())
 }

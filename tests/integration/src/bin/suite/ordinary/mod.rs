@@ -51,7 +51,11 @@ static GO: Case =
 static JAVA: Case =
     Case::new(include_str!("scripts/java.sh")).bound(|| Config::token_for("java"), BOTH);
 
-static LAUNCHERS: Case = Case::new(include_str!("scripts/launchers.sh")).bound(
+static LAUNCHERS: Case = Case::new(concat!(
+    include_str!("scripts/launched.sh"),
+    include_str!("scripts/launchers.sh")
+))
+.bound(
     || Config::token_for("launched").policy("holdTimeout", "1m"),
     &["variable: hunter2"],
 );

@@ -1,17 +1,5 @@
 # Launchers that wait for what they start by WUNTRACED or by SIGCHLD. None has a terminal, and none may see a stop: some stop
 # themselves then, and nobody continues them.
-times=${TIMES:-12}
-app=/tmp/launched
-cat >$app <<'EOF'
-#!/bin/bash
-echo "variable: $TOKEN"
-EOF
-chmod 755 $app
-mkdir -p /etc/pam.d
-for service in su runuser sudo cron other; do
-    printf '%s required pam_permit.so\n' auth account session password >/etc/pam.d/$service
-done
-
 # Runs a launcher so often, each in a session of its own.
 each() {
     local name=$1
@@ -41,7 +29,7 @@ for (1 .. $ARGV[0]) {
 }
 print "perl heard of ", $heard, "\n";
 EOF
-timeout 120 perl handler.pl "$times" $app
+timeout $((60 + 3 * times)) perl handler.pl "$times" $app
 
 cat >handler.py <<'EOF'
 import signal, subprocess, sys
@@ -51,17 +39,4 @@ for _ in range(int(sys.argv[1])):
     subprocess.run([sys.argv[2]], check=True)
 print("python heard of", len(heard))
 EOF
-timeout 120 python3 handler.py "$times" $app
-
-if [ "${CRON:-}" ]; then
-    printf '%s\n' "* * * * * root $app >/tmp/of-cron" >/etc/cron.d/launched
-    rm -f /tmp/of-cron
-    cron -f &
-    for _ in $(seq 800); do
-        [ ! -s /tmp/of-cron ] || break
-        sleep 0.1
-    done
-    cat /tmp/of-cron
-    kill %1
-    echo "cron is through"
-fi
+timeout $((60 + 3 * times)) python3 handler.py "$times" $app

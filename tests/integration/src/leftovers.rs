@@ -1,11 +1,14 @@
-//! What is left in the kernel side's maps.
+//! What is left when no sealed program is there any more: in the kernel side's maps, and of mounts.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::fs;
 
 use anyhow::Result;
 use aya::Pod;
-use kernelseal_integration::pinned;
 use sidecar_common::policy::{Held, Sealed, Vault};
+
+use crate::pinned;
 
 /// Entries of a map that are shown.
 const SHOWN: usize = 5;
@@ -13,7 +16,7 @@ const SHOWN: usize = 5;
 /// Entries of maps that hold something only while a program or its files are there; and counts of filters, which
 /// follow them. None, when nothing is. `PENDING` is not among them: an exec that is killed midway leaves its entry there,
 /// which the next one that needs the room takes.
-pub fn leftovers() -> Result<Vec<String>> {
+pub fn in_maps() -> Result<Vec<String>> {
     let mut found = Vec::new();
     let mut add = |name: &str, entries: Vec<String>| {
         if !entries.is_empty() {
@@ -45,4 +48,31 @@ fn entries<K: Pod + Debug, V: Pod + Debug>(map: &str) -> Result<Vec<String>> {
         .iter()
         .map(|entry| Ok(format!("{:?}", entry?)))
         .collect()
+}
+
+/// Secret directories that are mounted, in whatever mount namespace, and folders that are left where they were.
+pub fn secret_places() -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut seen = BTreeSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let folder = entry?.path();
+        // Not a process, or one that is gone.
+        let Ok(namespace) = fs::read_link(folder.join("ns/mnt")) else {
+            continue;
+        };
+        if !seen.insert(namespace.clone()) {
+            continue;
+        }
+        let mounts = fs::read_to_string(folder.join("mountinfo")).unwrap_or_default();
+        let secret = mounts
+            .lines()
+            .filter(|line| line.contains("/kernelseal/secrets/"));
+        found.extend(secret.map(|line| format!("{}: {line}", namespace.display())));
+    }
+    if let Ok(left) = fs::read_dir("/run/kernelseal/secrets") {
+        for entry in left {
+            found.push(entry?.path().display().to_string());
+        }
+    }
+    Ok(found)
 }

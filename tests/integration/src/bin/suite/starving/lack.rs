@@ -1,0 +1,169 @@
+//! Too little of something: descriptors, memory for long texts, time for long files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::probe;
+use kernelseal_integration::process::{run, spawn, state, status_number, until};
+use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+
+use super::{PLACE, SOON};
+
+/// A file that no agent reads, in bytes.
+pub(super) const TOO_LONG: u64 = 4 << 40;
+/// One that takes it long.
+pub(super) const LONG: u64 = 1 << 30;
+
+/// Adds this module's tests.
+pub(super) fn register(registry: Registry) -> Registry {
+    registry
+        .test("starving::an_error_is_no_mismatch", an_error_is_no_mismatch)
+        .test("starving::files_without_end", files_without_end)
+        .test("starving::mounts_without_number", mounts_without_number)
+}
+
+/// Sets another process's limits of descriptors.
+fn limit_descriptors(pid: u32, limit: libc::rlim_t) -> Result<()> {
+    let limits = libc::rlimit {
+        rlim_cur: limit,
+        rlim_max: 4096,
+    };
+    // SAFETY: a system call that reads what we give it.
+    let result = unsafe {
+        libc::prlimit(
+            libc::pid_t::try_from(pid)?,
+            libc::RLIMIT_NOFILE,
+            &raw const limits,
+            std::ptr::null_mut(),
+        )
+    };
+    ensure!(result == 0, std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// What the agent cannot look at for want of descriptors is no impostor: it waits, and is refused by what was wanting.
+fn an_error_is_no_mismatch() -> Result<()> {
+    const HARDLY_ANY: libc::rlim_t = 3;
+    let path = probe::path("probe-static")?;
+    let config = Config::token_for(&path.to_string_lossy()).policy("holdTimeout", "8s");
+    let mut agent = Agent::run(&config)?;
+    let (_first, found) = probe::staying("probe-static")?;
+    probe::ensure_both(&found, "hunter2")?;
+
+    limit_descriptors(agent.pid(), HARDLY_ANY)?;
+    let mut waits = spawn(probe::asked_for_token(&path).args(["--sleep", "600"]))?;
+    thread::sleep(Duration::from_secs(2));
+    limit_descriptors(agent.pid(), 4096)?;
+    probe::ensure_both(&waits.json(SOON)?, "hunter2")?;
+    agent.event("SEALED", waits.pid())?;
+
+    limit_descriptors(agent.pid(), HARDLY_ANY)?;
+    let mut refused = spawn(&mut probe::asked_for_token(&path))?;
+    let status = refused.wait(SOON)?;
+    limit_descriptors(agent.pid(), 4096)?;
+    ensure!(!status.success());
+    let reason = agent.refusal(refused.pid())?;
+    ensure!(reason.contains("Too many open files"), "{reason}");
+    ensure!(!reason.contains("which is not the"), "{reason}");
+    Ok(())
+}
+
+/// An agent that begins looks for its predecessor's files in every mount namespace, and takes no more memory for one with so
+/// many mounts that their list has 24 MB.
+fn mounts_without_number() -> Result<()> {
+    const COUNT: usize = 8_000;
+    let first = Agent::run(&Config::token_for("probe-static"))?;
+    let (ends, _) = probe::staying("probe-static")?;
+    let before = status_number(first.pid(), "VmHWM")?;
+    first.kill()?;
+    let folder = Scratch::new()?;
+    let mut command = Command::new(probe::path("mounts")?);
+    let mut mounts = spawn(command.arg(COUNT.to_string()).arg(folder.path()))?;
+    let made: usize = mounts.line(Duration::from_mins(2))?.parse()?;
+    ensure!(made == COUNT, "{made} mounts");
+
+    let mut second = Agent::run(&Config::token_for("probe-static"))?;
+    let (stays, found) = probe::staying("probe-static")?;
+    probe::ensure_both(&found, "hunter2")?;
+    second.event("SEALED", stays.pid())?;
+    let after = status_number(second.pid(), "VmHWM")?;
+    println!("{before} KiB, with the mounts {after} KiB");
+    ensure!(after <= before + 4096, "{before} KiB, then {after} KiB");
+    // It is adopted, when all mounts have been looked at.
+    second.wait_for_log("left what it had sealed", Duration::from_mins(1))?;
+    let folder = format!("{PLACE}/{}", ends.pid());
+    let gone = ends.pid();
+    drop(ends);
+    second.event("EXITED", gone)?;
+    until("its folder goes", SOON, || !Path::new(&folder).exists())
+}
+
+/// Files under a bound name that are long to read: theirs is the trouble, and no other program waits for it.
+fn files_without_end() -> Result<()> {
+    const TOO_LONG: u64 = 4 << 40;
+    const LONG: u64 = 1 << 30;
+    let folder = Scratch::within(Path::new("/ext4"))?;
+    let long = |name: &str, length: u64| -> Result<PathBuf> {
+        let path = folder.probe("probe-static", name)?;
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)?
+            .set_len(length)?;
+        Ok(path)
+    };
+    let (too_long, long) = (long("too-long", TOO_LONG)?, long("long", LONG)?);
+    let good = folder.probe("probe-static", "good")?;
+    let digest = "0".repeat(64);
+    let config = Config::token_for("too-long")
+        .selector("sha256", digest.as_str())
+        .and_seal("long")
+        .value("TOKEN", "hunter2")
+        .selector("sha256", digest.as_str())
+        .and_seal("good")
+        .value("TOKEN", "hunter2")
+        .selector("sha256", sha256(&good)?)
+        .policy("holdTimeout", "20s");
+    let mut agent = Agent::run(&config)?;
+    let mut refused = spawn(&mut Command::new(too_long))?;
+    refused.wait(SOON)?;
+    let reason = agent.refusal(refused.pid())?;
+    ensure!(reason.contains("no file of more than"), "{reason}");
+
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        slow.push(spawn(&mut Command::new(&long))?);
+    }
+    for _ in 0..20 {
+        let begin = Instant::now();
+        let found = probe::report(&mut probe::asked_for_token(&good))?.1;
+        probe::ensure_both(&found, "hunter2")?;
+        ensure!(
+            begin.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            begin.elapsed()
+        );
+    }
+    ensure!(
+        slow.iter()
+            .all(|slow| state(slow.pid()).is_some_and(|state| "tT".contains(state))),
+        "the long files are read already"
+    );
+    for mut slow in slow {
+        slow.wait(Duration::from_mins(1))?;
+        agent.event("REFUSED", slow.pid())?;
+    }
+    Ok(())
+}
+
+pub(super) fn sha256(path: &Path) -> Result<String> {
+    let said = run(Command::new("sha256sum").arg(path))?;
+    let digest = said.split_whitespace().next();
+    Ok(digest.context("no digest")?.to_owned())
+}

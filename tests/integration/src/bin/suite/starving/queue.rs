@@ -1,0 +1,168 @@
+//! Programs that start at once: what all of them take, and whose turn it is.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kernelseal_integration::agent::Agent;
+use kernelseal_integration::config::Config;
+use kernelseal_integration::pinned;
+use kernelseal_integration::probe;
+use kernelseal_integration::process::{Running, run, spawn, until};
+use kernelseal_integration::registry::Registry;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use sidecar_common::policy::Held;
+
+use super::SOON;
+use super::crowd::{count_events, is_counted};
+
+/// Adds this module's tests.
+pub(super) fn register(registry: Registry) -> Registry {
+    registry
+        .test(
+            "starving::a_flood_delays_itself_alone",
+            a_flood_delays_itself_alone,
+        )
+        .slow_test(
+            "starving::three_hundred_cost_twice_at_most",
+            Duration::from_mins(15),
+            three_hundred_cost_twice_at_most,
+        )
+}
+
+/// To be run by a shell: the program so often at once, each with its own process, until all have ended.
+const AT_ONCE: &str = r#"n=$1; shift; while [ $n -gt 0 ]; do "$@" & n=$((n-1)); done; wait"#;
+
+/// What the same starts take with an agent, from the first to the end of the last.
+fn three_hundred_cost_twice_at_most() -> Result<()> {
+    const COUNT: usize = 300;
+    const PROGRAM: &str = "bench-idle";
+    const TIMES: u32 = 2;
+    let start_all = || -> Result<Duration> {
+        let begin = Instant::now();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", AT_ONCE, "sh", &COUNT.to_string()]);
+        run(shell.arg(probe::path(PROGRAM)?))?;
+        Ok(begin.elapsed())
+    };
+    start_all()?;
+    let without = start_all()?;
+    for ways in [["env"].as_slice(), &["env", "file"]] {
+        let mut agent = Agent::run(&Config::token_for(PROGRAM).delivery(ways))?;
+        let with = start_all()?;
+        println!("{COUNT} starts at once: {without:?} without an agent, {with:?} with {ways:?}");
+        count_events(&mut agent, "SEALED", COUNT, SOON)?;
+        ensure!(
+            !is_counted() || with <= without * TIMES,
+            "{COUNT} starts take {with:?}, {without:?} without an agent"
+        );
+        ensure!(agent.stop()?.success());
+    }
+    Ok(())
+}
+
+/// Who is held, by the numbers of processes.
+fn held() -> Result<HashSet<u32>> {
+    let held = pinned::hash::<u32, Held>("HELD")?;
+    held.iter().map(|entry| Ok(entry?.1.pid)).collect()
+}
+
+/// Programs that a shell starts at once, in a control group of its own.
+struct Group {
+    path: PathBuf,
+    shell: Running,
+    count: usize,
+}
+
+impl Group {
+    fn start(name: &str, count: usize) -> Result<Self> {
+        let path = Path::new("/sys/fs/cgroup").join(name);
+        fs::create_dir_all(&path)?;
+        let mut shell = Command::new("sh");
+        let script = format!("echo 0 >{}/cgroup.procs; {AT_ONCE}", path.display());
+        shell.args(["-c", &script, "sh", &count.to_string()]);
+        shell.arg(probe::path("probe-static")?);
+        shell.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
+        let shell = spawn(&mut shell)?;
+        Ok(Self { path, shell, count })
+    }
+
+    /// Whether all of them have come to their exec: those of which the name is still the shell's are held.
+    fn is_there(&self) -> Result<bool> {
+        let held = held()?;
+        let mut there = 0;
+        for line in fs::read_to_string(self.path.join("cgroup.procs"))?.lines() {
+            let pid: u32 = line.parse()?;
+            let comm = fs::read_to_string(format!("/proc/{pid}/comm"))?;
+            there +=
+                usize::from(pid != self.shell.pid() && (comm != "sh\n" || held.contains(&pid)));
+        }
+        Ok(there == self.count)
+    }
+}
+
+/// While many of one container wait, another starts one: that has its turn among the next.
+fn a_flood_delays_itself_alone() -> Result<()> {
+    const FLOOD: usize = 200;
+    /// They have their turns while the agent attaches to it, and until its exec has taken place.
+    const AHEAD: usize = 20;
+    /// So many that a delivery takes longer than a start, and a queue forms.
+    const SECRETS: usize = 64;
+    const LONG: Duration = Duration::from_mins(2);
+    let mut config = Config::token_for("probe-static").policy("holdTimeout", "4m");
+    for n in 0..SECRETS {
+        config = config.value(&format!("SECRET_{n}"), "hunter2");
+    }
+    let mut agent = Agent::run(&config)?;
+    let mut flood = Group::start("flood", FLOOD)?;
+    count_events(&mut agent, "SEALED", 1, SOON)?;
+    agent.signal(Signal::SIGSTOP)?;
+    until("the flood is there", LONG, || {
+        flood.is_there().unwrap_or(false)
+    })?;
+    let waiting = held()?;
+    ensure!(
+        waiting.len() > 3 * AHEAD,
+        "{} are held: no queue formed",
+        waiting.len()
+    );
+    let mut alone = Group::start("alone", 1)?;
+    until("the other one is there", LONG, || {
+        alone.is_there().unwrap_or(false)
+    })?;
+    agent.signal(Signal::SIGCONT)?;
+
+    let found = alone.shell.json(LONG)?;
+    probe::ensure_both(&found, "hunter2")?;
+    let mut ahead = 0;
+    loop {
+        let line = agent.next_line(SOON)?.context("it was not told of")?;
+        let event: Value = serde_json::from_str(&line)?;
+        ensure!(event["type"] != "REFUSED", "{line}");
+        if event["type"] != "SEALED" {
+            continue;
+        }
+        if event["pid"] == found["pid"] {
+            break;
+        }
+        let pid = u32::try_from(event["pid"].as_u64().context("no pid")?)?;
+        ahead += usize::from(waiting.contains(&pid));
+    }
+    println!(
+        "{ahead} of {} that were held before it had their secrets first",
+        waiting.len()
+    );
+    ensure!(
+        ahead <= AHEAD,
+        "{ahead} of {} were served before it",
+        waiting.len()
+    );
+    for _ in 0..FLOOD {
+        probe::ensure_both(&flood.shell.json(LONG)?, "hunter2")?;
+    }
+    Ok(())
+}
