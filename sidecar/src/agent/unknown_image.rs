@@ -52,10 +52,13 @@ pub(super) fn find(bindings: &[Binding]) -> Option<String> {
 
 /// By what a program's container is known, too.
 fn lives_in_a_container() -> bool {
-    let own = Whereabouts::new(&own_cgroup(), own_pod(), None)
-        .and_then(|mut places| places.of(Process::new(std::process::id()), 0));
-    // (what lives where nobody can tell is judged as in a container)
-    own.is_ok_and(|place| place.container.is_some() || !place.is_known())
+    let Ok(mut places) = Whereabouts::new(&own_cgroup(), own_pod(), None) else {
+        return true; // what lives where nobody can tell is judged as in a container
+    };
+    let place = places.of(Process::new(std::process::id()), 0);
+    let is_told = place.is_ok_and(|place| place.container.is_none() && place.is_known());
+    // (of version 1 a control group namespace hides our own path, and nobody else tells it)
+    !is_told || (!places.is_unified() && own_pod().is_some())
 }
 
 /// Whether a root of that kind tells what was in the image from what came later.
