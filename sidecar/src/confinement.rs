@@ -4,7 +4,7 @@ use std::fs;
 
 /// What the active security module says of this process.
 const CURRENT: &str = "/proc/self/attr/current";
-/// Whether SELinux refuses, or only tells.
+/// Whether `SELinux` refuses, or only tells.
 const ENFORCE: &str = "/sys/fs/selinux/enforce";
 /// How a kernel's error for what such a module refuses ends (`EACCES`).
 const REFUSED: &str = "(os error 13)";

