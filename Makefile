@@ -5,13 +5,14 @@
 #   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
 #   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, the image's, five minutes of soak
 #   make test-quick    only those that need no guest
-#   make test-kube     Secrets from a real Kubernetes API server, in KUBEBUILDER_ASSETS or the cache's kubernetes/, and from OpenBao; the Helm chart
+#   make test-kube     Secrets from a real Kubernetes API server, in KUBEBUILDER_ASSETS or fetched (tests/servers/fetch-kubernetes), and from OpenBao; the Helm chart
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
 #   make guest-programs K=6.12 F=redis   ordinary programs beside sealed ones, and sealed: the tests ordinary::
 #   make guest-pods K=6.12 F=rotat       pods on a containerd, from our own manifests: the tests cri::
 #   make guest-docker K=6.12             the README's `docker run`, word for word, on Docker's own engine: the tests docker::
 #   make guest-kubelet K=6.12            pods under a real kubelet and API server (KUBEBUILDER_ASSETS): the tests kubelet::
-#   make guest-without-lsm   a guest that was booted without bpf among its security modules: the agent refuses to start
+#   make grounds             attacks, starts and launchers on many machines (kernels, boot options, control groups, roots): a line for each
+#   make ground-cgroup-v1    on one of them, by its name in tests/integration/grounds.txt
 #   make guest-image   builds the Dockerfile, without docker and registry, and runs the image in such a pod
 #   make guest-test ARCH=arm64 K=6.12 F=attack   the same on arm64, compiled and emulated here; `make build ARCH=arm64`, too
 #   make test-matrix   the kernel tests on every kernel
@@ -44,7 +45,7 @@ GUEST_OPTIONS ?= --timeout 3600
 
 export KERNELSEAL_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/kernelseal
 export CARGO_TARGET_DIR ?= target
-# A Kubernetes for the tests: what is named, else what lies in the cache.
+# A Kubernetes for the tests: what is named, else what lies in the cache (tests/servers/fetch-kubernetes puts it there).
 ifeq ($(strip $(KUBEBUILDER_ASSETS)),)
 override KUBEBUILDER_ASSETS := $(abspath $(KERNELSEAL_CACHE))/kubernetes
 endif
@@ -101,7 +102,7 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick rules-test test-kube guest-test guest-programs guest-pods guest-docker guest-without-lsm guest-kubelet kubelet-there guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test crowd starve launchers bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick rules-test test-kube guest-test guest-programs guest-pods guest-docker grounds grounds-quick guest-kubelet kubernetes-fetch guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test crowd starve launchers bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(AGENT_BUILD)
@@ -128,15 +129,20 @@ deps-fuzz:
 	@.ci/install fuzz
 
 # (Packages first: there is one dpkg.)
-test: kubelet-there deps-tests
+test: kubernetes-fetch deps-tests
 	@.ci/install image
+	@.ci/install grounds
 	$(MAKE) --no-print-directory -j2 --output-sync=recurse tests-build guests-fetch
-	$(TWO_AT_A_TIME) test-here guest-image $(filter-out guest-docker,$(GUESTS)) soak-test guest-docker guest-without-lsm
+	$(TWO_AT_A_TIME) test-here guest-image $(filter-out guest-docker,$(GUESTS)) soak-test guest-docker grounds-quick
 
 tests-build: only-here deps-tests
 	$(if $(TOGETHER),,$(AGENT_BUILD))
 	$(call static,cargo) build $(EVERYTHING) --bins --tests --examples
 	$(FIXTURE_TOOLS) tests/integration/fixtures/build $(FIXTURES)
+
+# An API server with its etcd, and a kubelet: what is named or in the cache, else fetched or built.
+kubernetes-fetch:
+	KUBELET="$(KUBELET)" tests/servers/fetch-kubernetes server kubelet
 
 # Beside an API server.
 servers-fetch: deps-tests
@@ -153,9 +159,9 @@ test-quick: deps rules-test
 rules-test:
 	tests/rules/run
 
-# Without a server they fail, and say what to do.
 test-kube: export RUST_TEST_THREADS = 4
 test-kube: deps servers-fetch
+	tests/servers/fetch-kubernetes server
 	cargo test --locked -p kernelseal --features test-kube --bin kernelseal -- tests::cluster tests::openbao kube::pods kube::objects kube::events
 	cargo test --locked -p kernelseal --features test-kube --test kubernetes --test chart
 
@@ -203,28 +209,13 @@ guest-docker: pods-build
 # All of Kubernetes that a pod meets: kubelet and containerd in the guest, API server and etcd here. (GOGC: the kubelet spends
 # memory rather than emulated time.)
 KUBELET ?= $(KUBEBUILDER_ASSETS)/kubelet
-guest-kubelet: kubelet-there pods-build
+guest-kubelet: kubernetes-fetch pods-build
 	tests/integration/guest/fetch $(K) pods
 	$(STATIC)/with-api-server $(GUEST) --add deploy:/usr/share/kernelseal/deploy --disk $(KERNELSEAL_CACHE)/pods/image:/pods \
 	    --reach {port} --env KERNELSEAL_API_PORT={port} \
 	    --add {authority}:/etc/kubernetes/ca.crt --env KERNELSEAL_API_AUTHORITY=/etc/kubernetes/ca.crt --env GOGC=400 \
 	    --add $(KUBELET):/usr/lib/kernelseal/kube/kubelet --env KERNELSEAL_KUBELET=/usr/lib/kernelseal/kube/kubelet \
 	    -- pods kubelet::$(F)
-
-# What is there is used; what is not is said, all of it, before anything is built.
-kubelet-there:
-	@missing=; \
-	for program in "$(KUBEBUILDER_ASSETS)/etcd" "$(KUBEBUILDER_ASSETS)/kube-apiserver" "$(KUBELET)"; do \
-	    [ -f "$$program" ] && [ -x "$$program" ] || missing="$$missing $$program"; \
-	done; \
-	[ -z "$$missing" ] || { \
-	    echo "make: these tests run a real API server and kubelet, of which these programs are missing:$$missing"; \
-	    echo "  Put kube-apiserver, etcd and kubelet there, executable. kube-apiserver and etcd: setup-envtest use -p path (of the"; \
-	    echo "  controller-runtime project) fetches them and prints their folder; etcd is also in Debian's package etcd-server (.ci/install etcd)."; \
-	    echo "  The kubelet of that version is in Kubernetes' own release, for nodes. Or name a folder in KUBEBUILDER_ASSETS, and a kubelet elsewhere in KUBELET."; \
-	    echo "  1.20 and 1.36 were tried. Without them: make test-quick guest-test"; \
-	    exit 1; \
-	} >&2
 
 # The Dockerfile as it is, built as root (by sudo) but without docker or a registry, and run as a sidecar.
 guest-image: pods-build
@@ -234,9 +225,20 @@ guest-image: pods-build
 	$(GUEST) --add $(CARGO_TARGET_DIR)/image.tar:/usr/share/kernelseal/image.tar \
 	    --disk $(KERNELSEAL_CACHE)/pods/image:/pods -- pods image::
 
-# Booted without bpf among the kernel's security modules: there the agent is to refuse to start.
-guest-without-lsm: guest-build guest-fetch
-	$(GUEST) --boot lsm=lockdown,capability,yama --env KERNELSEAL_WITHOUT_BPF=1 -- suite proof::without_bpf_in_lsm
+# Machines of tests/integration/grounds.txt: all, what `make test` has of them, or one by its name.
+export KERNELSEAL_GROUND_LOGS ?= $(CARGO_TARGET_DIR)/grounds
+GROUNDS = tests/integration/guest/grounds
+grounds: only-here guest-build
+	@.ci/install grounds
+	$(GROUNDS) all -- $(GUEST)
+
+grounds-quick: only-here guest-build
+	@.ci/install grounds
+	$(GROUNDS) quick without-bpf lockdown-unseen -- $(GUEST)
+
+ground-%: only-here guest-build
+	@.ci/install grounds
+	$(GROUNDS) $* -- $(GUEST)
 
 # All of guest-test, in two guests.
 guest-half-%: guest-build guest-fetch
@@ -254,7 +256,7 @@ TWO_AT_A_TIME = $(MAKE) --no-print-directory --keep-going -j2 --output-sync=recu
 guests-fetch:
 	tests/integration/guest/fetch $(K) programs pods builder
 
-test-matrix: kubelet-there guests-build
+test-matrix: kubernetes-fetch guests-build
 	tests/integration/guest/fetch $(KERNELS) programs pods
 	$(TWO_AT_A_TIME) $(MATRIX)
 

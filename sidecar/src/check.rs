@@ -5,7 +5,8 @@ use std::{fs, path::Path, process::ExitCode};
 use sidecar_common::network::WATCH_UNIX;
 
 use crate::{
-    kernel::{self, LSM_LIST, Network, NetworkWish, VMLINUX_BTF, pins, version},
+    confinement,
+    kernel::{self, Cause, LOCKDOWN, LSM_LIST, Network, NetworkWish, VMLINUX_BTF, pins, version},
     privileges::{self, Privileges},
 };
 
@@ -27,10 +28,14 @@ impl Finding {
     }
 
     fn missing(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        let mut detail = fix.into();
+        if let Some(advice) = confinement::advice(&detail) {
+            detail = format!("{detail}. {advice}");
+        }
         Self {
             what: what.into(),
             is_met: false,
-            detail: fix.into(),
+            detail,
         }
     }
 }
@@ -102,37 +107,39 @@ fn btf() -> Finding {
 }
 
 fn lsm() -> Finding {
+    const WHAT: &str = "security module";
+    let missing = |active: &str| {
+        Finding::missing(
+            WHAT,
+            format!("bpf is not active. Boot with `lsm={active},bpf` on the kernel command line"),
+        )
+    };
     match fs::read_to_string(LSM_LIST) {
-        Ok(list) if kernel::names_bpf(&list) => Finding::met(
-            "security module",
-            format!("bpf is active ({})", list.trim()),
-        ),
-        Ok(list) => Finding::missing(
-            "security module",
-            format!(
-                "bpf is not active. Boot with `lsm={},bpf` on the kernel command line",
-                list.trim()
+        Ok(list) if kernel::names_bpf(&list) => {
+            Finding::met(WHAT, format!("bpf is active ({})", list.trim()))
+        }
+        Ok(list) => missing(list.trim()),
+        Err(e) => match kernel::boot_lsm() {
+            Some(given) if !kernel::names_bpf(&given) => missing(&given),
+            // (whether hooks run, `attach` sees)
+            _ => Finding::met(
+                WHAT,
+                format!("{LSM_LIST} does not tell ({e}); whether hooks run does"),
             ),
-        ),
-        Err(e) => Finding::missing(
-            "security module",
-            format!(
-                "{LSM_LIST}: {e}. Mount it to find out: `mount -t securityfs securityfs /sys/kernel/security`"
-            ),
-        ),
+        },
     }
 }
 
 fn lockdown() -> Finding {
+    const WHAT: &str = "lockdown";
     if kernel::is_confidential() {
-        Finding::missing(
-            "lockdown",
-            "confidentiality mode keeps programs from reading kernel memory. Boot with lockdown=integrity or none",
-        )
+        Finding::missing(WHAT, Cause::Lockdown.to_string())
+    } else if Path::new(LOCKDOWN).exists() {
+        Finding::met(WHAT, "does not keep programs from reading kernel memory")
     } else {
         Finding::met(
-            "lockdown",
-            "does not keep programs from reading kernel memory",
+            WHAT,
+            format!("{LOCKDOWN} is not there to tell; whether programs load does"),
         )
     }
 }
@@ -168,11 +175,13 @@ fn network_monitor() -> String {
 }
 
 fn attach() -> Finding {
-    match kernel::load() {
-        Ok(loaded) => Finding::met(
-            "programs",
-            format!("loaded and attached: {}", loaded.attached().join(", ")),
-        ),
+    let attached = kernel::load().and_then(|loaded| {
+        // (while they are attached)
+        kernel::ensure_fires()?;
+        Ok(loaded.attached().join(", "))
+    });
+    match attached {
+        Ok(names) => Finding::met("programs", format!("loaded, attached, and run: {names}")),
         Err(e) => Finding::missing("programs", e.to_string()),
     }
 }

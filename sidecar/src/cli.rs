@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    agent, check, config, guardian, kernel, kube, limits, observe::http, privileges, seal, status,
-    top, validate,
+    agent, check, config, confinement, guardian, kernel, kube, limits, observe::http, privileges,
+    seal, status, top, validate,
 };
 
 /// Seals programs' secrets: nobody but the program reads them.
@@ -106,7 +106,9 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("kernelseal: {e:#}{}", advice(&e));
+            let confined = confinement::advice(&format!("{e:#}"));
+            let confined = confined.map_or_else(String::new, |advice| format!(". {advice}"));
+            eprintln!("kernelseal: {e:#}{confined}{}", advice(&e));
             ExitCode::FAILURE
         }
     }

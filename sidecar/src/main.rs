@@ -8,6 +8,7 @@ mod check;
 mod cli;
 #[expect(unreachable_pub, reason = "its items are the interface of a room")]
 mod config;
+mod confinement;
 mod guardian;
 mod kernel;
 mod kube;

@@ -8,6 +8,7 @@ mod own_events;
 mod pod_events;
 mod readiness;
 mod shift;
+mod unknown_image;
 mod unmatched;
 
 use std::{

@@ -1,4 +1,5 @@
-//! Bindings that do nothing, silently: their program ran before the agent came, or their path is in no program's root.
+//! Bindings that do nothing, silently: their program ran before the agent came, their path is in no program's root, or they want
+//! programs of an image that nothing tells (`unknown_image`).
 //!
 //! Looked for after the start and after each reload, by a thread of its own: the file systems of others may hang.
 
@@ -9,14 +10,14 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
 };
 
-use super::own_pod;
+use super::{own_pod, unknown_image};
 use crate::{
     config::{Binding, Config, Mode},
     kernel::Maps,
@@ -42,6 +43,8 @@ pub(super) struct Unmatched {
     in_a_pod: bool,
     generation: Arc<AtomicU64>,
     under_way: Arc<AtomicUsize>,
+    /// What was told of images: not a second time.
+    told_of_image: Arc<Mutex<Option<String>>>,
 }
 
 impl Unmatched {
@@ -51,6 +54,7 @@ impl Unmatched {
             in_a_pod: own_pod().is_some(),
             generation: Arc::default(),
             under_way: Arc::default(),
+            told_of_image: Arc::default(),
         };
         unmatched.look(config);
         unmatched
@@ -68,9 +72,11 @@ impl Unmatched {
         }
         let in_a_pod = self.in_a_pod;
         let (latest, under_way) = (self.generation.clone(), self.under_way.clone());
+        let told_of_image = self.told_of_image.clone();
         let spawned = thread::Builder::new()
             .name("unmatched".into())
             .spawn(move || {
+                tell_of_image(&config, &told_of_image);
                 tell(ran_before(&config.secrets, sealed));
                 if in_a_pod {
                     // (a thread that sleeps is no look that hangs)
@@ -87,6 +93,15 @@ impl Unmatched {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             tracing::warn!("whether each binding has a program is not looked at: {e}");
         }
+    }
+}
+
+fn tell_of_image(config: &Config, told: &Mutex<Option<String>>) {
+    let found = unknown_image::find(&config.secrets);
+    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(warning) = found.filter(|warning| told.as_ref() != Some(warning)) {
+        tracing::warn!("{warning}");
+        *told = Some(warning);
     }
 }
 

@@ -30,7 +30,8 @@ pub(crate) use offsets::VMLINUX_BTF;
 pub(crate) use places::path_of;
 pub(crate) use ring::{Record, Ring};
 pub(crate) use self_test::{
-    Answer, Cause, LSM_LIST, SelfTest, ask as ask_hook, ensure_fires, is_confidential, names_bpf,
+    Answer, Cause, LOCKDOWN, LSM_LIST, SelfTest, ask as ask_hook, boot_lsm, ensure_fires,
+    is_confidential, names_bpf,
 };
 pub(crate) use syscalls::{How, SyscallRecord, SyscallRing, Syscalls, SyscallsWish};
 
@@ -58,6 +59,9 @@ pub(crate) enum Error {
         /// What it said.
         cause: String,
     },
+    /// The kernel refuses what a guard is made of, and why is known.
+    #[error("this kernel cannot have a guard: {0}")]
+    Unfit(Cause),
     /// Programs are attached and do not run.
     #[error("the guard does not work: its hooks are attached and do not run: {0}")]
     Silent(Cause),

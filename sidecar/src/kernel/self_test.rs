@@ -25,7 +25,8 @@ use super::{Error, maps::Pinned, pins};
 
 /// The active security modules.
 pub(crate) const LSM_LIST: &str = "/sys/kernel/security/lsm";
-const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+/// What of the kernel is locked down.
+pub(crate) const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 const FTRACE_ENABLED: &str = "/proc/sys/kernel/ftrace_enabled";
 const BOOT_LINE: &str = "/proc/cmdline";
 
@@ -101,7 +102,7 @@ pub(crate) fn names_bpf(list: &str) -> bool {
     list.trim().split(',').any(|name| name == "bpf")
 }
 
-/// Whether the kernel keeps programs from reading its memory.
+/// Whether the kernel keeps programs from reading its memory, where securityfs tells (in containers it seldom does).
 pub(crate) fn is_confidential() -> bool {
     fs::read_to_string(LOCKDOWN).is_ok_and(|text| text.contains("[confidentiality]"))
 }
@@ -111,7 +112,7 @@ fn is_zero(path: &str) -> bool {
 }
 
 /// The security modules that the kernel's command line names, if it does.
-fn boot_lsm() -> Option<String> {
+pub(crate) fn boot_lsm() -> Option<String> {
     let line = fs::read_to_string(BOOT_LINE).ok()?;
     // (the last one counts)
     let mut given = line.split_whitespace().rev();

@@ -252,6 +252,11 @@ impl Whereabouts {
         is_its.then(|| Found::new(&Arc::new(place), is_certain))
     }
 
+    /// Whether control groups are of the unified hierarchy.
+    pub(crate) fn is_unified(&self) -> bool {
+        self.is_unified
+    }
+
     /// Whether what is so of one process of a control group is of all of it, and of no other.
     pub(crate) fn tells_apart(&self, cgroup: u64) -> bool {
         self.is_unified && cgroup != 0

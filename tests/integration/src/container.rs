@@ -23,6 +23,8 @@ use crate::process::until;
 const LONG: Duration = Duration::from_mins(2);
 const ENTER: &str = "__kernelseal-container";
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// What each control group has.
+const PROCESSES: &str = "cgroup.procs";
 /// The kubelet's folder of pods.
 const PODS: &str = "/var/lib/kubelet/pods";
 /// Where containers see the file for their last words.
@@ -46,12 +48,17 @@ impl Container {
         let cgroup = Path::new("/kubepods/burstable")
             .join(format!("pod{pod}"))
             .join(&id);
-        fs::create_dir_all(Path::new(CGROUPS).join(cgroup.strip_prefix("/")?))?;
+        for hierarchy in hierarchies()? {
+            fs::create_dir_all(hierarchy.join(cgroup.strip_prefix("/")?))?;
+        }
         let folder = Path::new(PODS).join(pod).join("containers").join(name);
         fs::create_dir_all(&folder)?;
         let last_words = folder.join("5eed");
         fs::write(&last_words, "")?;
-        fs::write(LAST_WORDS, "")?;
+        // (a root that is read-only has it)
+        if !Path::new(LAST_WORDS).exists() {
+            fs::write(LAST_WORDS, "")?;
+        }
         Ok(Self {
             cgroup,
             root: None,
@@ -163,6 +170,24 @@ fn make_root(folder: &Path) -> Result<()> {
     Ok(chdir("/")?)
 }
 
+/// Where the hierarchies of control groups are in which a runtime gives containers a group: the unified one; on a machine of
+/// version 1 all of that, and on a hybrid one the unified one, too. (What `cpuset` must be told first of a new group is no
+/// matter here: nobody could join it.)
+fn hierarchies() -> Result<Vec<PathBuf>> {
+    let root = Path::new(CGROUPS);
+    if root.join(PROCESSES).exists() {
+        return Ok(vec![root.to_owned()]);
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let place = entry?.path();
+        if place.join(PROCESSES).exists() && !place.ends_with("cpuset") {
+            found.push(place);
+        }
+    }
+    Ok(found)
+}
+
 /// Enters a container, when that is what this process is for.
 #[must_use]
 pub fn intercept() -> Option<ExitCode> {
@@ -181,8 +206,11 @@ fn enter(arguments: &[OsString]) -> Result<Infallible> {
     let [cgroup, last_words, root, deeds, program, rest @ ..] = arguments else {
         anyhow::bail!("it lacks arguments");
     };
-    let cgroup = Path::new(CGROUPS).join(Path::new(cgroup).strip_prefix("/")?);
-    fs::write(cgroup.join("cgroup.procs"), "0").context("cannot join its control group")?;
+    for hierarchy in hierarchies()? {
+        let cgroup = hierarchy.join(Path::new(cgroup).strip_prefix("/")?);
+        fs::write(cgroup.join(PROCESSES), "0")
+            .with_context(|| format!("cannot join {}", cgroup.display()))?;
+    }
     unshare(CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWNS).context("unshare")?;
     let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;

@@ -20,6 +20,9 @@ use crate::{container, hang, namespace};
 const LIMIT: Duration = Duration::from_mins(4);
 /// Names the variable that divides the tests among several runs.
 const SLICE: &str = "KERNELSEAL_SLICE";
+/// Names the variable that names the tests to run by how their names begin, several with commas between them. (A command line has
+/// one part of a name.)
+const BEGINNINGS: &str = "KERNELSEAL_TESTS";
 /// The exit status of a run with a test that hangs, as of one that failed.
 const FAILED: i32 = 101;
 
@@ -86,9 +89,11 @@ impl Registry {
             );
             return ExitCode::FAILURE;
         };
+        let beginnings = env::var(BEGINNINGS).unwrap_or_default();
         let trials = self
             .tests
             .into_iter()
+            .filter(|test| begins_so(&test.name, &beginnings))
             .skip(first)
             .step_by(of)
             .map(|test| Trial::test(test.name.clone(), move || run(&test, captured)))
@@ -109,6 +114,11 @@ fn parse_slice(text: &str) -> Option<(usize, usize)> {
     let (number, of) = text.split_once('/')?;
     let (number, of): (usize, usize) = (number.parse().ok()?, of.parse().ok()?);
     (1..=of).contains(&number).then(|| (number - 1, of))
+}
+
+/// Whether a name begins in one of these ways; without any, each does.
+fn begins_so(name: &str, beginnings: &str) -> bool {
+    beginnings.is_empty() || beginnings.split(',').any(|one| name.starts_with(one))
 }
 
 /// Runs one test and makes a message of its error, its panic and what it printed.
@@ -171,7 +181,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::{panic_text, parse_slice, watched};
+    use super::{begins_so, panic_text, parse_slice, watched};
     use std::time::Duration;
 
     #[test]
@@ -180,6 +190,13 @@ mod tests {
         for wrong in ["0/2", "3/2", "1", "1/", "a/2", "1/0"] {
             assert_eq!(parse_slice(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn tests_are_named_by_how_their_names_begin() {
+        assert!(begins_so("a::b", ""));
+        assert!(begins_so("a::b", "c::,a::"));
+        assert!(!begins_so("a::b", "c::,b"));
     }
 
     #[test]

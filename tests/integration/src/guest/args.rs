@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::protocol::{Cgroups, Root};
+
 /// What `guest --help` prints.
 pub const USAGE: &str = "\
 Runs a program in a QEMU guest with one of Debian's kernels, and ends with the program's exit status.
 
 usage: guest run --kernel LINE [OPTION]... -- PROGRAM [ARG]...
 
-  --kernel LINE          5.10, 6.1, 6.12 or 7.2, as fetched by guest/fetch; 6.12-arm64 emulates an arm64 machine
+  --kernel LINE          5.10, 6.1, 6.12 or 7.2, as fetched by guest/fetch; 6.12-arm64 emulates an arm64 machine,
+                         6.12-rt and 6.12-generic are other flavours of the kernel than Debian's `cloud`
   --programs FOLDER      where init and PROGRAM are, if not beside `guest` itself: for another architecture
   --add HOST[:GUEST]     copy a file or folder into the guest, with the libraries its programs need
                          (GUEST defaults to HOST's own absolute path; may be repeated)
@@ -26,6 +29,12 @@ usage: guest run --kernel LINE [OPTION]... -- PROGRAM [ARG]...
   --icount               count instructions instead of time: same figures on every machine, one processor
   --console FILE         keep the kernel's log in FILE
   --boot WORDS           more words for the kernel's command line, which overrule those that are there: lsm=lockdown,yama
+  --root KIND            copy the first file system onto one of this kind, and go on from there: overlay, btrfs, or erofs, which is
+                         read-only (the last two are made by mkfs.btrfs and mkfs.erofs of this machine)
+  --cgroups VERSIONS     mount control groups of version 1, or hybrid: version 1 and the unified hierarchy beside it, as systemd does;
+                         2 unless told
+  --without KIND         do not mount a file system of this kind: securityfs, tracefs, debugfs (may be repeated)
+  --selinux FILE         load this policy, and have it obeyed if the kernel's command line says enforcing=1
 
 A PROGRAM without a slash that was built beside `guest` itself is added by itself.
 Exit status: the program's; 128 + N when signal N ended it; 124 on a timeout; 125 when the guest failed.";
@@ -70,6 +79,14 @@ pub struct Run {
     pub console: Option<PathBuf>,
     /// More words for the kernel's command line.
     pub boot: String,
+    /// What its root is.
+    pub root: Root,
+    /// What control groups it has.
+    pub cgroups: Cgroups,
+    /// Kinds of file systems that are not mounted.
+    pub without: Vec<String>,
+    /// A policy for `SELinux`, in the kernel's own form.
+    pub selinux: Option<PathBuf>,
     /// The program and its arguments.
     pub command: Vec<String>,
 }
@@ -124,6 +141,10 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command> {
         icount: false,
         console: None,
         boot: String::new(),
+        root: Root::default(),
+        cgroups: Cgroups::default(),
+        without: Vec::new(),
+        selinux: None,
         command: Vec::new(),
     };
     while let Some(option) = args.next() {
@@ -144,7 +165,15 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Command> {
             "--timeout" => run.timeout = Duration::from_secs(positive(&option, &value()?)?),
             "--icount" => run.icount = true,
             "--console" => run.console = Some(value()?.into()),
-            "--boot" => run.boot = value()?,
+            // (several add up)
+            "--boot" => {
+                run.boot.push(' ');
+                run.boot += &value()?;
+            }
+            "--root" => run.root = parse_root(&value()?)?,
+            "--cgroups" => run.cgroups = parse_cgroups(&value()?)?,
+            "--without" => run.without.push(parse_without(value()?)?),
+            "--selinux" => run.selinux = Some(value()?.into()),
             "--help" | "-h" => return Ok(Command::Help),
             "--" => {
                 run.command = args.collect();
@@ -198,6 +227,32 @@ fn parse_disk(value: &str) -> Result<Disk> {
     }
 }
 
+fn parse_root(value: &str) -> Result<Root> {
+    match value {
+        "overlay" => Ok(Root::Overlay),
+        "btrfs" => Ok(Root::Btrfs),
+        "erofs" => Ok(Root::Erofs),
+        _ => bail!("--root {value}: overlay, btrfs or erofs is wanted"),
+    }
+}
+
+fn parse_cgroups(value: &str) -> Result<Cgroups> {
+    match value {
+        "1" => Ok(Cgroups::Version1),
+        "hybrid" => Ok(Cgroups::Hybrid),
+        "2" => Ok(Cgroups::Version2),
+        _ => bail!("--cgroups {value}: 1, hybrid or 2 is wanted"),
+    }
+}
+
+fn parse_without(value: String) -> Result<String> {
+    // (nothing works without the others)
+    if !["securityfs", "tracefs", "debugfs"].contains(&value.as_str()) {
+        bail!("--without {value}: securityfs, tracefs or debugfs is wanted");
+    }
+    Ok(value)
+}
+
 fn parse_env(value: &str) -> Result<(String, String)> {
     match value.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -207,7 +262,7 @@ fn parse_env(value: &str) -> Result<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Add, Command, Disk, Run, parse};
+    use super::{Add, Cgroups, Command, Disk, Root, Run, parse};
 
     fn run(line: &str) -> Run {
         match parse(line.split(' ').map(str::to_owned)).unwrap() {
@@ -269,6 +324,19 @@ mod tests {
         assert!(error("run --kernel 6.1 --env A -- p").contains("NAME=VALUE"));
         assert!(error("run --kernel 6.1 --reach 65536 -- p").contains("too great"));
         assert!(error("boot").contains("guest run"));
+    }
+
+    #[test]
+    fn a_ground_is_told_by_its_words() {
+        let run = run(
+            "run --kernel 6.1 --boot a --boot b=1 --root erofs --cgroups hybrid --without tracefs --without debugfs -- p",
+        );
+        assert_eq!(run.boot, " a b=1");
+        assert_eq!((run.root, run.cgroups), (Root::Erofs, Cgroups::Hybrid));
+        assert_eq!(run.without, ["tracefs", "debugfs"]);
+        assert!(error("run --kernel 6.1 --root zfs -- p").contains("btrfs"));
+        assert!(error("run --kernel 6.1 --cgroups 3 -- p").contains("hybrid"));
+        assert!(error("run --kernel 6.1 --without proc -- p").contains("securityfs"));
     }
 
     #[test]

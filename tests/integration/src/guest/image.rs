@@ -16,7 +16,7 @@ use super::cpio::Archive;
 use super::elf::{self, Library};
 use super::machine::Machine;
 use super::modules::Modules;
-use super::protocol::{JOB_FILE, Job, MODULES_DIR};
+use super::protocol::{ASKED, Asked, JOB_FILE, Job, MODULES_DIR, SELINUX_POLICY};
 
 /// The modules every guest loads: its disk, its network card, what containers want, and what an attacker does.
 const MODULES: [&str; 6] = [
@@ -85,12 +85,28 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
     {
         image.add(&path, &format!("/usr/bin/{program}"))?;
     }
+    if let Some(maker) = run.root.maker() {
+        let program = tool(maker)?;
+        image.add(&program, &format!("/usr/sbin/{maker}"))?;
+    }
+    if let Some(policy) = &run.selinux {
+        image.add(policy, SELINUX_POLICY)?;
+    }
     image.busybox(cache)?;
     image.add_libraries()?;
     let modules = image.modules(run, kernel)?;
     let mut env = run.env.clone();
     let line = Machine::line(&kernel.name).to_owned();
     env.push(("KERNELSEAL_GUEST_KERNEL".to_owned(), line));
+    let asked = Asked {
+        kernel: run.kernel.clone(),
+        boot: run.boot.clone(),
+        cpus: run.cpus,
+        root: run.root,
+        cgroups: run.cgroups,
+        without: run.without.clone(),
+    };
+    env.push((ASKED.to_owned(), serde_json::to_string(&asked)?));
     let job = Job {
         command: run.command.clone(),
         env,
@@ -100,6 +116,10 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
             .map(str::to_owned)
             .collect(),
         has_network: run.reach.is_some(),
+        root: run.root,
+        cgroups: run.cgroups,
+        without: run.without.clone(),
+        has_selinux_policy: run.selinux.is_some(),
     };
     image
         .archive
@@ -122,6 +142,14 @@ fn built(run: &Run, name: &str) -> Result<PathBuf> {
         );
     }
     Ok(path)
+}
+
+/// A program of this machine that root runs.
+fn tool(name: &str) -> Result<PathBuf> {
+    let places = ["/usr/sbin", "/sbin", "/usr/bin"].map(|folder| Path::new(folder).join(name));
+    let found = places.iter().find(|path| path.is_file());
+    let found = found.with_context(|| format!("{name} is missing; run .ci/install grounds"))?;
+    Ok(fs::canonicalize(found)?)
 }
 
 struct Image<W: Write> {
@@ -206,6 +234,7 @@ impl<W: Write> Image<W> {
         let wanted: Vec<String> = MODULES
             .into_iter()
             .map(str::to_owned)
+            .chain(run.root.modules().iter().copied().map(str::to_owned))
             .chain(run.modules.iter().cloned())
             .collect();
         let mut names = Vec::new();

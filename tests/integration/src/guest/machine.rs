@@ -23,10 +23,10 @@ impl Machine {
         }
     }
 
-    /// The kernel's line, its name without the machine.
+    /// The kernel's line, its name without flavour and machine.
     #[must_use]
     pub fn line(kernel: &str) -> &str {
-        kernel.strip_suffix(ARM64).unwrap_or(kernel)
+        kernel.split_once('-').map_or(kernel, |(line, _)| line)
     }
 
     /// What the names of its folders in the cache end in.
@@ -108,6 +108,7 @@ mod tests {
         for (name, machine, line) in [
             ("6.1", Machine::X86_64, "6.1"),
             ("6.12-arm64", Machine::Arm64, "6.12"),
+            ("6.12-rt", Machine::X86_64, "6.12"),
         ] {
             assert_eq!((Machine::of(name), Machine::line(name)), (machine, line));
         }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub const JOB_FILE: &str = "/etc/kernelseal-guest.json";
 /// Where the initramfs holds kernel modules.
 pub const MODULES_DIR: &str = "/usr/lib/kernelseal-guest/modules";
+/// Where the initramfs holds a policy for `SELinux`, if it has one.
+pub const SELINUX_POLICY: &str = "/etc/selinux/policy";
 /// The guest's port for the command's output. (An arm64 machine's console is of another kind, and not counted.)
 pub const OUTPUT_PORT: &str = if cfg!(target_arch = "aarch64") {
     "/dev/ttyS0"
@@ -42,6 +44,84 @@ pub struct Job {
     pub disks: Vec<String>,
     /// Whether it has a network with [`HOST`] in it.
     pub has_network: bool,
+    /// What its root is.
+    pub root: Root,
+    /// What control groups are mounted.
+    pub cgroups: Cgroups,
+    /// Kinds of file systems that are not.
+    pub without: Vec<String>,
+    /// Whether a policy for `SELinux` lies at [`SELINUX_POLICY`].
+    pub has_selinux_policy: bool,
+}
+
+/// Names the variable that tells the program in the guest what machine was asked for ([`Asked`], as JSON).
+pub const ASKED: &str = "KERNELSEAL_GUEST";
+
+/// What a guest was asked to be.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The name of its kernel, such as `6.12-rt`.
+    pub kernel: String,
+    /// More words of the kernel's command line.
+    pub boot: String,
+    /// Number of processors.
+    pub cpus: u32,
+    /// What its root is.
+    pub root: Root,
+    /// What control groups are mounted.
+    pub cgroups: Cgroups,
+    /// Kinds of file systems that are not.
+    pub without: Vec<String>,
+}
+
+/// What a guest has as its root.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Root {
+    /// What the kernel begins with.
+    #[default]
+    Initramfs,
+    /// An overlay with that below it.
+    Overlay,
+    /// A copy of it on btrfs.
+    Btrfs,
+    /// A copy of it that nobody can write.
+    Erofs,
+}
+
+impl Root {
+    /// The program that makes such a file system, if one does.
+    #[must_use]
+    pub fn maker(self) -> Option<&'static str> {
+        match self {
+            Self::Initramfs | Self::Overlay => None,
+            Self::Btrfs => Some("mkfs.btrfs"),
+            Self::Erofs => Some("mkfs.erofs"),
+        }
+    }
+
+    /// The modules that its kernel needs for it.
+    #[must_use]
+    pub fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Initramfs | Self::Overlay => &[],
+            Self::Btrfs => &["loop", "btrfs"],
+            Self::Erofs => &["loop", "erofs"],
+        }
+    }
+}
+
+/// What control groups a guest mounts.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cgroups {
+    /// The unified hierarchy.
+    #[default]
+    Version2,
+    /// A hierarchy for each controller.
+    Version1,
+    /// The same, and the unified one beside them.
+    Hybrid,
 }
 
 /// One line on the report port.

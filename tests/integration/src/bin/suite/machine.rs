@@ -2,10 +2,14 @@
 
 use std::env;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use kernelseal_integration::guest::protocol::{ASKED, Asked, Cgroups, Root};
 use kernelseal_integration::registry::Registry;
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::sys::statfs::{
+    BPF_FS_MAGIC, BTRFS_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs,
+};
 use nix::sys::utsname::uname;
 
 /// The oldest kernel that is supported.
@@ -17,6 +21,10 @@ pub fn register(registry: Registry) -> Registry {
         .test(
             "machine::kernel_is_the_one_asked_for",
             kernel_is_the_one_asked_for,
+        )
+        .test(
+            "machine::ground_is_the_one_asked_for",
+            ground_is_the_one_asked_for,
         )
         .test(
             "machine::bpf_is_among_the_security_modules",
@@ -51,6 +59,86 @@ fn kernel_is_the_one_asked_for() -> Result<()> {
         .map_while(|part| part.parse::<u32>().ok());
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     ensure!(found >= OLDEST, "kernel {release} is older than {OLDEST:?}");
+    Ok(())
+}
+
+/// Whether a guest is what `guest run` was told to make of it.
+fn ground_is_the_one_asked_for() -> Result<()> {
+    let Ok(asked) = env::var(ASKED) else {
+        return Ok(()); // no guest
+    };
+    let asked: Asked = serde_json::from_str(&asked)?;
+    let name = uname()?;
+    let (release, version) = (
+        name.release().to_string_lossy(),
+        name.version().to_string_lossy(),
+    );
+    ensure!(
+        asked.kernel.contains("-rt") == version.contains("PREEMPT_RT"),
+        "{version}"
+    );
+    ensure!(
+        asked.kernel.contains('-') != release.contains("-cloud-")
+            || asked.kernel.ends_with("-arm64"),
+        "{release}"
+    );
+    ensure_booted_with(&asked.boot)?;
+    let online = fs::read_to_string("/sys/devices/system/cpu/online")?;
+    let last = asked.cpus - 1;
+    let wanted = if last == 0 {
+        "0".into()
+    } else {
+        format!("0-{last}")
+    };
+    ensure!(online.trim() == wanted, "processors {online}");
+    let root = statfs("/")?.filesystem_type();
+    let wanted: &[FsType] = match asked.root {
+        // (`RAMFS_MAGIC`)
+        Root::Initramfs => &[TMPFS_MAGIC, FsType(0x8584_58f6)],
+        Root::Overlay => &[OVERLAYFS_SUPER_MAGIC],
+        Root::Btrfs => &[BTRFS_SUPER_MAGIC],
+        // (`EROFS_SUPER_MAGIC_V1`)
+        Root::Erofs => &[FsType(0xe0f5_e1e2)],
+    };
+    ensure!(wanted.contains(&root), "the root is of kind {root:?}");
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let has = |kind: &str| {
+        mounts
+            .lines()
+            .any(|line| line.split(' ').nth(2) == Some(kind))
+    };
+    for kind in &asked.without {
+        ensure!(!has(kind), "{kind} is mounted");
+    }
+    let cgroups = (has("cgroup"), has("cgroup2"));
+    let wanted = match asked.cgroups {
+        Cgroups::Version2 => (false, true),
+        Cgroups::Version1 => (true, false),
+        Cgroups::Hybrid => (true, true),
+    };
+    ensure!(cgroups == wanted, "{mounts}");
+    Ok(())
+}
+
+/// Whether the kernel did what these words of its command line are for.
+fn ensure_booted_with(words: &str) -> Result<()> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    for word in words.split_whitespace() {
+        ensure!(line.split_whitespace().any(|it| it == word), "{line}");
+        let (file, wanted) = match word.split_once('=') {
+            Some(("preempt", mode)) => ("/sys/kernel/debug/sched/preempt", format!("({mode})")),
+            Some(("lockdown", mode)) => ("/sys/kernel/security/lockdown", format!("[{mode}]")),
+            Some(("lsm", modules)) => ("/sys/kernel/security/lsm", modules.into()),
+            Some(("enforcing", is)) => ("/sys/fs/selinux/enforce", is.into()),
+            _ => continue,
+        };
+        let is_hidden = |kind| !Path::new(kind).exists();
+        if is_hidden("/sys/kernel/security/lsm") && file.starts_with("/sys/kernel/security") {
+            continue; // securityfs is not mounted
+        }
+        let found = fs::read_to_string(file).with_context(|| file.to_owned())?;
+        ensure!(found.contains(&wanted), "{word}, and {file} is {found}");
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod delivery;
 mod examples;
 mod faults;
 mod fixtures;
+mod grounds;
 mod guardian;
 mod guards;
 mod identity;
@@ -42,6 +43,7 @@ use kernelseal_integration::registry::Registry;
 fn main() -> ExitCode {
     let rooms = [
         machine::register,
+        grounds::register,
         pods::register,
         fixtures::register,
         delivery::register,

@@ -32,7 +32,6 @@ pub fn register(registry: Registry) -> Registry {
         .test("proof::a_link_is_lost", || a_pin_is_lost("link_file_open"))
         .test("proof::a_map_is_lost", || a_pin_is_lost("map_SEALED"))
         .test("proof::lifecycle_is_told", lifecycle_is_told)
-        .test("proof::without_bpf_in_lsm", without_bpf_in_lsm)
 }
 
 fn config() -> String {
@@ -195,33 +194,4 @@ fn lifecycle_is_told() -> Result<()> {
     agent.wait_for(lifecycle("started"), SOON)?;
     agent.signal(Signal::SIGTERM)?;
     agent.wait_for(lifecycle("stopping"), SOON).map(drop)
-}
-
-/// On a machine that was booted without `bpf` among its security modules: `make guest-without-lsm`.
-fn without_bpf_in_lsm() -> Result<()> {
-    let active = fs::read_to_string("/sys/kernel/security/lsm")?;
-    if active.trim().split(',').any(|name| name == "bpf") {
-        ensure!(
-            std::env::var_os("KERNELSEAL_WITHOUT_BPF").is_none(),
-            "this machine was to be booted without bpf: {active}"
-        );
-        return Ok(());
-    }
-    let (_, said) = Agent::expect_failure(&config())?;
-    let advice = format!("lsm={},bpf", active.trim());
-    ensure!(
-        said.contains(&advice) && !said.contains("watching"),
-        "{said}"
-    );
-    let said = report(&mut target()?)?.1;
-    ensure!(said["env"]["TOKEN"].is_null(), "{said}");
-    // Nothing is left that looks like a guard.
-    let status = Agent::command(&["status"]).output()?;
-    ensure!(
-        String::from_utf8_lossy(&status.stdout).contains("not loaded"),
-        "{status:?}"
-    );
-    let check = Agent::command(&["check"]).output()?;
-    ensure!(!check.status.success());
-    Ok(())
 }

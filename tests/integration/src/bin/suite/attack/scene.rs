@@ -157,7 +157,7 @@ impl Scene {
             (format!("cat /proc/{pid}/stat"), "probe-static"),
             (format!("cat /proc/{pid}/status"), "probe-static"),
             (format!("tr '\\0' ' ' </proc/{pid}/cmdline"), "--threads 3"),
-            (format!("cat /proc/{pid}/cgroup"), "0::"),
+            (format!("cat /proc/{pid}/cgroup"), ":/"),
             (format!("readlink /proc/{pid}/ns/mnt"), "mnt:["),
             (
                 format!("nsenter -t {pid} -m -p ps -o pid,comm"),

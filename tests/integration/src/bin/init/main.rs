@@ -1,5 +1,9 @@
 //! The guest's first process: makes the machine usable, runs the one command, reports how it ended.
 
+mod cgroups;
+mod root;
+mod selinux;
+
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -25,14 +29,13 @@ use nix::unistd::Pid;
 /// The devices of the disks, in their order.
 const DISKS: [&str; 4] = ["/dev/vda", "/dev/vdb", "/dev/vdc", "/dev/vdd"];
 
-/// File system type, place, options. In this order: some places lie within others.
-const MOUNTS: [(&str, &str, &str); 12] = [
+/// File system type, place, options. In this order: some places lie within others. (Control groups are `cgroups`' matter.)
+const MOUNTS: [(&str, &str, &str); 11] = [
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
     ("devtmpfs", "/dev", ""),
     ("securityfs", "/sys/kernel/security", ""),
     ("bpf", "/sys/fs/bpf", ""),
-    ("cgroup2", "/sys/fs/cgroup", ""),
     ("tracefs", "/sys/kernel/tracing", ""),
     ("debugfs", "/sys/kernel/debug", ""),
     ("devpts", "/dev/pts", "ptmxmode=0666"),
@@ -46,11 +49,14 @@ fn main() {
         eprintln!("init: this is the first process of a guest; run it with `guest run`");
         std::process::exit(1);
     }
-    let mut warnings = mount_all();
+    let job = read_job();
+    let without = job.as_ref().map(|job| job.without.as_slice());
+    let mut warnings = mount_all(without.unwrap_or_default());
     match Ports::open() {
         Ok(mut ports) => {
             ports.report(&Report::Started);
-            let report = run(&mut ports, &mut warnings)
+            let report = job
+                .and_then(|job| run(&job, &mut ports, &mut warnings))
                 .unwrap_or_else(|error| Report::Failed(format!("{error:#}")));
             ports.finish(&report);
         }
@@ -60,11 +66,13 @@ fn main() {
     let _ = reboot(RebootMode::RB_POWER_OFF);
 }
 
-/// Prepares what the job asks for and runs its command.
-fn run(ports: &mut Ports, warnings: &mut Vec<String>) -> Result<Report> {
+fn read_job() -> Result<Job> {
     let text = fs::read(JOB_FILE).with_context(|| format!("cannot read {JOB_FILE}"))?;
-    let job: Job =
-        serde_json::from_slice(&text).with_context(|| format!("cannot understand {JOB_FILE}"))?;
+    serde_json::from_slice(&text).with_context(|| format!("cannot understand {JOB_FILE}"))
+}
+
+/// Prepares what the job asks for and runs its command.
+fn run(job: &Job, ports: &mut Ports, warnings: &mut Vec<String>) -> Result<Report> {
     let mut attempt = |what: &str, result: Result<()>| {
         if let Err(error) = result {
             warnings.push(format!("{what}: {error:#}"));
@@ -85,7 +93,7 @@ fn run(ports: &mut Ports, warnings: &mut Vec<String>) -> Result<Report> {
     for (place, device) in job.disks.iter().zip(DISKS) {
         attempt(&format!("cannot mount {place}"), mount_disk(device, place));
     }
-    attempt("cannot prepare cgroups", prepare_cgroups());
+    attempt("cannot prepare cgroups", cgroups::mount_all(job.cgroups));
     attempt("cannot raise limits", raise_limits());
     attempt(
         "cannot set the host name",
@@ -94,17 +102,24 @@ fn run(ports: &mut Ports, warnings: &mut Vec<String>) -> Result<Report> {
     for warning in warnings.drain(..) {
         ports.report(&Report::Warning(warning));
     }
-    run_command(&job, &ports.output)
+    // What a ground is named for is no matter of a warning: without it another ground would be tested.
+    root::change(job.root, &job.disks).context("cannot change the root")?;
+    share_mounts()?;
+    if job.has_selinux_policy {
+        selinux::load().context("cannot load SELinux' policy")?;
+    }
+    run_command(job, &ports.output)
 }
 
-/// Mounts what every Linux machine has; gives the complaints.
-fn mount_all() -> Vec<String> {
+/// Mounts what every Linux machine has, but file systems of these kinds; gives the complaints.
+fn mount_all(without: &[String]) -> Vec<String> {
     let mut complaints = Vec::new();
     // (the kernel makes its first file system one that everybody writes)
     if let Err(error) = fs::set_permissions("/", Permissions::from_mode(0o755)) {
         complaints.push(format!("cannot set the root's mode: {error}"));
     }
-    for (kind, place, options) in MOUNTS {
+    let wanted = |kind: &str| !without.iter().any(|it| it == kind);
+    for (kind, place, options) in MOUNTS.into_iter().filter(|(kind, ..)| wanted(kind)) {
         let result = fs::create_dir_all(place)
             .map_err(anyhow::Error::from)
             .and_then(|()| {
@@ -120,12 +135,13 @@ fn mount_all() -> Vec<String> {
             complaints.push(format!("cannot mount {kind} on {place}: {error}"));
         }
     }
-    // As on machines with systemd, where containers' mounts come and go.
-    let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
-    if let Err(error) = mount(None::<&str>, "/", None::<&str>, shared, None::<&str>) {
-        complaints.push(format!("cannot share mounts: {error}"));
-    }
     complaints
+}
+
+/// As on machines with systemd, where containers' mounts come and go.
+fn share_mounts() -> Result<()> {
+    let shared = MsFlags::MS_SHARED | MsFlags::MS_REC;
+    mount(None::<&str>, "/", None::<&str>, shared, None::<&str>).context("cannot share mounts")
 }
 
 fn load_module(path: &Path) -> Result<()> {
@@ -161,21 +177,6 @@ fn mount_disk(device: &str, place: &str) -> Result<()> {
         MsFlags::MS_NOATIME,
         None::<&str>,
     )?;
-    Ok(())
-}
-
-/// Leaves the root group, so that it may have children with controllers.
-fn prepare_cgroups() -> Result<()> {
-    fs::create_dir_all("/sys/fs/cgroup/init.scope")?;
-    fs::write("/sys/fs/cgroup/init.scope/cgroup.procs", "1")?;
-    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")?;
-    for controller in controllers.split_whitespace() {
-        fs::write(
-            "/sys/fs/cgroup/cgroup.subtree_control",
-            format!("+{controller}"),
-        )
-        .with_context(|| format!("cannot enable {controller}"))?;
-    }
     Ok(())
 }
 
