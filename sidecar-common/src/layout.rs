@@ -187,6 +187,8 @@ pub struct Offsets {
     pub mntns_inum: u32,
     /// `dentry.d_sb`
     pub dentry_sb: u32,
+    /// `dentry.d_hash.pprev`: none where it was deleted, or never had a name
+    pub dentry_hashed: u32,
     /// `dentry.d_inode`: none where nothing has that name
     pub dentry_inode: u32,
     /// `dentry.d_parent`

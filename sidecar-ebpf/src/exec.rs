@@ -522,7 +522,8 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     }
     let dentry: Ptr = load!(file, file_dentry);
     let own_name = names::hash_name(load_text!(dentry, dentry_name));
-    let has_own_name = own_name == names::hash_name(kernel::untyped(pending.name.as_ptr() as u64));
+    let has_own_name = provenance::is_named(dentry)
+        && own_name == names::hash_name(kernel::untyped(pending.name.as_ptr() as u64));
     pending.flags = Held::flags_of(provenance::of_executed(kernel::untyped(file as u64)))
         | if has_own_name { HELD_OWN_NAME } else { 0 }
         | if is_script { HELD_SCRIPT } else { 0 }

@@ -101,11 +101,23 @@ fn of(file: Ptr, root: Ptr, namespace: u32) -> u32 {
         && read::<u32>(namespace_of(mount), off!(mntns_inum)) == namespace;
     let inode = follow(file, off!(file_inode));
     let sb = follow(inode, off!(inode_sb));
-    // (an agent's user namespace is that of its node, the first)
-    let is_of_other_users = !follow(follow(sb, off!(sb_user_ns)), off!(userns_parent)).is_null();
     // SAFETY: read at once.
-    let is_foreign = is_of_other_users || unsafe { MOUNTED_BELOW.get(sb as u64) }.is_some();
+    let is_foreign = is_of_other_users(sb) || unsafe { MOUNTED_BELOW.get(sb as u64) }.is_some();
     of_kind(inode, sb) | if is_in_root { IN_ROOT } else { 0 } | if is_foreign { FOREIGN } else { 0 }
+}
+
+/// Whether a file system was mounted in a user namespace that is not its node's, which an agent's is: the first. It says what its
+/// owner likes, be it an overlay over something of his.
+#[inline(always)]
+fn is_of_other_users(sb: Ptr) -> bool {
+    let users = follow(sb, off!(sb_user_ns));
+    users.is_null() || !follow(users, off!(userns_parent)).is_null()
+}
+
+/// Whether a name of this dentry's is still there: not where it was deleted, or never had one.
+#[inline(always)]
+pub(crate) fn is_named(dentry: Ptr) -> bool {
+    !follow(dentry, off!(dentry_hashed)).is_null()
 }
 
 /// Whether nobody but root could put another file in its place, or write it. False, too, where it lies deeper than is looked.
@@ -115,8 +127,9 @@ fn is_roots_alone(file: Ptr) -> bool {
     const DEEPEST: u32 = 32;
     let mut mount = follow(file, off!(file_mount));
     let mut dentry = follow(file, off!(file_dentry));
-    if dentry == follow(mount, off!(vfsmount_root)) {
-        return false; // it is mounted there itself
+    // (what is mounted there itself, and what is there no more, is not what root has put there)
+    if dentry == follow(mount, off!(vfsmount_root)) || !is_named(dentry) {
+        return false;
     }
     let idmap = idmap_of(mount);
     // (what something is mounted on nobody sees)
@@ -164,10 +177,13 @@ fn idmap_of(mount: Ptr) -> Ptr {
 fn is_open_to_others(dentry: Ptr) -> bool {
     let inode = follow(dentry, off!(dentry_inode));
     let sb = follow(inode, off!(inode_sb));
-    inode.is_null()
+    let mode: u16 = read(inode, off!(inode_mode));
+    // (no file has mode 0: that could not be read)
+    mode == 0
+        || mode & WRITE_BY_OTHERS != 0
         || read::<u32>(inode, off!(inode_uid)) != 0
-        || read::<u16>(inode, off!(inode_mode)) & WRITE_BY_OTHERS != 0
         || read::<u64>(sb, off!(sb_magic)) == FUSE
+        || is_of_other_users(sb)
 }
 
 /// The mount namespace that a mount is in.

@@ -178,10 +178,19 @@ fn attach() -> Finding {
     let attached = kernel::load().and_then(|loaded| {
         // (while they are attached)
         kernel::ensure_fires()?;
-        Ok(loaded.attached().join(", "))
+        let is_seen = kernel::ask_hook() == kernel::Answer::Fires;
+        Ok((loaded.attached().join(", "), is_seen))
     });
     match attached {
-        Ok(names) => Finding::met("programs", format!("loaded, attached, and run: {names}")),
+        Ok((names, true)) => {
+            Finding::met("programs", format!("loaded, attached, and run: {names}"))
+        }
+        Ok((names, false)) => Finding::met(
+            "programs",
+            format!(
+                "loaded and attached (that they run could not be seen: somebody else answers first): {names}"
+            ),
+        ),
         Err(e) => Finding::missing("programs", e.to_string()),
     }
 }

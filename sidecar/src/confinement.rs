@@ -9,9 +9,20 @@ const ENFORCE: &str = "/sys/fs/selinux/enforce";
 /// How a kernel's error for what such a module refuses ends (`EACCES`).
 const REFUSED: &str = "(os error 13)";
 
+/// Domains that `SELinux`'s policies leave alone, those of the system and of privileged containers among them.
+const UNCONFINED: [&str; 5] = [
+    "unconfined_t",
+    "unconfined_service_t",
+    "spc_t",
+    "kernel_t",
+    "init_t",
+];
+/// What the verifier says of a program that it refuses, by the same number.
+const OF_VERIFIER: &str = "processed ";
+
 /// What to do about an error for which a profile or a domain may be the cause, and is not told of yet.
 pub(crate) fn advice(error: &str) -> Option<String> {
-    if !error.contains(REFUSED) {
+    if !error.contains(REFUSED) || error.contains(OF_VERIFIER) {
         return None;
     }
     let current = fs::read_to_string(CURRENT).ok()?;
@@ -28,7 +39,10 @@ fn of(current: &str, is_permissive: bool) -> Option<String> {
         ));
     }
     // (of SELinux: user, role, type, level)
-    let domain = current.split(':').nth(2).filter(|_| !is_permissive)?;
+    let domain = current.split(':').nth(2)?;
+    if is_permissive || UNCONFINED.contains(&domain) {
+        return None;
+    }
     Some(format!(
         "SELinux confines this process to the domain {domain}, and may be what refused it (`ausearch -m avc` tells). Run it in a domain that is not confined, or allow it `bpf {{ map_create map_read map_write prog_load prog_run }}` and the rest of docs/grounds.md"
     ))
@@ -48,7 +62,13 @@ mod tests {
 
     #[test]
     fn who_is_not_confined_is_told_nothing() {
-        for current in ["unconfined", "docker-default (complain)", ""] {
+        for current in [
+            "unconfined",
+            "docker-default (complain)",
+            "",
+            "system_u:system_r:spc_t:s0",
+            "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023",
+        ] {
             assert_eq!(of(current, false), None, "{current}");
         }
         assert_eq!(of("u:r:container_t:s0", true), None);

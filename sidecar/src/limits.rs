@@ -5,7 +5,6 @@ use std::{
     io,
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
-    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
@@ -16,9 +15,6 @@ const USUAL: u64 = 1024;
 const MOST: u64 = 1 << 20;
 /// Descriptors that are there for a program that is held when there are no others.
 const IN_RESERVE: usize = 48;
-
-/// How often it is looked whether there are others.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What it was when we began.
 static BEFORE: OnceLock<Rlimit> = OnceLock::new();
@@ -67,8 +63,6 @@ pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
 pub(crate) struct Reserve {
     one: File,
     more: Vec<File>,
-    /// When there were others, last time.
-    seen: Option<Instant>,
 }
 
 impl Reserve {
@@ -76,7 +70,6 @@ impl Reserve {
         let mut reserve = Self {
             one: File::open("/dev/null")?,
             more: Vec::with_capacity(IN_RESERVE),
-            seen: None,
         };
         reserve.fill();
         Ok(reserve)
@@ -93,13 +86,7 @@ impl Reserve {
 
     /// Gives them up if there are no others; takes new ones when there are. False where there are none now.
     pub(crate) fn see_to_it(&mut self) -> bool {
-        // (every start would pay for it; should they run out meanwhile, it is held and tried again)
-        if self.seen.is_some_and(|seen| seen.elapsed() < LOOK_EVERY) {
-            return true;
-        }
-        let another = self.one.try_clone();
-        self.seen = another.is_ok().then(Instant::now);
-        match another {
+        match self.one.try_clone() {
             Ok(_) if self.more.is_empty() => self.fill(),
             Err(e) if is_for_lack(&e) => {
                 self.more.clear();

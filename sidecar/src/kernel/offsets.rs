@@ -11,7 +11,10 @@ use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use sidecar_common::layout::Offsets;
 
-use super::{Error, network};
+use super::{Error, network, version::version};
+
+/// Since when mounts can map users.
+const MOUNTS_WITH_IDMAPS: (u32, u32) = (5, 12);
 
 /// Where a system call's registers have its number.
 const SYSCALL_IN_REGISTERS: &str = if cfg!(target_arch = "aarch64") {
@@ -97,15 +100,14 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         path_dentry: at("path.dentry")?,
         vfsmount_sb: at("vfsmount.mnt_sb")?,
         vfsmount_root: at("vfsmount.mnt_root")?,
-        vfsmount_idmap: at("vfsmount.mnt_idmap")
-            .or_else(|_| at("vfsmount.mnt_userns"))
-            .unwrap_or_default(),
+        vfsmount_idmap: types.idmap_of_mount()?,
         mount_mnt: at("mount.mnt")?,
         mount_parent: at("mount.mnt_parent")?,
         mount_point: at("mount.mnt_mountpoint")?,
         mount_ns: at("mount.mnt_ns")?,
         mntns_inum: at("mnt_namespace.ns.inum")?,
         dentry_sb: at("dentry.d_sb")?,
+        dentry_hashed: at("dentry.d_hash.pprev")?,
         dentry_inode: at("dentry.d_inode")?,
         dentry_parent: at("dentry.d_parent")?,
         dentry_name: at("dentry.d_name.name")?,
@@ -215,6 +217,15 @@ impl Types {
     /// argument (6.9).
     fn setattr_has_idmap(&self) -> Result<bool, Error> {
         Ok(self.parameters_of("bpf_lsm_inode_setattr")? > 2)
+    }
+
+    /// Where a mount has how it maps users; 0 of a kernel whose mounts cannot.
+    fn idmap_of_mount(&self) -> Result<u32, Error> {
+        let named = |name: &str| self.offset(&format!("vfsmount.{name}"));
+        match named("mnt_idmap").or_else(|_| named("mnt_userns")) {
+            Err(_) if version() < MOUNTS_WITH_IDMAPS => Ok(0),
+            found => found,
+        }
     }
 
     /// How many parameters the function, or tracepoint's prototype, of that name has.

@@ -11,32 +11,39 @@ pub(super) struct Owner {
     pub(super) name: Vec<u8>,
 }
 
-/// Turns of some, one after the other; each has its own queue.
-#[derive(Default)]
+/// Turns of some, one after the other; each has its own queue, and goes behind all others when it had its turn.
 struct Round<K, Q> {
     waiting: BTreeMap<K, Q>,
-    /// Who had the last turn.
-    last: Option<K>,
+    order: VecDeque<K>,
+}
+
+impl<K, Q> Default for Round<K, Q> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            order: VecDeque::new(),
+        }
+    }
 }
 
 impl<K: Ord + Clone, Q: Default> Round<K, Q> {
     fn queue(&mut self, key: K) -> &mut Q {
-        self.waiting.entry(key).or_default()
+        let order = &mut self.order;
+        self.waiting.entry(key).or_insert_with_key(|key| {
+            order.push_back(key.clone());
+            Q::default()
+        })
     }
 
     /// The queue of the next whose turn it is; `take` gives its first, and whether that was its last.
     fn take<T>(&mut self, take: impl FnOnce(&mut Q) -> (Option<T>, bool)) -> Option<T> {
-        let after = self.last.as_ref();
-        let mut later = self
-            .waiting
-            .keys()
-            .filter(|key| after.is_none_or(|last| *key > last));
-        let key = later.next().or_else(|| self.waiting.keys().next())?.clone();
+        let key = self.order.pop_front()?;
         let (taken, is_empty) = take(self.waiting.get_mut(&key)?);
         if is_empty {
             self.waiting.remove(&key);
+        } else {
+            self.order.push_back(key);
         }
-        self.last = Some(key);
         taken
     }
 }
@@ -112,7 +119,25 @@ mod tests {
             },
             100,
         );
-        assert_eq!(queue.pop(), Some(100));
+        assert!([queue.pop(), queue.pop()].contains(&Some(100)));
+    }
+
+    /// Control groups that are made later have higher numbers.
+    #[test]
+    fn containers_that_are_made_again_and_again_delay_nobody() {
+        let mut queue = queue(&[(7, "a", 7), (1, "a", 1)]);
+        let mut order = Vec::new();
+        for seal in 8..30 {
+            queue.push(
+                Owner {
+                    cgroup: seal,
+                    name: b"a".to_vec(),
+                },
+                seal,
+            );
+            order.extend(queue.pop());
+        }
+        assert_eq!(order[..2], [7, 1]);
     }
 
     #[test]

@@ -207,6 +207,9 @@ impl Work {
             .refuse_foreign_code(held, &task, &place, &bindings)
             .and_then(|()| self.keep_to_image(held, process, &bindings));
         if let Err(failure) = is_kept {
+            if failure.is_for_lack() && self.may_wait(held) {
+                return self.let_wait(tgid, held, task, &failure);
+            }
             return self.refuse_matched(tgid, held, &place, Some(task), &failure, &bindings);
         }
         let mut delivered = match self.deliver(held, process, &mut task, &secrets) {

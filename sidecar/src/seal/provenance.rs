@@ -56,7 +56,9 @@ pub(super) fn check(
         return Ok(()); // as nearly all
     }
     let judge = match wanted {
-        Provenance::Any | Provenance::System => Judge::System,
+        Provenance::Any | Provenance::System => {
+            Judge::System(evidence.process.root_mount().map_err(unknown)?)
+        }
         Provenance::Image | Provenance::ImageAndLibraries => {
             Judge::Image(evidence.process.root_mount().map_err(unknown)?)
         }
@@ -71,7 +73,9 @@ pub(super) fn check(
     if !is_as_wanted {
         // (the kernel side does not say why, and may not have looked so far)
         let executed = match &judge {
-            Judge::System => judge.of_entry(&process.executed_entry().map_err(unknown)?, evidence),
+            Judge::System(_) => {
+                judge.of_entry(&process.executed_entry().map_err(unknown)?, evidence)
+            }
             Judge::Image(root) => of_image(
                 process.executed().map_err(unknown)?.as_fd(),
                 root,
@@ -142,7 +146,7 @@ pub(super) fn check_code(process: Process, ask: &Ask, binding: &Binding) -> Resu
 }
 
 enum Judge {
-    System,
+    System(Root),
     Image(Root),
 }
 
@@ -151,7 +155,7 @@ impl Judge {
 
     fn word(&self) -> &'static str {
         match self {
-            Self::System => "system",
+            Self::System(_) => "system",
             Self::Image(_) => Self::IMAGE,
         }
     }
@@ -159,7 +163,12 @@ impl Judge {
     /// Why it does not come from there.
     fn of_entry(&self, entry: &Entry, evidence: &Evidence<'_>) -> io::Result<Option<String>> {
         match self {
-            Self::System => entry.is_open_to_others(),
+            // (such a one says what its owner likes, of owners and modes, too)
+            Self::System(root) if (evidence.ask)(entry.as_fd(), root)? & FOREIGN != 0 => Ok(Some(
+                "it lies on a file system that somebody mounted in a user namespace of his own"
+                    .into(),
+            )),
+            Self::System(_) => entry.is_open_to_others(),
             Self::Image(root) => of_image(entry.as_fd(), root, evidence.ask),
         }
     }

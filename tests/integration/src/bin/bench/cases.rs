@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{OFlag, open};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::stat::Mode;
+use nix::sys::uio::pread;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{close, getppid};
 
@@ -48,6 +49,8 @@ pub enum Case {
     OpenTmpfs,
     OpenProcSelf,
     OpenProcOther,
+    /// One byte, of an open file.
+    Read,
     Spawn,
     SystemCall,
     StartEnv,
@@ -75,11 +78,12 @@ pub enum Limit {
 
 impl Case {
     /// Those that the sealing may make slower.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::OpenExt4,
         Self::OpenTmpfs,
         Self::OpenProcSelf,
         Self::OpenProcOther,
+        Self::Read,
         Self::Spawn,
         Self::SystemCall,
         Self::StartEnv,
@@ -100,6 +104,7 @@ impl Case {
             Self::OpenTmpfs => "open+close, tmpfs",
             Self::OpenProcSelf => "open+close, /proc/self/stat",
             Self::OpenProcOther => "open+close, /proc/1/stat",
+            Self::Read => "read of a byte, ext4",
             Self::Spawn => "spawn+wait, unmatched program",
             Self::SystemCall => "getppid",
             Self::StartEnv => "start+wait, matched program, env",
@@ -112,7 +117,7 @@ impl Case {
     /// What may be added to it, in instructions.
     pub fn limit(self) -> Limit {
         match self {
-            Self::OpenExt4 | Self::OpenTmpfs => Limit::OverIdle(34),
+            Self::OpenExt4 | Self::OpenTmpfs | Self::Read => Limit::OverIdle(34),
             Self::OpenProcSelf | Self::OpenProcOther => Limit::OverIdle(190),
             Self::Spawn => Limit::Of(1_500),
             Self::SystemCall => Limit::Of(0),
@@ -135,6 +140,13 @@ impl Case {
             Self::OpenTmpfs => measure(CHEAPEST, OPENS, || open_and_close(TMPFS_FILE)),
             Self::OpenProcSelf => measure(CHEAPEST, OPENS, || open_and_close(c"/proc/self/stat")),
             Self::OpenProcOther => measure(CHEAPEST, OPENS, || open_and_close(c"/proc/1/stat")),
+            Self::Read => {
+                let file = open(EXT4_FILE, OFlag::O_RDONLY, Mode::empty())?;
+                measure(MIDDLE, CALLS, || {
+                    ensure!(pread(&file, &mut [0], 0)? == 1, "nothing to read");
+                    Ok(())
+                })
+            }
             Self::Spawn => measure(MIDDLE, 1, || spawn_and_wait(UNMATCHED)),
             Self::SystemCall => measure(MIDDLE, CALLS, || {
                 black_box(getppid());

@@ -95,6 +95,17 @@ pub fn resident_kib(agent: &Agent) -> Result<u64> {
     process::resident_kib(agent.pid())
 }
 
+/// How long the agent's threads have run so far, in nanoseconds.
+pub fn ran_ns(agent: &Agent) -> Result<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()))? {
+        let times = fs::read_to_string(thread?.path().join("schedstat"))?;
+        let ran = times.split(' ').next().context("no times")?;
+        sum += ran.parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
 /// A process that lives while others are measured: sealed, or for the base as ordinary as any. Its being there makes
 /// a spawn dearer by itself.
 pub struct Bystander {

@@ -3,7 +3,8 @@
 //! Run it in a guest with `--icount`, where a virtual nanosecond is an executed instruction and the one processor also
 //! does the agent's own work. On a real machine the figures are times, and the limits do not apply to them.
 //!
-//! `bench monitors` measures the monitors alone.
+//! `bench monitors` measures the monitors alone, `bench starts` in one round what a start costs, and how much of it is the
+//! agent's own.
 
 mod cases;
 mod machine;
@@ -20,7 +21,7 @@ use kernelseal_integration::idle::{Hook, Idle};
 use kernelseal_integration::namespace;
 use kernelseal_integration::quiet::Agent;
 
-use crate::cases::{Case, Limit, TENTHS};
+use crate::cases::{CALLS_OF_A_CASE, Case, Limit, TENTHS};
 use crate::machine::{Bystander, Crowd, Held};
 use crate::table::Table;
 
@@ -52,6 +53,9 @@ fn bench() -> Result<bool> {
     // Starting an agent starts threads that read what it says, and opens cost a process with threads
     // 80 more: so it has one from the start.
     thread::spawn(thread::park);
+    if env::args().any(|argument| argument == "starts") {
+        return starts().map(|()| true);
+    }
     let mut table = Table::new();
     if env::args().any(|argument| argument == "monitors") {
         monitors::measure(&mut table)?;
@@ -119,12 +123,34 @@ fn bench() -> Result<bool> {
     Ok(table.is_met())
 }
 
+/// What a start costs, by one round: to see at once what a change does. No limits apply.
+fn starts() -> Result<()> {
+    let cases = [Case::Spawn, Case::StartEnv, Case::StartEnvAndFile];
+    machine::settle();
+    let base = Case::measure_all(&cases)?;
+    let agent = machine::start_agent(&machine::config())?;
+    let sealed = Bystander::start_sealed()?;
+    machine::settle();
+    for (case, base) in cases.into_iter().zip(base) {
+        let before = machine::ran_ns(&agent)?;
+        let with = case.measure()?;
+        let own = (machine::ran_ns(&agent)? - before) / CALLS_OF_A_CASE;
+        let added = table::added(base, with);
+        println!(
+            "{}: {added} added, of which the agent itself ran {own}",
+            case.title()
+        );
+    }
+    drop((sealed, agent));
+    machine::clean_up()
+}
+
 /// A case's figures, in [`TENTHS`].
 #[derive(Clone, Copy)]
 struct Figures {
     case: Case,
     base: u64,
-    /// With programs that do nothing, at the same hook; of opens.
+    /// With programs that do nothing, at the same hook; of opens and reads.
     idle: Option<u64>,
     with: u64,
 }
@@ -142,7 +168,11 @@ fn round(look: impl FnOnce(&Agent) -> Result<()>) -> Result<Vec<Figures>> {
     let base = Case::measure_all(&Case::ALL)?;
     let nothing = Idle::at(&[Hook::Lsm("file_open")])?;
     machine::settle();
-    let idle = Case::measure_all(&Case::OPENS)?;
+    let mut idle = Case::measure_all(&Case::OPENS)?;
+    drop(nothing);
+    let nothing = Idle::at(&[Hook::Lsm("file_permission")])?;
+    machine::settle();
+    idle.push(Case::Read.measure()?);
     drop((ordinary, nothing));
     let agent = machine::start_agent(&machine::config())?;
     let sealed = Bystander::start_sealed()?;

@@ -32,15 +32,22 @@ const UNDER_PROFILE: &str = r#"echo "exec docker-default" >/proc/self/attr/exec 
 
 /// Adds this module's tests.
 pub fn register(mut registry: Registry) -> Registry {
+    // (there nothing else is tried)
     if let Ok(why) = env::var(REFUSES) {
         return registry.test("grounds::it_refuses", move || it_refuses(&why));
     }
+    registry = registry.test("grounds::it_refuses", it_does_not_refuse);
     if Path::new(PROFILE).exists() {
         registry = registry.test("grounds::under_a_runtimes_profile", under_a_profile);
     }
     registry
         .test("grounds::the_main_job", the_main_job)
         .test("grounds::programs_of_the_root", programs_of_the_root)
+}
+
+/// A machine that is not said to be unfit is none.
+fn it_does_not_refuse() -> Result<()> {
+    Agent::run(&Config::token_for(PROGRAM)).map(drop)
 }
 
 fn the_main_job() -> Result<()> {

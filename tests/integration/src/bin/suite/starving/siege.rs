@@ -143,6 +143,7 @@ fn withstand(agent: &Agent, program: &Path, mut keep_up: impl FnMut() -> Result<
         probe::ensure_both(&found, "hunter2").with_context(|| format!("start {n}"))?;
         thread::sleep((PAUSE * (n + 1)).saturating_sub(begin.elapsed()));
     }
+    ensure!(starts > 0, "nothing was started: it is too short");
     let peak = fs::read_to_string(Path::new(GROUP).join("memory.peak")).unwrap_or_default();
     println!(
         "{starts} starts in {:?}, the longest {longest:?}; the group had {} bytes at most, the agent has {} KiB",
