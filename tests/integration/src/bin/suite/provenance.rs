@@ -1,7 +1,8 @@
 //! Programs get secrets that come from the image of their container or, on a machine of its own, from root alone; who takes their
 //! name does not start.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -519,5 +520,55 @@ fn of_a_machine() -> Result<()> {
             Ok(())
         });
     }
-    refused(&mut agent, &mut bound, "is mounted there")
+    refused(&mut agent, &mut bound, "is mounted there")?;
+    if kernel_version()? >= OVERLAYS_OF_USERS {
+        // an overlay of a user namespace of his own, whose owners are what is below it
+        let mut overlaid = overlaid(&scratch)?;
+        refused(&mut agent, &mut overlaid, "user namespace of his own")?;
+    }
+    // what was deleted, by a descriptor that somebody kept
+    let kept = File::open(&target)?;
+    fs::remove_file(&target)?;
+    let by_descriptor = format!("/proc/self/fd/{}", kept.as_raw_fd());
+    let mut deleted = spawn(&mut asked_for_token(by_descriptor))?;
+    ensure!(deleted.line(SOON).is_err(), "it started");
+    let refused = agent.event("REFUSED", deleted.pid())?;
+    ensure!(
+        refused["reason"]
+            .to_string()
+            .contains("could not be looked at"),
+        "{refused}"
+    );
+    Ok(())
+}
+
+/// A program on an overlay that it mounts itself, in a user namespace of its own.
+fn overlaid(scratch: &Scratch) -> Result<Command> {
+    scratch.probe("probe-static", "lower/target")?;
+    let (to, second) = (scratch.join("mounted"), scratch.join("second"));
+    fs::create_dir(&to)?;
+    fs::create_dir(&second)?;
+    let layers = format!(
+        "lowerdir={}:{}",
+        scratch.join("lower").display(),
+        second.display()
+    );
+    let mut command = asked_for_token(to.join("target"));
+    // SAFETY: system calls alone.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sched::unshare(
+                nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS,
+            )?;
+            mount(
+                Some("overlay"),
+                &to,
+                Some("overlay"),
+                MsFlags::empty(),
+                Some(layers.as_str()),
+            )?;
+            Ok(())
+        });
+    }
+    Ok(command)
 }
