@@ -53,13 +53,23 @@ impl Place {
 
     /// A new pod in this place, its PID namespace nested below this one's.
     pub fn pod_below(&self) -> Result<Self> {
+        let mut first = in_pid_namespace("sh");
+        first.args(["-c", FIRST]);
+        self.begun_below(&mut first)
+    }
+
+    /// The same, with a program as its process 1 that prints "ready".
+    pub fn pod_below_of(&self, program: &Path) -> Result<Self> {
+        self.begun_below(&mut in_pid_namespace(program))
+    }
+
+    fn begun_below(&self, first: &mut Command) -> Result<Self> {
         let Self::Pod { number, .. } = self else {
-            return Self::pod();
+            return Self::begun_by(first);
         };
         let own = env::current_exe().context("cannot find this program")?;
-        let asking = in_pid_namespace("sh");
         let mut command = beside(*number, own)?;
-        command.args(asking.get_args()).args(["-c", FIRST]);
+        command.args(first.get_args());
         let first = start(&mut command)?;
         let number = process_one(process_one(first.pid())?)?;
         Ok(Self::Pod {

@@ -4,6 +4,7 @@ mod agents;
 mod neighbours;
 mod races;
 mod scene;
+mod siege;
 mod vectors;
 
 use std::fs;
@@ -58,7 +59,9 @@ pub fn register(mut registry: Registry) -> Registry {
     registry = registry
         .slow_test("attack::core_dump", LIMIT, core_dump)
         .test("attack::core_dump_to_a_pipe", core_dump_to_a_pipe);
-    neighbours::register(agents::register(races::register(registry)))
+    siege::register(neighbours::register(agents::register(races::register(
+        registry,
+    ))))
 }
 
 /// Nothing leaks; what the policy guards ends with EPERM and an event; what tools need works on.

@@ -7,12 +7,14 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::namespace::{number_inside, process_one};
 use kernelseal_integration::pod::Place;
 use kernelseal_integration::probe;
 use kernelseal_integration::process::{Running, run, spawn};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::{backwards, lines};
@@ -63,6 +65,30 @@ impl Scene {
                 (Some(outer), inner)
             }
         };
+        Self::set_in(ground, agents_place, place, policy)
+    }
+
+    /// The same in a pod whose process 1 takes its time to end.
+    pub fn set_in_a_slow_pod(ground: Ground, policy: &str) -> Result<Self> {
+        let first = probe::path("slow_end")?;
+        let (agents_place, place) = match ground {
+            Ground::Machine => bail!("a machine has no pod"),
+            Ground::PodFromMachine | Ground::InsidePod => (None, Place::pod_of(&first)?),
+            Ground::BelowPod => {
+                let outer = Place::pod()?;
+                let inner = outer.pod_below_of(&first)?;
+                (Some(outer), inner)
+            }
+        };
+        Self::set_in(ground, agents_place, place, policy)
+    }
+
+    fn set_in(
+        ground: Ground,
+        agents_place: Option<Place>,
+        place: Place,
+        policy: &str,
+    ) -> Result<Self> {
         let agent_command = match ground {
             Ground::Machine | Ground::PodFromMachine => Place::Machine.command(kernelseal()),
             Ground::InsidePod => place.command(kernelseal()),
@@ -116,10 +142,41 @@ impl Scene {
 
     /// Tries one way or all, and gives what came of each.
     pub fn attack(&mut self, vector: &str) -> Result<Vec<Value>> {
-        let file = format!("/run/kernelseal/secrets/{}/{FILE}", self.number);
         let mut command = self.place.command(&self.attack)?;
-        command.args([vector, &self.number.to_string(), &backwards(), &file]);
+        command.args(self.arguments(vector));
         lines(&mut command)
+    }
+
+    fn arguments(&self, vector: &str) -> [String; 4] {
+        let file = format!("/run/kernelseal/secrets/{}/{FILE}", self.number);
+        [vector.into(), self.number.to_string(), backwards(), file]
+    }
+
+    /// Tries all ways again and again, until the pod ends.
+    pub fn keep_attacking(&self) -> Result<Running> {
+        let mut command = self.place.command("sh")?;
+        command.args(["-c", r#"while :; do "$0" "$@" || exit 1; done"#]);
+        spawn(command.arg(&self.attack).args(self.arguments("all")))
+    }
+
+    /// Runs a shell's script in the target's pod.
+    pub fn run_beside(&self, script: &str) -> Result<Running> {
+        spawn(self.place.command("sh")?.args(["-c", script]))
+    }
+
+    /// Asks the pod's process 1 to end.
+    pub fn end_pod(&self) -> Result<()> {
+        let Place::Pod { number, .. } = &self.place else {
+            bail!("a machine has no pod");
+        };
+        Ok(kill(Pid::from_raw(number.cast_signed()), Signal::SIGTERM)?)
+    }
+
+    /// The agent has ended with its pod, which is no fault of its own.
+    pub fn agent_ends_with_its_pod(self) -> Result<()> {
+        let status = self.agent.stop()?;
+        ensure!(!status.success(), "it survived its pod: {status}");
+        Ok(())
     }
 
     /// All events until now.
