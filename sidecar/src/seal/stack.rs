@@ -270,7 +270,15 @@ impl<'a> Stack<'a> {
             if self.word(index) != end {
                 return None;
             }
-            end += self.string(end)?.len() as u64 + 1;
+            end = end.checked_add(self.string(end)?.len() as u64 + 1)?;
+        }
+        // (behind the words, and each with its NUL: what lies elsewhere the kernel has not put there)
+        let words_end = self
+            .base
+            .checked_add((self.end * self.word.bytes()) as u64)?;
+        let memory_end = self.base.checked_add(self.memory.len() as u64)?;
+        if from < words_end || end > memory_end {
+            return None;
         }
         let length = usize::try_from(end - from).ok()?;
         let mut strings = Zeroizing::new(Vec::with_capacity(length));
