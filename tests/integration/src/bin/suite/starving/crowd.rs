@@ -289,7 +289,7 @@ fn a_living_tree_takes_no_descriptor() -> Result<()> {
 fn three_thousand_at_once() -> Result<()> {
     const COUNT: usize = 3_000;
     let before = (mounts()?, folders());
-    let config = Config::token_for("probe-static").policy("holdTimeout", "3s");
+    let config = Config::token_for("probe-static").policy("holdTimeout", "10s");
     let mut agent = agent(&config, 1024, 4096)?;
     let mut crowd = Crowd::new();
     let begin = Instant::now();
