@@ -12,7 +12,7 @@ pub const READ_ONLY: u32 = 1 << 3;
 /// Its file system was mounted by somebody whom an agent does not trust: from below a scope, or in a user namespace.
 pub const FOREIGN: u32 = 1 << 4;
 /// It and each folder above it, up to the root of its process's mount namespace, belong to root, and nobody else may write
-/// them. Where this is not set the kernel side may just not have followed it so far.
+/// them. (Where it lies deeper than the kernel side looks, or below mounts that map users otherwise, that is not known.)
 pub const ROOTS_ALONE: u32 = 1 << 5;
 
 /// Whether it is of the image that its process's container was made of, as it was then.

@@ -29,6 +29,9 @@ const NEVER_WRITTEN: [u64; 2] = [0xe0f5_e1e2, 0x7371_7368];
 const FUSE: u64 = 0x6573_5546;
 /// Who may write, beside the owner (uapi/linux/stat.h).
 const WRITE_BY_OTHERS: u16 = 0o022;
+/// `S_IFMT`, `S_IFLNK` (uapi/linux/stat.h).
+const KIND: u16 = 0o170_000;
+const LINK: u16 = 0o120_000;
 
 /// Superblocks of such file systems that somebody mounted from below a scope.
 #[btf_map]
@@ -71,34 +74,41 @@ pub fn provenance(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
     let (file, root, namespace): (u32, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     let (file, root) = (kernel::own_file(file), kernel::own_file(root));
-    of(file, follow(root, off!(file_mount)), namespace)
+    let answer = of(file, follow(root, off!(file_mount)), namespace);
+    answer | roots_alone(file as u64, namespace)
 }
 
-/// The same of a file that the running task reaches.
+/// The same of a file that the running task reaches, but for who may write it.
 #[inline(always)]
 pub(crate) fn of_own(file: Ptr) -> u32 {
-    let task = kernel::current();
-    let root = follow(follow(task, off!(task_fs)), off!(fs_root_mount));
-    let namespace = follow(follow(task, off!(task_nsproxy)), off!(nsproxy_mount));
-    of(file, root, read(namespace, off!(mntns_inum)))
+    let root = follow(
+        follow(kernel::current(), off!(task_fs)),
+        off!(fs_root_mount),
+    );
+    of(file, root, own_namespace())
 }
 
-/// The same of a file that it executes, and whether that is root's alone.
-// (exported, with a scalar argument: it is verified once)
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn of_executed(file: u64) -> u32 {
-    let file = file as Ptr;
-    of_own(file) | if is_roots_alone(file) { ROOTS_ALONE } else { 0 }
+/// The same of a file that the running task executes.
+#[inline(always)]
+pub(crate) fn of_executed(file: Ptr) -> u32 {
+    of_own(file) | roots_alone(kernel::untyped(file as u64), own_namespace())
+}
+
+/// The number of the running task's mount namespace.
+#[inline(always)]
+fn own_namespace() -> u32 {
+    let namespace = follow(
+        follow(kernel::current(), off!(task_nsproxy)),
+        off!(nsproxy_mount),
+    );
+    read(namespace, off!(mntns_inum))
 }
 
 /// The same of a file that somebody reaches by a mount namespace of that number, the mount of his root being that.
 #[inline(always)]
 fn of(file: Ptr, root: Ptr, namespace: u32) -> u32 {
     let mount = follow(file, off!(file_mount));
-    let is_in_root = !mount.is_null()
-        && mount == root
-        && read::<u32>(namespace_of(mount), off!(mntns_inum)) == namespace;
+    let is_in_root = !mount.is_null() && mount == root && namespace_of(mount) == namespace;
     let inode = follow(file, off!(file_inode));
     let sb = follow(inode, off!(inode_sb));
     // SAFETY: read at once.
@@ -120,23 +130,28 @@ pub(crate) fn is_named(dentry: Ptr) -> bool {
     !follow(dentry, off!(dentry_hashed)).is_null()
 }
 
-/// Whether nobody but root could put another file in its place, or write it. False, too, where it lies deeper than is looked.
-#[inline(always)]
-fn is_roots_alone(file: Ptr) -> bool {
+/// [`ROOTS_ALONE`] of a file that is reached in a mount namespace of that number, or nothing; that, too, where it lies deeper than
+/// is looked.
+// (exported, with scalar arguments: it is verified once)
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn roots_alone(file: u64, namespace: u32) -> u32 {
     /// Folders, and mounts, above a file.
     const DEEPEST: u32 = 32;
+    let file = file as Ptr;
     let mut mount = follow(file, off!(file_mount));
     let mut dentry = follow(file, off!(file_dentry));
     // (what is mounted there itself, and what is there no more, is not what root has put there)
     if dentry == follow(mount, off!(vfsmount_root)) || !is_named(dentry) {
-        return false;
+        return 0;
     }
     let idmap = idmap_of(mount);
     // (what something is mounted on nobody sees)
     let mut is_covered = false;
     for _ in 0..DEEPEST {
-        if !is_covered && is_open_to_others(dentry) {
-            return false;
+        // (a number of an inode's user is one in all of them, or means nothing here)
+        if !is_covered && (is_open_to_others(dentry) || idmap_of(mount) != idmap) {
+            return 0;
         }
         is_covered = dentry == follow(mount, off!(vfsmount_root));
         if !is_covered {
@@ -146,20 +161,16 @@ fn is_roots_alone(file: Ptr) -> bool {
         let whole = mount.wrapping_sub(off!(mount_mnt));
         let above = follow(whole, off!(mount_parent));
         if above == whole {
-            let own = follow(
-                follow(kernel::current(), off!(task_nsproxy)),
-                off!(nsproxy_mount),
-            );
-            return namespace_of(mount) == own;
+            return if namespace_of(mount) == namespace {
+                ROOTS_ALONE
+            } else {
+                0
+            };
         }
         dentry = follow(whole, off!(mount_point));
         mount = above.wrapping_add(off!(mount_mnt));
-        // (a number of an inode's user is one in all of them, or means nothing here)
-        if idmap_of(mount) != idmap {
-            return false;
-        }
     }
-    false
+    0
 }
 
 /// How a mount maps users, of a kernel that can do that.
@@ -172,25 +183,26 @@ fn idmap_of(mount: Ptr) -> Ptr {
 }
 
 /// Whether somebody who is not root may write there, or say what is there. (An access control list's mask shows as the group's
-/// rights.)
+/// rights. A symbolic link has no mode of its own: who may change it is a matter of its folder.)
 #[inline(always)]
 fn is_open_to_others(dentry: Ptr) -> bool {
     let inode = follow(dentry, off!(dentry_inode));
     let sb = follow(inode, off!(inode_sb));
     let mode: u16 = read(inode, off!(inode_mode));
-    // (no file has mode 0: that could not be read)
-    mode == 0
-        || mode & WRITE_BY_OTHERS != 0
+    // (no file is of no kind: that could not be read)
+    let kind = mode & KIND;
+    kind == 0
+        || (kind != LINK && mode & WRITE_BY_OTHERS != 0)
         || read::<u32>(inode, off!(inode_uid)) != 0
         || read::<u64>(sb, off!(sb_magic)) == FUSE
         || is_of_other_users(sb)
 }
 
-/// The mount namespace that a mount is in.
+/// The number of the mount namespace that a mount is in.
 #[inline(always)]
-fn namespace_of(mount: Ptr) -> Ptr {
+fn namespace_of(mount: Ptr) -> u32 {
     let whole = mount.wrapping_sub(off!(mount_mnt));
-    follow(whole, off!(mount_ns))
+    read(follow(whole, off!(mount_ns)), off!(mntns_inum))
 }
 
 #[inline(always)]

@@ -60,8 +60,8 @@ impl Entry {
         file_id(&self.file)
     }
 
-    /// Why somebody who is not root could put another in its place, or write it; `None` where nobody can.
-    pub(crate) fn is_open_to_others(&self) -> io::Result<Option<String>> {
+    /// Why somebody who is not root could put another in its place, or write it; `None` where that is not seen from here.
+    pub(crate) fn why_open_to_others(&self) -> io::Result<Option<String>> {
         let found = look(&self.file)?;
         let path = self.path.display();
         if found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
@@ -126,11 +126,6 @@ impl Process {
             folder: self.folder("root")?,
             namespace: u32::try_from(namespace).map_err(io::Error::other)?,
         })
-    }
-
-    /// The file it executes, to be asked about.
-    pub(crate) fn executed(self) -> io::Result<OwnedFd> {
-        Ok(rustix::fs::open(self.file("exe"), LOOK, Mode::empty())?)
     }
 
     /// The file it executes where it lies; an error where its path leads to another by now.

@@ -45,23 +45,10 @@ pub(super) fn check(
     binding: &Binding,
     evidence: &Evidence<'_>,
 ) -> Result<(), Refusal> {
-    let held = evidence.held;
-    let has_own_name = script.is_none() && held.flags & HELD_OWN_NAME != 0;
-    let is_as_wanted = match wanted {
-        Provenance::Any => return Ok(()),
-        Provenance::System => held.provenance() & ROOTS_ALONE != 0,
-        Provenance::Image | Provenance::ImageAndLibraries => is_of_image(held.provenance()),
-    };
-    if is_as_wanted && has_own_name {
-        return Ok(()); // as nearly all
-    }
     let judge = match wanted {
-        Provenance::Any | Provenance::System => {
-            Judge::System(evidence.process.root_mount().map_err(unknown)?)
-        }
-        Provenance::Image | Provenance::ImageAndLibraries => {
-            Judge::Image(evidence.process.root_mount().map_err(unknown)?)
-        }
+        Provenance::Any => return Ok(()),
+        Provenance::System => Judge::System,
+        Provenance::Image | Provenance::ImageAndLibraries => Judge::Image,
     };
     let refused = |what: String, why: String| Refusal::Provenance {
         what,
@@ -70,24 +57,20 @@ pub(super) fn check(
         binding: binding.name.clone(),
     };
     let process = evidence.process;
-    if !is_as_wanted {
-        // (the kernel side does not say why, and may not have looked so far)
-        let executed = match &judge {
-            Judge::System(_) => {
-                judge.of_entry(&process.executed_entry().map_err(unknown)?, evidence)
+    // Of what runs the kernel side has noted it, at the exec.
+    let noted = evidence.held.provenance();
+    if !judge.is_met_by(noted) {
+        let why = match judge {
+            Judge::System => {
+                let entry = process.executed_entry().map_err(unknown)?;
+                why_not_roots(noted, &entry).map_err(unknown)?
             }
-            Judge::Image(root) => of_image(
-                process.executed().map_err(unknown)?.as_fd(),
-                root,
-                evidence.ask,
-            ),
+            Judge::Image => why_not_of_image(noted).into(),
         };
-        if let Some(why) = executed.map_err(unknown)? {
-            return Err(refused(evidence.executed(), why));
-        }
+        return Err(refused(evidence.executed(), why));
     }
-    if has_own_name {
-        return Ok(());
+    if script.is_none() && evidence.held.flags & HELD_OWN_NAME != 0 {
+        return Ok(()); // as nearly all
     }
     // It has its name by links, or by a first line.
     let named = Some(Path::new(&binding.selector.binary)).filter(|path| path.is_absolute());
@@ -95,7 +78,9 @@ pub(super) fn check(
     let asked_for = asked_for.map(|path| Path::new(OsStr::from_bytes(path)));
     let path = named.or(asked_for);
     let path = path.ok_or_else(|| unknown(io::Error::other("its path cannot be read")))?;
-    let links = process.follow(path, |link| match judge.of_entry(link, evidence) {
+    let root = process.root_mount().map_err(unknown)?;
+    let why_not = |entry: &Entry| judge.why_not(entry, &root, evidence.ask);
+    let links = process.follow(path, |link| match why_not(link) {
         Ok(None) => Ok(()),
         Ok(Some(why)) => Err(refused(
             format!("the symbolic link {}", link.path.display()),
@@ -116,7 +101,7 @@ pub(super) fn check(
         )));
     }
     if script.is_some()
-        && let Some(why) = judge.of_entry(&entry, evidence).map_err(unknown)?
+        && let Some(why) = why_not(&entry).map_err(unknown)?
     {
         return Err(refused(entry.path.display().to_string(), why));
     }
@@ -132,12 +117,13 @@ pub(super) fn check_code(process: Process, ask: &Ask, binding: &Binding) -> Resu
     };
     let root = process.root_mount().map_err(unknown)?;
     for file in process.mapped_code().map_err(unknown)? {
-        if let Some(why) = of_image(file.as_fd(), &root, ask).map_err(unknown)? {
+        let answer = ask(file.as_fd(), &root).map_err(unknown)?;
+        if !is_of_image(answer) {
             let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
             return Err(Refusal::Provenance {
                 what: path.map_err(unknown)?.display().to_string(),
-                why,
-                wanted: Judge::IMAGE,
+                why: why_not_of_image(answer).into(),
+                wanted: Judge::Image.word(),
                 binding: binding.name.clone(),
             });
         }
@@ -145,42 +131,55 @@ pub(super) fn check_code(process: Process, ask: &Ask, binding: &Binding) -> Resu
     Ok(())
 }
 
+/// What a file must be. The kernel side answers; why it is not that, is looked up when that is so.
+#[derive(Clone, Copy)]
 enum Judge {
-    System(Root),
-    Image(Root),
+    System,
+    Image,
 }
 
 impl Judge {
-    const IMAGE: &str = "image";
-
-    fn word(&self) -> &'static str {
+    fn word(self) -> &'static str {
         match self {
-            Self::System(_) => "system",
-            Self::Image(_) => Self::IMAGE,
+            Self::System => "system",
+            Self::Image => "image",
         }
     }
 
-    /// Why it does not come from there.
-    fn of_entry(&self, entry: &Entry, evidence: &Evidence<'_>) -> io::Result<Option<String>> {
+    fn is_met_by(self, answer: u32) -> bool {
         match self {
-            // (such a one says what its owner likes, of owners and modes, too)
-            Self::System(root) if (evidence.ask)(entry.as_fd(), root)? & FOREIGN != 0 => Ok(Some(
-                "it lies on a file system that somebody mounted in a user namespace of his own"
-                    .into(),
-            )),
-            Self::System(_) => entry.is_open_to_others(),
-            Self::Image(root) => of_image(entry.as_fd(), root, evidence.ask),
+            Self::System => answer & ROOTS_ALONE != 0,
+            Self::Image => is_of_image(answer),
+        }
+    }
+
+    /// Why something does not come from there, in a process with that root; `None` where it does.
+    fn why_not(self, entry: &Entry, root: &Root, ask: &Ask) -> io::Result<Option<String>> {
+        let answer = ask(entry.as_fd(), root)?;
+        if self.is_met_by(answer) {
+            return Ok(None);
+        }
+        match self {
+            Self::System => why_not_roots(answer, entry).map(Some),
+            Self::Image => Ok(Some(why_not_of_image(answer).into())),
         }
     }
 }
 
-/// Why a file is not of the image.
-fn of_image(file: BorrowedFd<'_>, root: &Root, ask: &Ask) -> io::Result<Option<String>> {
-    let answer = ask(file, root)?;
-    if is_of_image(answer) {
-        return Ok(None);
+/// Why a file is not root's alone.
+fn why_not_roots(answer: u32, entry: &Entry) -> io::Result<String> {
+    if answer & FOREIGN != 0 {
+        return Ok("it lies on a file system that somebody mounted in a pod, or in a user namespace of his own".into());
     }
-    let why = if answer & IN_ROOT == 0 {
+    let found = entry.why_open_to_others()?;
+    Ok(found.unwrap_or_else(|| {
+        "it lies below more than 30 folders, below mounts that map users differently, or on a mount that is in no mount namespace of its own, or was just changed".into()
+    }))
+}
+
+/// Why a file is not of the image.
+fn why_not_of_image(answer: u32) -> &'static str {
+    if answer & IN_ROOT == 0 {
         "it lies on another mount than its container's root (a volume, a tmpfs, another container)"
     } else if answer & FOREIGN != 0 {
         "it lies on a file system that somebody mounted in the pod, not the container's runtime"
@@ -189,8 +188,7 @@ fn of_image(file: BorrowedFd<'_>, root: &Root, ask: &Ask) -> io::Result<Option<S
     } else {
         debug_assert!(answer & CHANGED != 0);
         "it was made or changed after its container was"
-    };
-    Ok(Some(why.into()))
+    }
 }
 
 fn unknown(cause: io::Error) -> Refusal {

@@ -285,7 +285,7 @@ fn a_living_tree_takes_no_descriptor() -> Result<()> {
     many(300, 100, 160)
 }
 
-/// All of them are held before the first has its secrets: who waits in the agent's own queue is not late.
+/// They come faster than they are served: who waits in the agent's own queue is not late.
 fn three_thousand_at_once() -> Result<()> {
     const COUNT: usize = 3_000;
     let before = (mounts()?, folders());

@@ -16,11 +16,6 @@ use kernelseal_integration::scratch::Scratch;
 
 use super::{PLACE, SOON};
 
-/// A file that no agent reads, in bytes.
-pub(super) const TOO_LONG: u64 = 4 << 40;
-/// One that takes it long.
-pub(super) const LONG: u64 = 1 << 30;
-
 /// Adds this module's tests.
 pub(super) fn register(registry: Registry) -> Registry {
     registry
@@ -105,44 +100,67 @@ fn mounts_without_number() -> Result<()> {
     until("its folder goes", SOON, || !Path::new(&folder).exists())
 }
 
+/// Programs of which the agent is to count the digest: one that it does not read, one that takes it long, and an ordinary one.
+pub(super) struct Files {
+    _folder: Scratch,
+    pub(super) too_long: PathBuf,
+    pub(super) long: PathBuf,
+    pub(super) good: PathBuf,
+}
+
+impl Files {
+    pub(super) fn new() -> Result<Self> {
+        /// In bytes.
+        const TOO_LONG: u64 = 4 << 40;
+        const LONG: u64 = 1 << 30;
+        let folder = Scratch::within(Path::new("/ext4"))?;
+        let sparse = |name: &str, length: u64| -> Result<PathBuf> {
+            let path = folder.probe("probe-static", name)?;
+            let file = fs::OpenOptions::new().write(true).open(&path)?;
+            file.set_len(length)?;
+            Ok(path)
+        };
+        let (too_long, long) = (sparse("too-long", TOO_LONG)?, sparse("long", LONG)?);
+        let good = folder.probe("probe-static", "good")?;
+        Ok(Self {
+            _folder: folder,
+            too_long,
+            long,
+            good,
+        })
+    }
+
+    /// Bindings for them, the last with the digest that it has.
+    pub(super) fn bound(&self, config: Config) -> Result<Config> {
+        let none_has_it = "0".repeat(64);
+        let bind = |config: Config, name: &str, digest: &str| {
+            let config = config.and_seal(name).value("TOKEN", "hunter2");
+            config.selector("sha256", digest)
+        };
+        let config = bind(bind(config, "too-long", &none_has_it), "long", &none_has_it);
+        Ok(bind(config, "good", &sha256(&self.good)?))
+    }
+}
+
 /// Files under a bound name that are long to read: theirs is the trouble, and no other program waits for it.
 fn files_without_end() -> Result<()> {
-    const TOO_LONG: u64 = 4 << 40;
-    const LONG: u64 = 1 << 30;
-    let folder = Scratch::within(Path::new("/ext4"))?;
-    let long = |name: &str, length: u64| -> Result<PathBuf> {
-        let path = folder.probe("probe-static", name)?;
-        fs::OpenOptions::new()
-            .write(true)
-            .open(&path)?
-            .set_len(length)?;
-        Ok(path)
-    };
-    let (too_long, long) = (long("too-long", TOO_LONG)?, long("long", LONG)?);
-    let good = folder.probe("probe-static", "good")?;
-    let digest = "0".repeat(64);
-    let config = Config::token_for("too-long")
-        .selector("sha256", digest.as_str())
-        .and_seal("long")
-        .value("TOKEN", "hunter2")
-        .selector("sha256", digest.as_str())
-        .and_seal("good")
-        .value("TOKEN", "hunter2")
-        .selector("sha256", sha256(&good)?)
+    let files = Files::new()?;
+    let config = files
+        .bound(Config::token_for("probe-static"))?
         .policy("holdTimeout", "20s");
     let mut agent = Agent::run(&config)?;
-    let mut refused = spawn(&mut Command::new(too_long))?;
+    let mut refused = spawn(&mut Command::new(&files.too_long))?;
     refused.wait(SOON)?;
     let reason = agent.refusal(refused.pid())?;
     ensure!(reason.contains("no file of more than"), "{reason}");
 
     let mut slow = Vec::new();
     for _ in 0..8 {
-        slow.push(spawn(&mut Command::new(&long))?);
+        slow.push(spawn(&mut Command::new(&files.long))?);
     }
     for _ in 0..20 {
         let begin = Instant::now();
-        let found = probe::report(&mut probe::asked_for_token(&good))?.1;
+        let found = probe::report(&mut probe::asked_for_token(&files.good))?.1;
         probe::ensure_both(&found, "hunter2")?;
         ensure!(
             begin.elapsed() < Duration::from_secs(10),
@@ -162,7 +180,7 @@ fn files_without_end() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn sha256(path: &Path) -> Result<String> {
+fn sha256(path: &Path) -> Result<String> {
     let said = run(Command::new("sha256sum").arg(path))?;
     let digest = said.split_whitespace().next();
     Ok(digest.context("no digest")?.to_owned())

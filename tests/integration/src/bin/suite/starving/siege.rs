@@ -7,7 +7,7 @@ use std::env;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use kernelseal_integration::scratch::Scratch;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::http::{is_ready, server_of};
-use super::lack::{LONG, TOO_LONG, sha256};
+use super::lack::Files;
 use super::{SOON, agent_after};
 use crate::observe::{PORT, serving};
 
@@ -270,34 +270,16 @@ fn mounts() -> Result<()> {
 /// Files under bound names that no agent reads, and some that it reads for long, as many at a time as there may be.
 fn files() -> Result<()> {
     const AT_A_TIME: usize = 8;
-    let folder = Scratch::within(Path::new("/ext4"))?;
-    let sparse = |name: &str, length: u64| -> Result<PathBuf> {
-        let path = folder.probe("probe-static", name)?;
-        let file = fs::OpenOptions::new().write(true).open(&path)?;
-        file.set_len(length)?;
-        Ok(path)
-    };
-    let (too_long, long) = (sparse("too-long", TOO_LONG)?, sparse("long", LONG)?);
-    let good = folder.probe("probe-static", "good")?;
-    let digest = "0".repeat(64);
-    let config = serving()
-        .and_seal("too-long")
-        .value("TOKEN", "hunter2")
-        .selector("sha256", digest.as_str())
-        .and_seal("long")
-        .value("TOKEN", "hunter2")
-        .selector("sha256", digest.as_str())
-        .and_seal("good")
-        .value("TOKEN", "hunter2")
-        .selector("sha256", sha256(&good)?);
+    let files = Files::new()?;
+    let config = files.bound(serving())?;
     let agent = agent(&config)?;
     let mut slow: Vec<Running> = Vec::new();
-    withstand(&agent, &good, || {
+    withstand(&agent, &files.good, || {
         slow.retain(|program| state(program.pid()).is_some_and(|state| state != 'Z'));
         while slow.len() < AT_A_TIME {
-            slow.push(spawn(&mut Command::new(&long))?);
+            slow.push(spawn(&mut Command::new(&files.long))?);
         }
-        let refused = spawn(&mut Command::new(&too_long))?.wait(SOON)?;
+        let refused = spawn(&mut Command::new(&files.too_long))?.wait(SOON)?;
         ensure!(!refused.success(), "a file that cannot be read is sealed");
         ensure_alive()
     })

@@ -1,10 +1,11 @@
 //! Programs get secrets that come from the image of their container or, on a machine of its own, from root alone; who takes their
 //! name does not start.
 
-use std::fs::{self, File, Permissions};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::os::unix::process::CommandExt;
+mod machine;
+mod mounts;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,15 +15,14 @@ use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::container::{Container, Deed};
 use kernelseal_integration::pod::Place;
-use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
-use kernelseal_integration::process::{run, spawn, until};
+use kernelseal_integration::probe::{self, ensure_both, report};
+use kernelseal_integration::process::{run, spawn};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 
 use crate::identity::digest;
-use crate::machine::kernel_version;
 
 const POD: &str = "0a1b2c3d-1111-2222-3333-444455556666";
 const SOON: Duration = Duration::from_secs(20);
@@ -39,16 +39,22 @@ pub fn register(registry: Registry) -> Registry {
         .test("provenance::what_is_in_the_image", what_is_in_the_image)
         .test("provenance::what_came_later", what_came_later)
         .test("provenance::links_of_the_image", links_of_the_image)
-        .test("provenance::mounts_in_a_container", mounts_in_a_container)
-        .test("provenance::an_image_of_ones_own", an_image_of_ones_own)
+        .test(
+            "provenance::mounts_in_a_container",
+            mounts::mounts_in_a_container,
+        )
+        .test(
+            "provenance::an_image_of_ones_own",
+            mounts::an_image_of_ones_own,
+        )
         .test(
             "provenance::an_image_of_a_user_namespace",
-            an_image_of_a_user_namespace,
+            mounts::an_image_of_a_user_namespace,
         )
         .test("provenance::scripts_of_the_image", scripts_of_the_image)
         .test("provenance::libraries_of_the_image", libraries_of_the_image)
         .test("provenance::as_the_binding_has_it", as_the_binding_has_it)
-        .test("provenance::of_a_machine", of_a_machine)
+        .test("provenance::of_a_machine", machine::of_a_machine)
 }
 
 /// A container whose root is an overlay over an image, and an agent beside it.
@@ -268,74 +274,8 @@ fn links_of_the_image() -> Result<()> {
     pod.is_refused(&mut agent, "/usr/bin/tool", why)
 }
 
-fn mounts_in_a_container() -> Result<()> {
-    let pod = Pod::new(|_| Ok(()))?;
-    let mut agent = pod.agent(&config(NAME))?;
-    let (tmp, other) = (Path::new("/tmp"), Path::new("/usr/bin/other"));
-    let elsewhere = "lies on another mount than its container's root";
-    let copied = [
-        Deed::Mount("tmpfs", tmp, ""),
-        Deed::Copy(other, Path::new("/tmp/target")),
-    ];
-    pod.is_refused_after(&mut agent, &copied, "/tmp/target", elsewhere)?;
-    let bound = [Deed::Bind(other, Path::new("/usr/bin/target"))];
-    pod.is_refused_after(&mut agent, &bound, "/usr/bin/target", elsewhere)?;
-    let bound = [Deed::Bind(Path::new("/usr"), tmp)];
-    pod.is_refused_after(&mut agent, &bound, "/tmp/bin/target", elsewhere)?;
-    // the root of another container, of which the name is known
-    let proc = Path::new("/proc");
-    let mounted = [Deed::Mount("proc", proc, "")];
-    let mut stays = pod.other.command_after(&pod.place, &mounted, "/target")?;
-    stays.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
-    let (_stays, found) = report(&mut stays)?;
-    ensure_both(&found, "hunter2")?;
-    // (as the pod has it)
-    let number = &found["pid"];
-    let its_root = PathBuf::from(format!("/proc/{number}/root"));
-    let deeds = [Deed::Mount("proc", proc, ""), Deed::Chroot(&its_root)];
-    pod.is_refused_after(&mut agent, &deeds, "/target", elsewhere)?;
-    let program = format!("/proc/{number}/root/target");
-    pod.is_refused_after(&mut agent, &mounted, &program, elsewhere)
-}
-
 /// Who may mount makes an overlay, and what is below it looks like an image.
-fn an_image_of_ones_own() -> Result<()> {
-    let pod = Pod::new(|_| Ok(()))?;
-    let mut agent = pod.agent(&config(NAME))?;
-    let (root, layers) = pod.make_image()?;
-    let deeds = [Deed::Mount("overlay", &root, &layers), Deed::Pivot(&root)];
-    let why = "somebody mounted in the pod";
-    pod.is_refused_after(&mut agent, &deeds, "/target", why)
-}
-
 /// The same by somebody who needs no rights for it, before there is an agent.
-fn an_image_of_a_user_namespace() -> Result<()> {
-    if kernel_version()? < OVERLAYS_OF_USERS {
-        return Ok(());
-    }
-    let pod = Pod::new(|_| Ok(()))?;
-    let (root, layers) = pod.make_image()?;
-    let (is_mounted, may_go) = (Path::new("/tmp/is-mounted"), Path::new("/tmp/go"));
-    let deeds = [
-        Deed::UserNamespace,
-        Deed::Mount("overlay", &root, &layers),
-        Deed::Copy(Path::new("/termination-log"), is_mounted),
-        Deed::Await(may_go),
-        Deed::Pivot(&root),
-    ];
-    let mut probe = spawn(&mut pod.start("/target", &deeds)?)?;
-    until("it is mounted", SOON, || {
-        pod.root.join("tmp/is-mounted").exists()
-    })?;
-    let mut agent = pod.agent(&config(NAME))?;
-    fs::write(pod.root.join("tmp/go"), "")?;
-    ensure!(probe.line(SOON).is_err(), "it started");
-    let refused = agent.wait_for(|event| event["type"] == "REFUSED", SOON)?;
-    let reason = refused["reason"].as_str().context("no reason")?;
-    ensure!(reason.contains("not the container's runtime"), "{reason}");
-    Ok(())
-}
-
 fn scripts_of_the_image() -> Result<()> {
     let pod = Pod::new(|image| {
         let script = fs::read_to_string(probe::path("probe.sh")?)?;
@@ -461,114 +401,4 @@ fn as_the_binding_has_it() -> Result<()> {
         pod.is_given("/tmp/target")?;
     }
     Ok(())
-}
-
-fn of_a_machine() -> Result<()> {
-    let mut agent = Agent::run(&Config::token_for(NAME).without("provenance"))?;
-    // (below the machine's root, which is root's)
-    let scratch = Scratch::within(Path::new("/opt"))?;
-    let target = scratch.probe("probe-static", "bin/target")?;
-    let given = |path: &Path| ensure_both(&report(&mut asked_for_token(path))?.1, "hunter2");
-    given(&target).map_err(|e| e.context(format!("{:?}", agent.events(SOON))))?;
-    let mut is_refused = |path: &Path, why: &str| {
-        refused(&mut agent, &mut asked_for_token(path), why)
-            .with_context(|| path.display().to_string())
-    };
-    let why = "may be written by others than root";
-    fs::set_permissions(&target, Permissions::from_mode(0o775))?;
-    is_refused(&target, why)?;
-    fs::set_permissions(&target, Permissions::from_mode(0o755))?;
-    fs::set_permissions(scratch.path(), Permissions::from_mode(0o1777))?;
-    is_refused(&target, why)?;
-    fs::set_permissions(scratch.path(), Permissions::from_mode(0o755))?;
-    given(&target)?;
-    chown(&target, Some(1000), None)?;
-    is_refused(&target, "belongs to user 1000")?;
-    chown(&target, Some(0), None)?;
-    chown(scratch.path(), Some(1000), None)?;
-    is_refused(&target, "belongs to user 1000")?;
-    chown(scratch.path(), Some(0), None)?;
-    // a copy where everybody copies to
-    let copies = Scratch::new()?;
-    is_refused(&copies.probe("probe-static", "target")?, why)?;
-    // links
-    let other = scratch.probe("probe-static", "bin/other")?;
-    let link = scratch.join("target");
-    symlink(&other, &link)?;
-    given(&link)?;
-    let theirs = scratch.join("theirs");
-    fs::create_dir(&theirs)?;
-    chown(&theirs, Some(1000), None)?;
-    symlink(&other, theirs.join("target"))?;
-    is_refused(&theirs.join("target"), "the symbolic link")?;
-    // a file mounted over it, in a namespace of the attacker's
-    let mut bound = asked_for_token(&target);
-    let (from, to) = (other.clone(), target.clone());
-    // SAFETY: system calls alone.
-    unsafe {
-        bound.pre_exec(move || {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
-            let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-            mount(
-                Some(&from),
-                &to,
-                None::<&str>,
-                MsFlags::MS_BIND,
-                None::<&str>,
-            )?;
-            Ok(())
-        });
-    }
-    refused(&mut agent, &mut bound, "is mounted there")?;
-    if kernel_version()? >= OVERLAYS_OF_USERS {
-        // an overlay of a user namespace of his own, whose owners are what is below it
-        let mut overlaid = overlaid(&scratch)?;
-        refused(&mut agent, &mut overlaid, "user namespace of his own")?;
-    }
-    // what was deleted, by a descriptor that somebody kept
-    let kept = File::open(&target)?;
-    fs::remove_file(&target)?;
-    let by_descriptor = format!("/proc/self/fd/{}", kept.as_raw_fd());
-    let mut deleted = spawn(&mut asked_for_token(by_descriptor))?;
-    ensure!(deleted.line(SOON).is_err(), "it started");
-    let refused = agent.event("REFUSED", deleted.pid())?;
-    ensure!(
-        refused["reason"]
-            .to_string()
-            .contains("could not be looked at"),
-        "{refused}"
-    );
-    Ok(())
-}
-
-/// A program on an overlay that it mounts itself, in a user namespace of its own.
-fn overlaid(scratch: &Scratch) -> Result<Command> {
-    scratch.probe("probe-static", "lower/target")?;
-    let (to, second) = (scratch.join("mounted"), scratch.join("second"));
-    fs::create_dir(&to)?;
-    fs::create_dir(&second)?;
-    let layers = format!(
-        "lowerdir={}:{}",
-        scratch.join("lower").display(),
-        second.display()
-    );
-    let mut command = asked_for_token(to.join("target"));
-    // SAFETY: system calls alone.
-    unsafe {
-        command.pre_exec(move || {
-            nix::sched::unshare(
-                nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS,
-            )?;
-            mount(
-                Some("overlay"),
-                &to,
-                Some("overlay"),
-                MsFlags::empty(),
-                Some(layers.as_str()),
-            )?;
-            Ok(())
-        });
-    }
-    Ok(command)
 }
