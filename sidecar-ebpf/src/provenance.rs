@@ -141,9 +141,8 @@ pub extern "C" fn roots_alone(file: u64, namespace: u32) -> u32 {
     let file = file as Ptr;
     let mut mount = follow(file, off!(file_mount));
     let mut dentry = follow(file, off!(file_dentry));
-    // (what is mounted there itself, and what is there no more, is not what root has put there)
-    if dentry == follow(mount, off!(vfsmount_root)) || !is_named(dentry) {
-        return 0;
+    if dentry == follow(mount, off!(vfsmount_root)) {
+        return 0; // it is mounted there itself
     }
     let idmap = idmap_of(mount);
     // (what something is mounted on nobody sees)

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{asked_for_token, ensure_both, report};
-use kernelseal_integration::process::spawn;
+use kernelseal_integration::process::{Running, spawn};
 use kernelseal_integration::scratch::Scratch;
 use nix::mount::{MsFlags, mount};
 
@@ -81,20 +81,32 @@ pub(super) fn of_a_machine() -> Result<()> {
         let mut overlaid = overlaid(&scratch)?;
         refused(&mut agent, &mut overlaid, "user namespace of his own")?;
     }
+    // by another mount namespace, where somebody else may have mounted what he likes
+    let apart = sleeping_apart()?;
+    let by_another = format!("/proc/{}/root{}", apart.pid(), target.display());
+    refused_anyhow(&mut agent, &by_another)?;
     // what was deleted, by a descriptor that somebody kept
     let kept = File::open(&target)?;
     fs::remove_file(&target)?;
-    let by_descriptor = format!("/proc/self/fd/{}", kept.as_raw_fd());
-    let mut deleted = spawn(&mut asked_for_token(by_descriptor))?;
-    ensure!(deleted.line(SOON).is_err(), "it started");
-    let refused = agent.event("REFUSED", deleted.pid())?;
-    ensure!(
-        refused["reason"]
-            .to_string()
-            .contains("could not be looked at"),
-        "{refused}"
-    );
-    Ok(())
+    refused_anyhow(&mut agent, &format!("/proc/self/fd/{}", kept.as_raw_fd()))
+}
+
+/// Does not start, whatever the reason: what it was reached by leads nowhere for whoever looks later.
+fn refused_anyhow(agent: &mut Agent, path: &str) -> Result<()> {
+    let mut probe = spawn(&mut asked_for_token(path))?;
+    ensure!(probe.line(SOON).is_err(), "{path} started");
+    agent.event("REFUSED", probe.pid()).map(drop)
+}
+
+/// Somebody in a mount namespace of its own, which is as ours otherwise.
+fn sleeping_apart() -> Result<Running> {
+    let mut command = Command::new("sleep");
+    command.arg("600");
+    // SAFETY: a system call alone.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?));
+    }
+    spawn(&mut command)
 }
 
 /// A program on an overlay that it mounts itself, in a user namespace of its own.
