@@ -20,7 +20,7 @@ pub(crate) enum EnvError {
     /// The stack cannot take them.
     #[error(transparent)]
     Stack(#[from] StackError),
-    /// It could not be written, or by halves.
+    /// It could not be looked at or written, or by halves.
     #[error(transparent)]
     Write(HoldError),
 }
@@ -49,7 +49,10 @@ pub(crate) fn deliver(
     // Nearly all fit into what every program is allowed; only the others' limit is looked up.
     let rebuilt = match stack.rebuild(variables, 0) {
         Err(StackError::TooMuch { .. }) => {
-            let limit = process.stack_limit().unwrap_or(0);
+            let limit = process.stack_limit().map_err(|cause| {
+                let what = "look up how large its stack may be";
+                EnvError::Write(HoldError::Os { what, cause })
+            })?;
             stack.rebuild(variables, limit)?
         }
         rebuilt => rebuilt?,

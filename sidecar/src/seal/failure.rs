@@ -51,6 +51,8 @@ impl Failure {
                 limits::is_for_lack(cause)
             }
             Self::File(e) => e.is_for_lack(),
+            // (its stack pointer comes last: until then it may be written again)
+            Self::Env(EnvError::Write(HoldError::Os { cause, .. })) => limits::is_for_lack(cause),
             _ => false,
         }
     }
@@ -76,5 +78,22 @@ fn reason_of(refusal: &Refusal) -> Reason {
 impl From<StackError> for Failure {
     fn from(error: StackError) -> Self {
         Self::Env(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn for_want_of_descriptors_a_stack_is_written_another_time() {
+        let write = |errno: Errno| {
+            let cause = errno.into();
+            Failure::Env(EnvError::Write(HoldError::Os { what: "-", cause }))
+        };
+        assert!(write(Errno::MFILE).is_for_lack() && write(Errno::NOMEM).is_for_lack());
+        assert!(!write(Errno::IO).is_for_lack());
     }
 }
