@@ -170,7 +170,12 @@ impl Work {
             ptrace::Options::PTRACE_O_TRACEEXEC | ptrace::Options::PTRACE_O_TRACESYSGOOD;
         options.set(ptrace::Options::PTRACE_O_EXITKILL, self.dies_with_us());
         match Tracee::follow(thread, options, &mut self.deadline) {
-            Ok(Some(tracee)) => self.arrivals.follow(tgid, held, tracee),
+            Ok(Some(tracee)) => {
+                // (Its exec takes as long as others leave it a processor: while they come along it is not late. One that has
+                // a tracer of its own keeps that from others, and is.)
+                self.turns.wait(held.seal);
+                self.arrivals.follow(tgid, held, tracee);
+            }
             Ok(None) => self.attach_apart(tgid, held, thread, options),
             Err(e) => self.not_attached(tgid, held, e),
         }
