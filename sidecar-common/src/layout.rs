@@ -41,8 +41,12 @@ pub const NAME_FILTER_SLOTS: u32 = 16_384;
 /// Slots of the filter that tells most processes from sealed ones without a hash lookup; a power of
 /// two.
 pub const SEALED_FILTER_SLOTS: u32 = 4_096;
-/// Bytes of one agent's ring buffer; a power-of-two number of pages.
+/// Bytes of one agent's ring buffers together; a power of two.
 pub const RING_BYTES: usize = 256 * 1024;
+/// Bytes that each of them has at least; a power-of-two number of pages of any architecture here.
+pub const RING_BYTES_LEAST: usize = 64 * 1024;
+/// Threads of one agent that deliver, each by its own ring buffer, at most; a power of two.
+pub const MAX_WORKERS: usize = 8;
 /// Longest file name, with its NUL (`NAME_MAX` + 1).
 pub const NAME_LEN: usize = 256;
 /// Bytes of a task's `comm`, with its NUL (`TASK_COMM_LEN`).

@@ -37,6 +37,8 @@ mod pod {
         policy::Counters,
         policy::BindingKey,
         policy::OwnObject,
+        policy::RingKey,
+        policy::Maker,
         policy::Sealed,
         policy::Held,
         policy::Vault,

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::layout::NAME_LEN;
+use crate::layout::{MAX_WORKERS, NAME_LEN};
 
 /// The inode number of a PID namespace (`/proc/<pid>/ns/pid`): how a scope is named in every map.
 pub type ScopeId = u32;
@@ -68,6 +68,55 @@ pub const OBJECT_MAP: u32 = 1;
 pub const OBJECT_PROGRAM: u32 = 2;
 /// A link.
 pub const OBJECT_LINK: u32 = 3;
+
+/// Which ring an agent hears of a tree from: each of its delivering threads has its own. A seal's lower bits are those of the
+/// number of the process that it was given to, so that all that is told of one tree is told to one thread.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct RingKey {
+    /// The agent's.
+    pub scope: ScopeId,
+    /// The process's or the seal's number, in [`MAX_WORKERS`] classes.
+    pub class: u32,
+}
+
+/// In how many classes trees are told of.
+#[expect(clippy::cast_possible_truncation, reason = "a small number")]
+const CLASSES: u32 = MAX_WORKERS as u32;
+
+impl RingKey {
+    /// Where a scope's agent hears of a process, or of a seal by its lower bits.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(scope: ScopeId, number: u32) -> Self {
+        Self {
+            scope,
+            class: number % CLASSES,
+        }
+    }
+
+    /// All of a scope's.
+    pub fn all(scope: ScopeId) -> impl Iterator<Item = Self> {
+        (0..CLASSES).map(move |class| Self { scope, class })
+    }
+
+    /// Which of so many workers hears of a seal, where the classes are theirs in turn.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "a class is a small number")]
+    pub const fn worker_of(seal: u64, workers: usize) -> usize {
+        (seal % MAX_WORKERS as u64) as usize % workers
+    }
+}
+
+/// A thread of an agent that makes a tmpfs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+pub struct Maker {
+    /// The agent's.
+    pub scope: ScopeId,
+    /// The thread's number as the thread itself sees it.
+    pub thread: u32,
+}
 
 /// What the kernel side counts for a scope's agent.
 #[repr(C)]

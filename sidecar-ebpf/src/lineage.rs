@@ -103,11 +103,14 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
     let comm = kernel::follow(task, off!(task_leader)).wrapping_add(off!(task_comm));
-    if let Some((seal, earlier)) = unhold(tgid)
+    let held = unhold(tgid);
+    // (its agent may be attached, and then its parent does not hear before the agent has)
+    let is_waited_for = held.is_some();
+    if let Some((seal, earlier)) = held
         && seal == sealed.seal
         && earlier.seal != 0
     {
-        leave(&earlier, tgid, 0, 0, comm);
+        leave(&earlier, tgid, 0, 0, comm, false);
     }
     if sealed.flags & SEALED_AGENT != 0 {
         if let Some(scope) = SCOPE_LEASES.get_ptr_mut(sealed.scope) {
@@ -124,7 +127,14 @@ fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
         return; // it never came to have secrets
     }
     let pid = sealed::number_in(kernel::pid_of(task), sealed.scope);
-    leave(sealed, tgid, pid, load!(task, task_exit_code), comm);
+    leave(
+        sealed,
+        tgid,
+        pid,
+        load!(task, task_exit_code),
+        comm,
+        is_waited_for,
+    );
 }
 
 /// Takes a process off what is held. Gives the seal it was held with and the one it had before, to who took it off.
@@ -172,28 +182,33 @@ pub fn settle(ctx: *mut c_void) -> u32 {
     };
     if earlier.seal != 0 {
         // (its agent knows its name)
-        leave(&earlier, tgid, pid, 0, core::ptr::null());
+        leave(&earlier, tgid, pid, 0, core::ptr::null(), false);
     }
     1
 }
 
-/// A process leaves its tree: the agent hears of the one that was given the seal, and of the last.
+/// A process leaves its tree: the agent hears of the one that was given the seal, and of the last. At once where it has something
+/// to do then.
 #[inline(always)]
-pub(crate) fn leave(sealed: &Sealed, tgid: u32, pid: u32, status: u32, comm: Ptr) {
+pub(crate) fn leave(
+    sealed: &Sealed,
+    tgid: u32,
+    pid: u32,
+    status: u32,
+    comm: Ptr,
+    is_waited_for: bool,
+) {
     let root = if sealed.flags & SEALED_ROOT != 0 {
         EXIT_ROOT
     } else {
         0
     };
-    let last = if sealed::tree_leave(sealed.seal) {
-        EXIT_LAST
-    } else {
-        0
-    };
+    let left = sealed::tree_leave(sealed.seal);
+    let last = if left.is_empty { EXIT_LAST } else { 0 };
     if root | last == 0 {
         return;
     }
-    if let Some(mut entry) = ring::reserve::<Exit>(sealed.scope) {
+    if let Some(mut entry) = ring::reserve::<Exit>(sealed.scope, sealed.seal as u32) {
         entry.write(Exit {
             header: ring::header(KIND_EXIT, tgid),
             seal: sealed.seal,
@@ -204,7 +219,11 @@ pub(crate) fn leave(sealed: &Sealed, tgid: u32, pid: u32, status: u32, comm: Ptr
             // (a thread may have a name of its own)
             comm: kernel::read_buf(comm, 0),
         });
-        entry.submit(0);
+        entry.submit(if is_waited_for || left.is_empty && left.has_files {
+            ring::NOW
+        } else {
+            ring::in_passing(sealed.scope, sealed.seal as u32)
+        });
     }
 }
 

@@ -18,9 +18,9 @@ use crate::{
 /// A HELD record: the agent has something to do.
 #[inline(always)]
 pub(crate) fn held(scope: ScopeId, tgid: u32) {
-    if let Some(mut entry) = ring::reserve::<Header>(scope) {
+    if let Some(mut entry) = ring::reserve::<Header>(scope, tgid) {
         entry.write(ring::header(KIND_HELD, tgid));
-        entry.submit(0);
+        entry.submit(ring::NOW);
     }
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn started(task: Ptr, tgid: u32, bprm: Ptr) {
 
 #[inline(always)]
 fn write_exec(scope: ScopeId, pid: u32, header: Header, reason: u32, name: Ptr) {
-    let Some(mut entry) = ring::reserve::<Exec>(scope) else {
+    let Some(mut entry) = ring::reserve::<Exec>(scope, header.tgid) else {
         return;
     };
     let exec = entry.as_mut_ptr();
@@ -67,7 +67,7 @@ fn write_exec(scope: ScopeId, pid: u32, header: Header, reason: u32, name: Ptr) 
             bpf_probe_read_kernel_str((&raw mut (*exec).name).cast(), NAME_LEN as u32, name.cast());
         (*exec).name_len = if len > 0 { len as u32 - 1 } else { 0 };
     }
-    entry.submit(0);
+    entry.submit(ring::NOW);
 }
 
 #[inline(always)]

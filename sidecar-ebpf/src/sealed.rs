@@ -42,7 +42,7 @@ static SEALED_COUNT: Array<u32, 1> = Array::new();
 static ENDED: HashMap<u64, u8, MAX_SEALED> = HashMap::new();
 #[btf_map]
 pub(crate) static HELD: HashMap<u32, Held, MAX_HELD> = HashMap::new();
-/// How many processes carry a seal.
+/// How many processes carry a seal; and above that, in [`FILES`], how many folders of files it was given.
 #[btf_map]
 static TREES: HashMap<u64, u64, MAX_SEALED> = HashMap::new();
 
@@ -287,6 +287,26 @@ pub extern "C" fn number_in_scope(pid: u64, scope: u32) -> u32 {
     kernel::closest(pid as Ptr, |id, _| id == scope).map_or(0, |number| number.nr)
 }
 
+/// One folder of files, in an entry of `TREES`.
+const FILES: u64 = 1 << 32;
+
+/// What is left of a tree.
+pub(crate) struct Left {
+    /// Nobody.
+    pub(crate) is_empty: bool,
+    /// There may be files that are to be taken away.
+    pub(crate) has_files: bool,
+}
+
+/// A tree is given files.
+#[inline(always)]
+pub(crate) fn tree_has_files(seal: u64) {
+    if let Some(count) = TREES.get_ptr_mut(seal) {
+        // SAFETY: a live map value.
+        unsafe { kernel::add(count, FILES) };
+    }
+}
+
 /// A new tree of one.
 #[inline(always)]
 pub(crate) fn tree_begin(seal: u64) -> Result<(), i32> {
@@ -302,20 +322,27 @@ pub(crate) fn tree_join(seal: u64) {
     }
 }
 
-/// One less in the tree; true for the last. Two that leave at once may both hear it.
+/// One less in the tree. Two that leave at once may both hear that nobody is left.
 #[inline(always)]
-pub(crate) fn tree_leave(seal: u64) -> bool {
+pub(crate) fn tree_leave(seal: u64) -> Left {
     let Some(count) = TREES.get_ptr_mut(seal) else {
-        return true;
+        return Left {
+            is_empty: true,
+            has_files: true,
+        };
     };
     // SAFETY: a live map value; the add is atomic and the read comes after it.
     let left = unsafe {
         kernel::add(count, u64::MAX);
         core::ptr::read_volatile(count)
     };
-    if left == 0 {
+    let is_empty = left % FILES == 0;
+    if is_empty {
         let _ = TREES.remove(seal);
         libraries::forget(seal);
     }
-    left == 0
+    Left {
+        is_empty,
+        has_files: left >= FILES,
+    }
 }

@@ -13,8 +13,10 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 const USUAL: u64 = 1024;
 /// More than anybody needs here. (What has no limit is divided by others.)
 const MOST: u64 = 1 << 20;
-/// Descriptors that are there for a program that is held when there are no others.
+/// Descriptors that are there for programs that are held when there are no others: for all threads that deliver, and for each
+/// of them at least.
 const IN_RESERVE: usize = 48;
+const IN_RESERVE_LEAST: usize = 16;
 
 /// What it was when we began.
 static BEFORE: OnceLock<Rlimit> = OnceLock::new();
@@ -63,20 +65,23 @@ pub(crate) fn output(command: &mut Command) -> io::Result<Output> {
 pub(crate) struct Reserve {
     one: File,
     more: Vec<File>,
+    size: usize,
 }
 
 impl Reserve {
-    pub(crate) fn new() -> io::Result<Self> {
+    /// One of so many.
+    pub(crate) fn new(of: usize) -> io::Result<Self> {
         let mut reserve = Self {
             one: File::open("/dev/null")?,
-            more: Vec::with_capacity(IN_RESERVE),
+            more: Vec::new(),
+            size: (IN_RESERVE / of).max(IN_RESERVE_LEAST),
         };
         reserve.fill();
         Ok(reserve)
     }
 
     fn fill(&mut self) {
-        while self.more.len() < IN_RESERVE && descriptors() > USUAL / 4 {
+        while self.more.len() < self.size && descriptors() > USUAL / 4 {
             match self.one.try_clone() {
                 Ok(another) => self.more.push(another),
                 Err(_) => return,
@@ -84,15 +89,27 @@ impl Reserve {
         }
     }
 
+    /// Takes new ones, if they were given up.
+    pub(crate) fn refill(&mut self) {
+        if self.more.is_empty() {
+            self.fill();
+        }
+    }
+
+    /// There are no others.
+    pub(crate) fn give_up(&mut self) {
+        self.more.clear();
+    }
+
     /// Gives them up if there are no others; takes new ones when there are. False where there are none now.
     pub(crate) fn see_to_it(&mut self) -> bool {
         match self.one.try_clone() {
-            Ok(_) if self.more.is_empty() => self.fill(),
+            Ok(_) => self.refill(),
             Err(e) if is_for_lack(&e) => {
-                self.more.clear();
+                self.give_up();
                 return self.one.try_clone().is_ok();
             }
-            _ => {}
+            Err(_) => {}
         }
         true
     }

@@ -182,7 +182,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
             // SAFETY: a live map value.
             Some(held) if unsafe { (*held).seal } == now.seal => {
                 let comm = task.wrapping_add(off!(task_comm));
-                lineage::leave(&now, tgid, pending.pid, 0, comm);
+                lineage::leave(&now, tgid, pending.pid, 0, comm, false);
                 // SAFETY: as above.
                 unsafe { lineage::earlier_of(&*held) }
             }

@@ -9,21 +9,22 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     event::WHAT_FILE,
-    layout::{COMM_LEN, MAX_SCOPES, MAX_VAULTS},
-    policy::{SEALED_AGENT, ScopeId, Sealed, Vault},
+    layout::{COMM_LEN, MAX_SCOPES, MAX_VAULTS, MAX_WORKERS},
+    policy::{Maker, SEALED_AGENT, Sealed, Vault},
 };
 
 use super::{Own, Reach, decide, plain, procfs::short_name};
 use crate::{
-    kernel::{self, Ptr, load},
+    kernel::{self, Ptr, follow, load, off},
     provenance, sealed,
 };
 
 #[btf_map]
 static VAULTS: HashMap<u64, Vault, MAX_VAULTS, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
-/// For which seal an agent makes a tmpfs just now.
+/// For which seal an agent's thread makes a tmpfs just now.
 #[btf_map]
-static MOUNTING: HashMap<ScopeId, u64, MAX_SCOPES, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+static MOUNTING: HashMap<Maker, u64, { MAX_SCOPES * MAX_WORKERS }, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
 
 /// An agent makes a file system: before there is a file in it, it is for one tree only. The agent
 /// makes no others, so nothing is asked of its kind.
@@ -36,13 +37,19 @@ pub fn sb_kern_mount(ctx: LsmContext) -> i32 {
         }
         return kernel::eperm();
     };
+    let thread = follow(kernel::current(), off!(task_thread_pid));
+    let maker = Maker {
+        scope: actor.scope,
+        thread: kernel::own_number(thread).nr,
+    };
     // SAFETY: copied at once. Nobody carries 0.
-    let seal = unsafe { MOUNTING.get(actor.scope) }.copied().unwrap_or(0);
+    let seal = unsafe { MOUNTING.get(maker) }.copied().unwrap_or(0);
     let vault = Vault {
         seal,
         scope: actor.scope,
         dev: load!(sb, sb_dev),
     };
+    sealed::tree_has_files(seal);
     if VAULTS
         .insert(kernel::untyped(sb as u64), &vault, 0)
         .is_err()

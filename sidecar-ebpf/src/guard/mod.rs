@@ -224,7 +224,8 @@ fn is_agents(reach: &Reach) -> bool {
 
 #[inline(always)]
 fn report(reach: &Reach, verdict: u32) {
-    let Some(mut entry) = ring::reserve::<Access>(reach.sealed.scope) else {
+    let Some(mut entry) = ring::reserve::<Access>(reach.sealed.scope, reach.sealed.seal as u32)
+    else {
         return;
     };
     let current = kernel::current();
@@ -259,5 +260,5 @@ fn report(reach: &Reach, verdict: u32) {
         verdict,
         name: reach.name,
     });
-    entry.submit(0);
+    entry.submit(ring::NOW);
 }

@@ -12,6 +12,7 @@ mod unknown_image;
 mod unmatched;
 
 use std::{
+    convert::Infallible,
     fmt::Display,
     future,
     os::unix::process::parent_id,
@@ -25,7 +26,7 @@ use sidecar_common::policy::{
     SCOPE_ALL_EXECS, SCOPE_AUDIT_ALL, SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM,
     SCOPE_BLOCK_PTRACE, SCOPE_DISABLED, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
 };
-use tokio::{sync::oneshot, time::Interval};
+use tokio::{sync::mpsc, time::Interval};
 
 use self::{
     edits::{Edits, Looks, Signals, interval},
@@ -47,6 +48,7 @@ use crate::{
     },
     out_of_reach, privileges,
     process::{LABELS, Pod, Pods},
+    seal::Crew,
     secrets::{self, Known, Origins, Store},
     takeover::Others,
 };
@@ -222,7 +224,7 @@ async fn serve_until(
     let has_ended_early = loop {
         tokio::select! {
             () = signals.end() => break false,
-            _ = &mut has_ended => break true,
+            _ = has_ended.recv() => break true,
             _ = tick.tick() => {
                 is_renewed = look(&mut shift, &mut edits, &mut ready, is_renewed);
                 if monitors.have_failed() {
@@ -372,10 +374,10 @@ fn own_cgroup() -> PathBuf {
 }
 
 /// Waits for an answer, if one is awaited.
-async fn heard(answer: &mut Option<oneshot::Receiver<()>>) {
+async fn heard(answer: &mut Option<mpsc::Receiver<Infallible>>) {
     match answer {
-        // (a sender that is gone says that the thread is, too: that is heard elsewhere)
-        Some(answer) => drop(answer.await),
+        // (nobody sends; who has done it, or has ended, lets go of his end)
+        Some(answer) => drop(answer.recv().await),
         None => future::pending().await,
     }
 }
@@ -420,7 +422,7 @@ fn server(
 /// What it takes to be the scope's agent.
 struct Staked {
     claim: Claim,
-    ring: Ring,
+    rings: Vec<Ring>,
     /// The maps of other versions under which programs go on.
     others: Vec<Maps>,
     own_cgroup: PathBuf,
@@ -432,11 +434,11 @@ fn stake(config: &Config) -> anyhow::Result<Staked> {
     let lock = pins::lock()?;
     let scope = kernel::own_scope()?;
     let others = Others::find(scope, &lock)?;
-    let (claim, ring) = Claim::stake(&lock, &wish(config))?;
+    let (claim, rings) = Claim::stake(&lock, &wish(config), Crew::size())?;
     others.hand_over(scope, &lock)?;
     Ok(Staked {
         claim,
-        ring,
+        rings,
         others: others.retire(&lock)?,
         own_cgroup: kernel::own_cgroup(&lock)?,
     })

@@ -1,13 +1,14 @@
 //! An agent at work: from the moment its programs are held until nobody waits for it any more.
 
 use std::{
+    convert::Infallible,
     sync::Arc,
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use super::{
     Staked,
@@ -21,12 +22,9 @@ use crate::{
     kernel::{Claim, Maps, pins},
     observe::{Journal, Lifecycle, Metrics, http::Server},
     process::{Pods, Whereabouts},
-    seal::{GivenUp, Order, Orders, Sealer, Turns, Watchdog},
+    seal::{Counting, Crew, GivenUp, Order, Sealer, Share, Turns, Watchdog},
     secrets::Store,
 };
-
-/// The delivering thread's stack, in bytes.
-const SEALER_STACK: usize = 512 * 1024;
 
 /// See the module.
 pub(super) struct Shift {
@@ -35,12 +33,12 @@ pub(super) struct Shift {
     guard: GuardWatch,
     mode: Mode,
     watchdog: Watchdog,
-    orders: Orders,
-    thread: JoinHandle<std::io::Result<()>>,
+    crew: Crew,
 }
 
 impl Shift {
-    /// Begins; `pods` are the node's, where an agent that answers for one can know them. The receiver hears when the delivering thread has ended.
+    /// Begins; `pods` are the node's, where an agent that answers for one can know them. The receiver hears when
+    /// a delivering thread has ended.
     pub(super) async fn begin(
         config: &Arc<Config>,
         store: Store,
@@ -48,11 +46,11 @@ impl Shift {
         pods: Option<Pods>,
         journal: Journal,
         server: &mut Option<Server>,
-    ) -> anyhow::Result<(Self, oneshot::Receiver<()>)> {
+    ) -> anyhow::Result<(Self, mpsc::Receiver<()>)> {
         let audit_log = config.monitoring.audit_log.as_deref();
         let Staked {
             claim,
-            ring,
+            rings,
             others,
             own_cgroup,
         } = stake(config)?;
@@ -88,38 +86,34 @@ impl Shift {
         for maps in others {
             watchdog.succeed_agent_of(maps);
         }
-        let sealer = Sealer {
-            config: config.clone(),
-            store,
-            scope,
-            whereabouts: Whereabouts::new(&own_cgroup, own_pod(), pods)
-                .context("look up where we live")?,
-            maps: Maps::open()?,
-            ring,
-            journal,
-            metrics: metrics.clone(),
-            given_up: watchdog.given_up.clone(),
-            turns: watchdog.turns.clone(),
-        };
-        let orders = Orders::new()?;
-        let (ended, has_ended) = oneshot::channel();
-        let thread = thread::Builder::new()
-            .name("sealer".into())
-            .stack_size(SEALER_STACK)
-            .spawn({
-                let orders = orders.clone();
-                move || {
-                    let result = sealer.run(orders);
-                    // Now: what comes after it may fail for the same reason, and hide it.
-                    if let Err(e) = &result {
-                        tracing::error!("the delivering thread failed: {e}");
-                    }
-                    let _ = ended.send(());
-                    result
-                }
-            })?;
+        let workers = rings.len();
+        let (store, counting, told_losses) =
+            (Arc::new(store), Arc::new(Counting::new()), Arc::default());
+        let mut sealers = Vec::with_capacity(workers);
+        for (number, ring) in rings.into_iter().enumerate() {
+            sealers.push(Sealer {
+                share: Share {
+                    number,
+                    of: workers,
+                },
+                config: config.clone(),
+                store: store.clone(),
+                scope,
+                whereabouts: Whereabouts::new(&own_cgroup, own_pod(), pods.clone())
+                    .context("look up where we live")?,
+                maps: Maps::open()?,
+                ring,
+                journal: journal.clone(),
+                metrics: metrics.clone(),
+                given_up: watchdog.given_up.clone(),
+                turns: watchdog.turns.clone(),
+                digests: Arc::clone(&counting),
+                told_losses: Arc::clone(&told_losses),
+            });
+        }
+        let (crew, has_ended) = Crew::start(sealers)?;
         let in_a_pod = is_started_from_outside();
-        tracing::info!(scope, bindings = config.secrets.len(), mode = ?config.policy.mode, in_a_pod, "watching");
+        tracing::info!(scope, workers, bindings = config.secrets.len(), mode = ?config.policy.mode, in_a_pod, "watching");
         let mode = config.policy.mode;
         let shift = Self {
             claim,
@@ -127,8 +121,7 @@ impl Shift {
             guard,
             mode,
             watchdog,
-            orders,
-            thread,
+            crew,
         };
         Ok((shift, has_ended))
     }
@@ -164,28 +157,25 @@ impl Shift {
 
     /// A source may have another value.
     pub(super) fn refresh(&self) -> anyhow::Result<()> {
-        Ok(self.orders.give(Order::Refresh)?)
+        Ok(self.crew.give(|| Order::Refresh)?)
     }
 
     /// More may be known of what waits for that.
     pub(super) fn look_again(&self) -> anyhow::Result<()> {
-        Ok(self.orders.give(Order::LookAgain)?)
+        Ok(self.crew.give(|| Order::LookAgain)?)
     }
 
-    /// Has the delivering thread work by another configuration. When that is done the receiver hears, and it is
+    /// Has the delivering threads work by another configuration. When that is done the receiver hears, and it is
     /// time to [`renew`](Self::renew).
     pub(super) fn reconfigure(
         &mut self,
         config: &Arc<Config>,
         store: Store,
-    ) -> anyhow::Result<oneshot::Receiver<()>> {
+    ) -> anyhow::Result<mpsc::Receiver<Infallible>> {
         self.watchdog.on_failure = config.policy.on_failure;
         self.watchdog.hold_timeout = config.policy.hold_timeout;
         self.watchdog.config = Some(config.clone());
-        let (done, is_done) = oneshot::channel();
-        self.orders
-            .give(Order::Reconfigure(config.clone(), store, done))?;
-        Ok(is_done)
+        Ok(self.crew.reconfigure(config, &Arc::new(store))?)
     }
 
     /// Asks the kernel side for what the configuration says. A new name only now: what is held must find a thread
@@ -205,23 +195,18 @@ impl Shift {
             guard,
             mode,
             mut watchdog,
-            orders,
-            thread,
+            crew,
         } = self;
         tracing::info!("ending");
         watchdog
             .journal
             .emit_lifecycle(Lifecycle::Stopping, mode.name(), None);
         claim.stop_holding(&pins::lock()?)?;
-        orders.give(Order::Stop)?;
-        wait_for(&mut watchdog, policy, &thread);
+        crew.give(|| Order::Stop)?;
+        wait_for(&mut watchdog, policy, &crew);
         // Whatever happened, nobody stays stopped.
         watchdog.look(Duration::ZERO);
-        let result = if thread.is_finished() {
-            thread.join().ok()
-        } else {
-            None
-        };
+        let result = crew.outcome();
         let under_seal = watchdog.maps.sealed_in(claim.scope());
         claim.leave(&pins::lock()?, under_seal)?;
         drop(guard);
@@ -230,20 +215,20 @@ impl Shift {
         match result {
             Some(Ok(())) if !has_ended_early => Ok(()),
             None if !has_ended_early => {
-                tracing::warn!("the delivering thread is still busy; it ends with the process");
+                tracing::warn!("a delivering thread is still busy; it ends with the process");
                 Ok(())
             }
-            Some(Err(e)) => Err(e).context("the delivering thread failed"),
-            _ => bail!("the delivering thread ended unexpectedly"),
+            Some(Err(e)) => Err(e).context("a delivering thread failed"),
+            _ => bail!("a delivering thread ended unexpectedly"),
         }
     }
 }
 
-/// Gives the delivering thread the time a hold may take to come to its end.
-fn wait_for<T>(watchdog: &mut Watchdog, policy: &Policy, thread: &JoinHandle<T>) {
+/// Gives the delivering threads the time a hold may take to come to their end.
+fn wait_for(watchdog: &mut Watchdog, policy: &Policy, crew: &Crew) {
     const STEP: Duration = Duration::from_millis(5);
     let begun = Instant::now();
-    while !thread.is_finished() && begun.elapsed() < policy.hold_timeout {
+    while !crew.has_ended() && begun.elapsed() < policy.hold_timeout {
         thread::sleep(STEP);
         watchdog.look(policy.hold_timeout);
     }

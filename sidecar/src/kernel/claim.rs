@@ -11,9 +11,9 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 use sidecar_common::{
-    layout::RING_BYTES,
+    layout::{RING_BYTES, RING_BYTES_LEAST},
     name,
-    policy::{BindingKey, Counters, SCOPE_ALL_EXECS, Scope, ScopeId},
+    policy::{BindingKey, Counters, Maker, RingKey, SCOPE_ALL_EXECS, Scope, ScopeId},
 };
 
 use super::{
@@ -52,7 +52,8 @@ struct Books {
     bindings: HashMap<MapData, BindingKey, u64>,
     all_execs: Array<MapData, u32>,
     counters: HashMap<MapData, ScopeId, Counters>,
-    rings: HashOfMaps<MapData, ScopeId, MapData>,
+    rings: HashOfMaps<MapData, RingKey, MapData>,
+    mounting: HashMap<MapData, Maker, u64>,
 }
 
 impl Books {
@@ -66,7 +67,30 @@ impl Books {
             counters: pinned.hash("COUNTERS")?,
             rings: HashOfMaps::try_from(Map::HashOfMaps(pinned.data("RINGS")?))
                 .map_err(failed("RINGS"))?,
+            mounting: pinned.hash("MOUNTING")?,
         })
+    }
+
+    /// From here on a scope's agent hears of its programs by these rings. All classes have one.
+    fn give_rings(&mut self, scope: ScopeId, rings: &[MapData]) -> Result<(), Error> {
+        for (key, ring) in RingKey::all(scope).zip(rings.iter().cycle()) {
+            let given = self.rings.insert(key, ring, 0);
+            given.map_err(failed("RINGS"))?;
+        }
+        Ok(())
+    }
+
+    /// What the kernel side keeps for an agent of this scope is not needed any more.
+    fn drop_of_agent(&mut self, scope: ScopeId) {
+        for key in RingKey::all(scope) {
+            let _ = self.rings.remove(&key);
+        }
+        let _ = self.counters.remove(&scope);
+        let makers = self.mounting.keys().filter_map(Result::ok);
+        let makers: Vec<Maker> = makers.filter(|maker| maker.scope == scope).collect();
+        for maker in makers {
+            let _ = self.mounting.remove(&maker);
+        }
     }
 
     fn want_name(&mut self, key: BindingKey, end: u64) -> Result<(), Error> {
@@ -159,8 +183,7 @@ impl Books {
             .filter(|key| matches!(self.scopes.get(key, 0), Err(MapError::KeyNotFound)))
             .collect();
         for key in ended {
-            let _ = self.rings.remove(&key);
-            let _ = self.counters.remove(&key);
+            self.drop_of_agent(key);
         }
         if let Some(left) = &mut left
             && left.flags & SCOPE_ALL_EXECS != 0
@@ -187,7 +210,12 @@ pub(crate) fn hand_over(dir: &Path, scope: ScopeId, _lock: &pins::Lock) -> Resul
 
 impl Claim {
     /// Becomes the agent of this process's PID namespace.
-    pub(crate) fn stake(lock: &pins::Lock, wish: &Wish<'_>) -> Result<(Self, Ring), Error> {
+    /// Its rings are as many as `workers`, which is one to [`sidecar_common::layout::MAX_WORKERS`]: the delivering threads.
+    pub(crate) fn stake(
+        lock: &pins::Lock,
+        wish: &Wish<'_>,
+        workers: usize,
+    ) -> Result<(Self, Vec<Ring>), Error> {
         // The ring counts against this limit before 5.11.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         pins::verify(lock)?;
@@ -199,18 +227,18 @@ impl Claim {
         let left = books.tidy(scope)?;
         let stale = books.names_of(scope);
 
-        let ring = MapData::create(
-            aya_obj::Map::new_from_params(MAP_TYPE_RINGBUF, 0, 0, ring_bytes(), 0),
-            "kernelseal",
-            None,
-        )
-        .map_err(failed("ring"))?;
-        own_objects::note_map(&ring)?;
-        books
-            .rings
-            .insert(scope, &ring, 0)
-            .map_err(failed("RINGS"))?;
-        let ring = RingBuf::try_from(Map::RingBuf(ring)).map_err(failed("ring"))?;
+        // (its threads have other numbers)
+        books.drop_of_agent(scope);
+        let bytes = (RING_BYTES / workers.next_power_of_two()).max(RING_BYTES_LEAST);
+        let rings: Vec<MapData> = (0..workers)
+            .map(|_| new_ring(bytes))
+            .collect::<Result<_, _>>()?;
+        books.give_rings(scope, &rings)?;
+        let rings = rings.into_iter().map(|ring| {
+            let ring = RingBuf::try_from(Map::RingBuf(ring));
+            ring.map(|ring| Ring::new(ring, bytes))
+        });
+        let rings = rings.collect::<Result<_, _>>().map_err(failed("ring"))?;
         books
             .counters
             .insert(scope, Counters::default(), 0)
@@ -230,7 +258,7 @@ impl Claim {
             let _ = claim.withdraw(left);
             return Err(e);
         }
-        Ok((claim, Ring(ring)))
+        Ok((claim, rings))
     }
 
     fn write(&mut self, wish: &Wish<'_>) -> Result<(), Error> {
@@ -315,8 +343,7 @@ impl Claim {
         if self.flags & SCOPE_ALL_EXECS != 0 {
             self.books.want_all_execs(-1)?;
         }
-        let _ = self.books.rings.remove(&self.scope);
-        let _ = self.books.counters.remove(&self.scope);
+        self.books.drop_of_agent(self.scope);
         if sealed == 0 {
             return self
                 .books
@@ -340,8 +367,7 @@ impl Claim {
     /// Undoes a stake that failed half-way: where an agent before us had left the scope, its names stay
     /// refused.
     fn withdraw(&mut self, left: Option<Scope>) -> Result<(), Error> {
-        let _ = self.books.rings.remove(&self.scope);
-        let _ = self.books.counters.remove(&self.scope);
+        self.books.drop_of_agent(self.scope);
         if let Some(left) = left {
             let put_back = self.books.scopes.insert(self.scope, left, 0);
             return put_back.map_err(failed("SCOPE_LEASES"));
@@ -389,6 +415,11 @@ pub(super) fn own_namespace() -> Result<fs::Metadata, Error> {
     fs::metadata("/proc/self/ns/pid").map_err(Error::Namespace)
 }
 
-fn ring_bytes() -> u32 {
-    u32::try_from(RING_BYTES).expect("a constant below 4 GiB")
+/// A ring of so many bytes.
+fn new_ring(bytes: usize) -> Result<MapData, Error> {
+    let bytes = u32::try_from(bytes).expect("far below 4 GiB");
+    let described = aya_obj::Map::new_from_params(MAP_TYPE_RINGBUF, 0, 0, bytes, 0);
+    let ring = MapData::create(described, "kernelseal", None).map_err(failed("ring"))?;
+    own_objects::note_map(&ring)?;
+    Ok(ring)
 }

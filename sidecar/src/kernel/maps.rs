@@ -10,8 +10,9 @@ use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData, MapError},
 };
+use nix::unistd::gettid;
 use sidecar_common::policy::{
-    BindingKey, Counters, HELD_COMING, HELD_WAIVED, Held, SEALED_AGENT, SEALED_EXECING,
+    BindingKey, Counters, HELD_COMING, HELD_WAIVED, Held, Maker, SEALED_AGENT, SEALED_EXECING,
     SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
 };
 
@@ -67,7 +68,7 @@ pub(crate) struct Maps {
     image_only: HashMap<MapData, u64, u8>,
     held: HashMap<MapData, u32, Held>,
     vaults: HashMap<MapData, u64, Vault>,
-    mounting: HashMap<MapData, ScopeId, u64>,
+    mounting: HashMap<MapData, Maker, u64>,
     counters: HashMap<MapData, ScopeId, Counters>,
     bindings: HashMap<MapData, BindingKey, u64>,
 }
@@ -309,10 +310,11 @@ impl Maps {
             .collect()
     }
 
-    /// From now on only the tree of `seal` opens files of the tmpfs that this agent makes.
+    /// From now on only the tree of `seal` opens files of the tmpfs that this thread of the scope's agent makes.
     pub(crate) fn mount_for(&mut self, scope: ScopeId, seal: u64) -> Result<(), Error> {
+        let thread = gettid().as_raw().cast_unsigned();
         self.mounting
-            .insert(scope, seal, 0)
+            .insert(Maker { scope, thread }, seal, 0)
             .map_err(failed("MOUNTING"))
     }
 

@@ -3,11 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
-use sidecar_common::{
-    event::{
-        Access, Exec, Exit, Header, KIND_ACCESS, KIND_EXEC, KIND_EXIT, KIND_HELD, KIND_REFUSED,
-    },
-    layout::RING_BYTES,
+use sidecar_common::event::{
+    Access, Exec, Exit, Header, KIND_ACCESS, KIND_EXEC, KIND_EXIT, KIND_HELD, KIND_REFUSED,
 };
 
 /// What the kernel side says.
@@ -58,25 +55,33 @@ const _: () = assert!(
 );
 
 /// The reading end.
-pub(crate) struct Ring(pub(super) RingBuf<MapData>);
+pub(crate) struct Ring {
+    ring: RingBuf<MapData>,
+    bytes: usize,
+}
 
 impl Ring {
-    /// Records that a full ring holds at the least.
-    pub(crate) const LEAST_OF_A_FULL: usize = {
+    /// Of a ring of so many bytes.
+    pub(super) fn new(ring: RingBuf<MapData>, bytes: usize) -> Self {
+        Self { ring, bytes }
+    }
+
+    /// Records that it holds at the least when it is full.
+    pub(crate) fn least_of_a_full(&self) -> usize {
         /// What the kernel puts before each record (`BPF_RINGBUF_HDR_SZ`), in bytes.
         const HEADER: usize = 8;
         // The largest record; one more may not have found room at the end.
-        RING_BYTES / (size_of::<Exec>() + HEADER) - 1
-    };
+        self.bytes / (size_of::<Exec>() + HEADER) - 1
+    }
 
     /// The next record, if there is one.
     pub(crate) fn next(&mut self) -> Option<Record> {
-        self.0.next().map(|bytes| Record::parse(&bytes))
+        self.ring.next().map(|bytes| Record::parse(&bytes))
     }
 }
 
 impl AsFd for Ring {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.ring.as_fd()
     }
 }

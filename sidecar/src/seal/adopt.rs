@@ -23,7 +23,8 @@ use crate::process;
 impl Work {
     /// Takes over what lives, and takes away the files of what ended while no agent was there.
     pub(super) fn adopt(&mut self) {
-        let living = self.maps.trees(self.scope);
+        let mut living = self.maps.trees(self.scope);
+        living.retain(|seal, _| self.share.has(*seal));
         // What is held is delivered to anew; read last, for more may be held by now.
         let held: BTreeSet<u64> = self
             .maps
@@ -70,7 +71,8 @@ impl Work {
             }
             has_looked = true;
             // (as it is now: a number may be another's, ours for one)
-            let owners = self.maps.vaults(self.scope);
+            let mut owners = self.maps.vaults(self.scope);
+            owners.retain(|_, owner| self.share.has(owner.seal));
             found = find_vaults(&mut self.mounter, pid, &owners);
         }
         for (seal, vault) in found {
@@ -124,7 +126,7 @@ pub(crate) struct TakenAway(Vec<OpenVault>);
 impl TakenAway {
     /// Takes them away, while they are guarded: from then on no path leads there.
     pub(crate) fn from_everywhere(owners: &BTreeMap<u32, VaultOwner>) -> io::Result<Self> {
-        let mut mounter = Mounter::new()?;
+        let mut mounter = Mounter::new(1)?;
         let mut taken_away = Vec::new();
         for pid in process::all()? {
             if !mounter.is_new_view(pid) {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{config::OnFailure, process::Process};
 
-/// Tracers of their own; others get one when one of these has ended: each takes some 40 KiB.
+/// Tracers of their own, of all threads that deliver; others get one when one of these has ended: each takes some 40 KiB.
 const MOST_APART: usize = 256;
 /// When one that is followed is looked at for the first time: nearly all have executed by then. Then later and later.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
@@ -182,7 +182,7 @@ impl Work {
     }
 
     fn attach_apart(&mut self, tgid: u32, held: &Held, thread: Pid, options: ptrace::Options) {
-        if self.arrivals.apart == MOST_APART {
+        if self.arrivals.apart >= MOST_APART / self.share.of {
             self.arrivals.is_crowded = true;
             return;
         }

@@ -52,13 +52,18 @@ pub(super) enum Known {
     NotYet,
 }
 
-/// Those that are being counted, and those that were.
-pub(super) struct Digests {
+/// The threads that count, for all that deliver; they end when it is dropped.
+pub(crate) struct Counting {
     shared: Arc<Shared>,
+    workers: usize,
+}
+
+/// What one thread that delivers has counted.
+pub(super) struct Digests {
+    counting: Arc<Counting>,
     /// For programs that are held, by their seals. Dropped, nobody waits for it.
     held: HashMap<u64, Vec<Wanted>>,
     orders: Orders,
-    workers: usize,
 }
 
 struct Wanted {
@@ -77,6 +82,8 @@ struct Job {
     /// Of an executable, as it was when it was asked for.
     version: Option<Version>,
     slot: Weak<Slot>,
+    /// Who is told.
+    orders: Orders,
 }
 
 #[derive(Default)]
@@ -131,13 +138,13 @@ impl State {
 
 impl State {
     /// Others that wait execute the very same file: nobody may write to it since they do.
-    fn tell_others(&mut self, version: Version, outcome: &Outcome, orders: &Orders) {
+    fn tell_others(&mut self, version: Version, outcome: &Outcome) {
         for jobs in self.waiting.values_mut() {
             jobs.retain(|job| {
                 let is_same = job.version == Some(version);
                 if is_same && let Some(slot) = job.slot.upgrade() {
                     slot.put(outcome);
-                    let _ = orders.give(Order::Look(job.seal));
+                    job.tell();
                 }
                 !is_same
             });
@@ -165,7 +172,7 @@ impl Shared {
     }
 
     /// Counts, one after the other, until it is over.
-    fn work(&self, orders: &Orders) {
+    fn work(&self) {
         let mut state = self.state();
         loop {
             if state.is_over {
@@ -186,13 +193,12 @@ impl Shared {
             }
             if let Some((outcome, read)) = counted {
                 if let Some((version, tells)) = read {
-                    state.tell_others(version, &outcome, orders);
+                    state.tell_others(version, &outcome);
                     if tells {
                         state.remember(version, outcome);
                     }
                 }
-                // (the thread that is told may be at its end)
-                let _ = orders.give(Order::Look(job.seal));
+                job.tell();
             }
             // (whoever was not to have all threads may have one now)
             self.given.notify_all();
@@ -201,6 +207,12 @@ impl Shared {
 }
 
 impl Job {
+    /// There is something to look at.
+    fn tell(&self) {
+        // (the thread that is told may be at its end)
+        let _ = self.orders.give(Order::Look(self.seal));
+    }
+
     fn is_wanted(&self) -> bool {
         self.slot.strong_count() > 0
     }
@@ -233,13 +245,12 @@ impl Job {
 }
 
 impl Digests {
-    pub(super) fn new(orders: Orders) -> Self {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
+    /// For a thread that delivers, which is given its orders there.
+    pub(super) fn new(counting: Arc<Counting>, orders: Orders) -> Self {
         Self {
-            shared: Arc::default(),
+            counting,
             held: HashMap::new(),
             orders,
-            workers: processors.clamp(LEAST_WORKERS, MOST_WORKERS),
         }
     }
 
@@ -261,11 +272,11 @@ impl Digests {
             Target::Script(..) => None,
         };
         if let Some(version) = version
-            && let Some(outcome) = self.shared.state().remembered.get(&version)
+            && let Some(outcome) = self.counting.shared.state().remembered.get(&version)
         {
             return Ok(Known::Counted(outcome.clone()));
         }
-        self.start_workers()?;
+        self.counting.start_workers()?;
         let slot = Arc::new(Slot::default());
         let job = Job {
             seal: held.seal,
@@ -273,6 +284,7 @@ impl Digests {
             target: target.clone(),
             version,
             slot: Arc::downgrade(&slot),
+            orders: self.orders.clone(),
         };
         let wanted = Wanted {
             target: target.clone(),
@@ -280,13 +292,11 @@ impl Digests {
         };
         self.held.entry(held.seal).or_default().push(wanted);
         let owner = (held.cgroup, held.uid, binding.to_owned());
-        self.shared
-            .state()
-            .waiting
-            .entry(owner)
-            .or_default()
-            .push_back(job);
-        self.shared.given.notify_one();
+        let shared = &self.counting.shared;
+        let mut state = shared.state();
+        state.waiting.entry(owner).or_default().push_back(job);
+        drop(state);
+        shared.given.notify_one();
         Ok(Known::NotYet)
     }
 
@@ -294,18 +304,30 @@ impl Digests {
     pub(super) fn forget(&mut self, seal: u64) {
         self.held.remove(&seal);
     }
+}
+
+impl Counting {
+    pub(crate) fn new() -> Self {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            shared: Arc::default(),
+            workers: processors.clamp(LEAST_WORKERS, MOST_WORKERS),
+        }
+    }
 
     /// When the first is needed: most configurations have no digest.
-    fn start_workers(&mut self) -> io::Result<()> {
-        while self.shared.state().workers < self.workers {
-            let (shared, orders) = (self.shared.clone(), self.orders.clone());
+    fn start_workers(&self) -> io::Result<()> {
+        // (one at a time: another thread may be here, too)
+        let mut state = self.shared.state();
+        while state.workers < self.workers {
+            let shared = self.shared.clone();
             let started = thread::Builder::new()
                 .name("digests".into())
                 .stack_size(STACK)
-                .spawn(move || shared.work(&orders));
+                .spawn(move || shared.work());
             match started {
-                Ok(_) => self.shared.state().workers += 1,
-                Err(_) if self.shared.state().workers > 0 => return Ok(()),
+                Ok(_) => state.workers += 1,
+                Err(_) if state.workers > 0 => return Ok(()),
                 Err(e) => return Err(e),
             }
         }
@@ -313,7 +335,7 @@ impl Digests {
     }
 }
 
-impl Drop for Digests {
+impl Drop for Counting {
     fn drop(&mut self) {
         self.shared.state().is_over = true;
         self.shared.given.notify_all();
@@ -331,6 +353,7 @@ mod tests {
             target: Target::Executable,
             version: None,
             slot: Weak::new(),
+            orders: Orders::new().unwrap(),
         }
     }
 

@@ -6,13 +6,7 @@ use nix::sys::time::TimeSpec;
 use rustix::process::Signal;
 use sidecar_common::event::{EXIT_LAST, EXIT_ROOT, Exit};
 
-use super::{
-    Work,
-    deliver_file::{OpenVault, Vault},
-    rotate::Root,
-    text,
-    waiting::Waiting,
-};
+use super::{Work, deliver_file::Vault, due::Due, text, waiting::Waiting};
 use crate::{
     limits,
     observe::{Detail, Kind, Who},
@@ -24,26 +18,13 @@ const WIPE_AFTER: Duration = Duration::from_secs(2);
 /// How long the old content of a replaced file is there for who has it open. Then it is wiped.
 pub(super) const OLD_FOR: Duration = Duration::from_mins(1);
 
+/// The kernel side does not wake us for the end of a program without files, which leaves nothing to take away: it is told of with
+/// whatever comes next, or so much later.
+const LOOK_FOR_ENDS: Duration = Duration::from_secs(1);
 /// How soon directories are looked for again whose mount namespace is not known.
 const LOOK_FOR_AFTER: Duration = Duration::from_secs(1);
 /// Which part of all descriptors may be of files that were taken away, until they are wiped.
 const PART: u64 = 8;
-
-/// What is to be done at a time.
-pub(super) enum Due {
-    /// Files that were taken away are wiped.
-    Wipe(OpenVault),
-    /// What was in replaced files of a tree is wiped, and its folders are closed.
-    Old(u64),
-    /// A program that was asked to end is killed.
-    Kill(Root),
-    /// One that is held, by its number in the kernel's own, is begun with: there was no descriptor for it.
-    Begin(u32),
-    /// Programs are brought up to their sources for which there were no descriptors.
-    Rotate,
-    /// Directories are taken away for which there were no descriptors, or whose mount namespace is to be looked for.
-    TakeAway,
-}
 
 impl Work {
     /// A sealed process ended; with the last of its tree, its files go.
@@ -100,7 +81,8 @@ impl Work {
 
     /// Until there are as many that are to be wiped as there are descriptors for: the others follow.
     fn take_away(&mut self) {
-        let most = usize::try_from(limits::descriptors() / PART).unwrap_or(usize::MAX);
+        let most =
+            usize::try_from(limits::descriptors() / PART).unwrap_or(usize::MAX) / self.share.of;
         let mut unknown = Vec::new();
         while self.wiping < most
             && let Some(vault) = self.leaving.pop_front()
@@ -112,8 +94,7 @@ impl Work {
             match self.mounter.remove(&vault) {
                 Ok(opened) => {
                     self.wiping += 1;
-                    self.due
-                        .push((Instant::now() + WIPE_AFTER, Due::Wipe(opened)));
+                    self.due.add(Instant::now() + WIPE_AFTER, Due::Wipe(opened));
                 }
                 Err(e) if limits::is_for_lack(&e) => {
                     self.leaving.push_front(vault);
@@ -128,8 +109,7 @@ impl Work {
         self.leaving.extend(unknown);
         if is_more && !self.is_taking_away {
             self.is_taking_away = true;
-            self.due
-                .push((Instant::now() + LOOK_FOR_AFTER, Due::TakeAway));
+            self.due.add(Instant::now() + LOOK_FOR_AFTER, Due::TakeAway);
         }
     }
 
@@ -168,10 +148,17 @@ impl Work {
         if self.arrivals.is_any_standing() {
             return Some(TimeSpec::new(0, 0));
         }
-        let due = self.due.iter().map(|(at, _)| *at);
+        let now = Instant::now();
+        // (what ends is told in passing)
+        let look = (!self.trees.is_empty()).then(|| now + LOOK_FOR_ENDS);
         let waiting = self.waiting.iter().map(Waiting::until);
-        let first = due.chain(waiting).chain(self.arrivals.next_look()).min();
-        first.map(|at| at.saturating_duration_since(Instant::now()).into())
+        let due = self.due.first().into_iter();
+        let first = due
+            .chain(waiting)
+            .chain(self.arrivals.next_look())
+            .chain(look)
+            .min();
+        first.map(|at| at.saturating_duration_since(now).into())
     }
 
     /// Does what is due. With its last descriptor a tmpfs is gone, and with the tmpfs its entry in the
@@ -179,11 +166,7 @@ impl Work {
     pub(super) fn do_due(&mut self) {
         let now = Instant::now();
         self.look_at_due(now);
-        for (_, due) in self
-            .due
-            .extract_if(.., |(at, _)| *at <= now)
-            .collect::<Vec<_>>()
-        {
+        while let Some(due) = self.due.take(now) {
             let vault = match due {
                 Due::Wipe(vault) => vault,
                 Due::Old(seal) => {
@@ -214,8 +197,7 @@ impl Work {
                 tracing::warn!("secret files could not be wiped: {e}");
                 // Guarded while we keep it, and only as long as we lack something.
                 if limits::is_for_lack(&e) {
-                    self.due
-                        .push((Instant::now() + WIPE_AFTER, Due::Wipe(vault)));
+                    self.due.add(Instant::now() + WIPE_AFTER, Due::Wipe(vault));
                     continue;
                 }
             }
@@ -225,7 +207,7 @@ impl Work {
 
     /// What was in replaced files of a tree is wiped when who has them open has had its time.
     pub(super) fn wipe_old_later(&mut self, seal: u64) {
-        self.due.push((Instant::now() + OLD_FOR, Due::Old(seal)));
+        self.due.add(Instant::now() + OLD_FOR, Due::Old(seal));
     }
 
     /// Nobody changes a tree's folders any more; where that has to wait for who has a replaced file open, later.

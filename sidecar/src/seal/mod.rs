@@ -2,10 +2,12 @@
 
 mod adopt;
 mod coming;
+mod crew;
 mod deadline;
 mod deliver_env;
 mod deliver_file;
 mod digests;
+mod due;
 mod ending;
 mod failure;
 mod fair;
@@ -32,8 +34,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     os::fd::{AsFd as _, BorrowedFd},
-    sync::Arc,
-    time::Instant,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
@@ -45,9 +46,10 @@ use self::{
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, SecretFile, Vault},
     digests::Digests,
-    ending::Due,
+    due::Schedule,
     failure::Failure,
     held::HeldTask,
+    orders::Orders,
     rotate::{Memory, Prints, Rotation},
     stack::Variable,
     tracee::Traced,
@@ -57,8 +59,10 @@ use self::{
 };
 pub(crate) use self::{
     adopt::TakenAway,
-    orders::{Order, Orders},
-    sealer::Sealer,
+    crew::Crew,
+    digests::Counting,
+    orders::Order,
+    sealer::{Sealer, Share},
     watchdog::{GivenUp, Turns, Watchdog},
 };
 use crate::{
@@ -102,8 +106,9 @@ struct Secret<'c> {
 
 /// A [`Sealer`] at work.
 struct Work {
+    share: Share,
     config: Arc<Config>,
-    store: Store,
+    store: Arc<Store>,
     scope: ScopeId,
     whereabouts: Whereabouts,
     maps: Maps,
@@ -117,7 +122,7 @@ struct Work {
     trees: HashMap<u64, Tree>,
     prints: Prints,
     /// What is to be done at a time.
-    due: Vec<(Instant, Due)>,
+    due: Schedule,
     arrivals: Arrivals,
     deadline: Deadline,
     /// What programs that have ended left, and is not taken away yet.
@@ -134,6 +139,7 @@ struct Work {
     /// Records taken since the ring was last empty.
     taken_in_a_row: usize,
     dropped: u64,
+    told_losses: Arc<AtomicU64>,
     origins: Origins,
     started_with: StartedWith,
 }
@@ -162,7 +168,7 @@ impl Work {
     /// The same for one that we were attached to before its exec, and that stands behind that.
     fn live_traced(&mut self, tgid: u32, held: &Held, traced: Traced) {
         self.turns.begin(held.seal);
-        self.reserve.see_to_it();
+        self.reserve.refill();
         let process = Process::new(held.pid);
         let place = self.place_of(held, process);
         match HeldTask::take(held, traced) {

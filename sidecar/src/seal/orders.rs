@@ -1,22 +1,23 @@
-//! What the delivering thread is told by the others.
+//! What a delivering thread is told by the others.
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     io,
     os::fd::{AsFd, BorrowedFd},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use crate::{config::Config, secrets::Store};
 
 /// One of them.
 pub(crate) enum Order {
     /// From now on by this configuration. What is sealed by another stays so.
-    /// The sender hears when it is so.
-    Reconfigure(Arc<Config>, Store, oneshot::Sender<()>),
+    /// The other end hears when it is so: then this end is gone.
+    Reconfigure(Arc<Config>, Arc<Store>, mpsc::Sender<Infallible>),
     /// A source may have another value: what runs is brought up to it.
     Refresh,
     /// The process of this number in the kernel's own, which is coming, has come a step further.

@@ -17,7 +17,7 @@ use sidecar_common::policy::{Held, Vault as VaultOwner};
 use super::{
     Secret, Work,
     deliver_file::{FileError, SecretFile, Vault, step},
-    ending::Due,
+    due::Due,
     report::joined,
 };
 use crate::{
@@ -230,8 +230,8 @@ impl Work {
     }
 
     fn rotate_again_later(&mut self) {
-        if !self.due.iter().any(|(_, due)| matches!(due, Due::Rotate)) {
-            self.due.push((Instant::now() + AGAIN_AFTER, Due::Rotate));
+        if !self.due.has(|due| matches!(due, Due::Rotate)) {
+            self.due.add(Instant::now() + AGAIN_AFTER, Due::Rotate);
         }
     }
 
@@ -399,7 +399,7 @@ impl Work {
             OnRotate::Restart => {
                 root.signal(Signal::TERM);
                 let kill_at = Instant::now() + END_WITHIN;
-                self.due.push((kill_at, Due::Kill(root)));
+                self.due.add(kill_at, Due::Kill(root));
                 "restart"
             }
         };

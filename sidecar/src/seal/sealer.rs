@@ -1,10 +1,13 @@
-//! The thread that delivers: what it waits for, and what it then does.
+//! A thread that delivers: what it waits for, and what it then does.
 
 use std::{
     collections::{HashMap, VecDeque},
     io,
     os::fd::AsFd as _,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use nix::{
@@ -13,14 +16,15 @@ use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
 };
-use sidecar_common::policy::ScopeId;
+use sidecar_common::policy::{RingKey, ScopeId};
 
 use super::{
     GivenUp, Order, Orders, Turns, Work,
     coming::Arrivals,
     deadline::Deadline,
     deliver_file::Mounter,
-    digests::Digests,
+    digests::{Counting, Digests},
+    due::Schedule,
     rotate::{Prints, Rotation},
     variables::StartedWith,
 };
@@ -41,10 +45,28 @@ const NICE: libc::c_int = -10;
 /// Programs that are served before it is looked at what else there is to do.
 const SERVED_AT_ONCE: usize = 32;
 
-/// The thread that delivers. Attaching is done by it too, but for what makes it wait: a tracer is a thread, not a process.
+/// What a thread that delivers is responsible for: the trees whose seals are of some classes, of which the kernel side tells by
+/// its ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// Which it is.
+    pub(crate) number: usize,
+    /// Of how many.
+    pub(crate) of: usize,
+}
+
+impl Share {
+    /// Whether a tree, by its seal, is its own.
+    pub(super) fn has(self, seal: u64) -> bool {
+        RingKey::worker_of(seal, self.of) == self.number
+    }
+}
+
+/// A thread that delivers. Attaching is done by it too, but for what makes it wait: a tracer is a thread, not a process.
 pub(crate) struct Sealer {
+    pub(crate) share: Share,
     pub(crate) config: Arc<Config>,
-    pub(crate) store: Store,
+    pub(crate) store: Arc<Store>,
     pub(crate) scope: ScopeId,
     pub(crate) whereabouts: Whereabouts,
     pub(crate) maps: Maps,
@@ -53,12 +75,16 @@ pub(crate) struct Sealer {
     pub(crate) metrics: Metrics,
     pub(crate) given_up: GivenUp,
     pub(crate) turns: Turns,
+    pub(crate) digests: Arc<Counting>,
+    /// Losses that were told, of all such threads.
+    pub(crate) told_losses: Arc<AtomicU64>,
 }
 
 impl Sealer {
     /// Delivers until it is told to stop, and then whatever is still held.
     pub(crate) fn run(self, orders: Orders) -> io::Result<()> {
         let Self {
+            share,
             config,
             store,
             scope,
@@ -69,12 +95,15 @@ impl Sealer {
             metrics,
             given_up,
             turns,
+            digests,
+            told_losses,
         } = self;
         // SAFETY: a number of a system call; 0 is the calling thread.
         if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
             tracing::debug!("no priority for the delivering thread: {}", Errno::last());
         }
         let mut work = Work {
+            share,
             config,
             store,
             scope,
@@ -85,12 +114,13 @@ impl Sealer {
             metrics,
             given_up,
             turns,
-            mounter: Mounter::new()?,
-            reserve: Reserve::new()?,
-            digests: Digests::new(orders.clone()).into(),
+            mounter: Mounter::new(share.of)?,
+            reserve: Reserve::new(share.of)?,
+            digests: Digests::new(digests, orders.clone()).into(),
+            told_losses,
             trees: HashMap::new(),
             prints: Prints::default(),
-            due: Vec::new(),
+            due: Schedule::default(),
             arrivals: Arrivals::default(),
             deadline: Deadline::new()?,
             leaving: VecDeque::new(),
@@ -146,7 +176,7 @@ impl Work {
                 Order::Refresh => {}
                 Order::Reconfigure(config, store, done) => {
                     (self.config, self.store) = (config, store);
-                    let _ = done.send(());
+                    drop(done);
                 }
             }
             self.rotate();
@@ -192,7 +222,7 @@ impl Work {
             self.serve_next();
         }
         // A ring that was full gives at least so many; in between, nothing was lost.
-        if self.taken_in_a_row >= Ring::LEAST_OF_A_FULL {
+        if self.taken_in_a_row >= ring.least_of_a_full() {
             self.notice_losses();
             self.taken_in_a_row = 0;
         } else if is_empty {
@@ -242,7 +272,9 @@ impl Work {
     /// Deals with everything that is held, whether its record arrived or not.
     pub(super) fn catch_up(&mut self) {
         for (tgid, held) in self.maps.all_held(self.scope) {
-            self.comes(tgid, &held);
+            if self.share.has(held.seal) {
+                self.comes(tgid, &held);
+            }
         }
     }
 
@@ -252,9 +284,12 @@ impl Work {
         if dropped == self.dropped {
             return;
         }
-        let count = dropped.saturating_sub(self.dropped);
         self.dropped = dropped;
-        self.journal.tell_loss(count, "kernel", None);
+        // (of whose ring they were the kernel side does not count: another thread may have told of them)
+        let told = self.told_losses.fetch_max(dropped, Ordering::Relaxed);
+        if dropped > told {
+            self.journal.tell_loss(dropped - told, "kernel", None);
+        }
         self.catch_up();
         self.sweep();
     }

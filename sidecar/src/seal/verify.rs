@@ -309,7 +309,10 @@ fn is_in_pod(selector: &Selector, place: &Place, pods: &Pods) -> Result<bool, Re
 mod tests {
     use std::{collections::BTreeMap, path::Path};
 
-    use super::{super::Orders, *};
+    use super::{
+        super::{Orders, digests::Counting},
+        *,
+    };
     use crate::{config::parse, observe::Container, process::NamedPod};
 
     const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
@@ -379,7 +382,7 @@ mod tests {
             is_executed: &|_| false,
             ask: &|_, _| Err(io::ErrorKind::Unsupported.into()),
             may_count: false,
-            digests: &Digests::new(Orders::new().unwrap()).into(),
+            digests: &Digests::new(Counting::new().into(), Orders::new().unwrap()).into(),
         };
         match verify(&evidence, config.secrets.iter()) {
             Verdict::Is(meant) => meant.iter().map(|binding| binding.name.as_str()).collect(),

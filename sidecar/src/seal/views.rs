@@ -44,6 +44,18 @@ pub(super) fn namespace_of(pid: u32) -> io::Result<Namespace> {
     Ok(Namespace { file, inode })
 }
 
+/// Each thread has its root and its working directory in common with the one that started it. Who changes the one or the other
+/// has them alone: two that take mounts away by their working directory would take each other's.
+fn be_alone() -> io::Result<()> {
+    Ok(unshare(CloneFlags::CLONE_FS)?)
+}
+
+/// Runs something in our own namespace.
+fn at_home<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    be_alone()?;
+    work()
+}
+
 /// What there is of a process; one that is gone, or nearly, is in no namespace.
 fn living<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
@@ -75,7 +87,8 @@ struct Kept {
 }
 
 impl Views {
-    pub(super) fn new() -> io::Result<Self> {
+    /// Of the calling thread, which is one of so many.
+    pub(super) fn new(of: usize) -> io::Result<Self> {
         let file = File::open("/proc/thread-self/ns/mnt")?;
         let inode = file.metadata()?.ino();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -84,7 +97,7 @@ impl Views {
             thread: open("/proc/thread-self", flags, Mode::empty())?,
             kept: HashMap::new(),
             open: 0,
-            most: usize::try_from(limits::descriptors() / PART).unwrap_or(usize::MAX),
+            most: usize::try_from(limits::descriptors() / PART).unwrap_or(usize::MAX) / of,
             found: HashMap::new(),
             looked_at: BTreeSet::new(),
         })
@@ -182,7 +195,7 @@ impl Views {
         work: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         if inode == self.home.inode {
-            return work();
+            return at_home(work);
         }
         let file = self.file(inode).ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, "nobody is in its mount namespace")
@@ -197,16 +210,14 @@ impl Views {
         work: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         if namespace.inode == self.home.inode {
-            return work();
+            return at_home(work);
         }
         self.enter(&namespace.file, work)
     }
 
     /// Coming back cannot fail without ending the agent: a thread astray in an application's files is worse than none.
     fn enter<T>(&self, namespace: &File, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        // Nobody enters who shares a root and a working directory, as each thread does with the one that started it (a tracer
-        // with the one that delivers).
-        unshare(CloneFlags::CLONE_FS)?;
+        be_alone()?;
         setns(namespace, CloneFlags::CLONE_NEWNS)?;
         let result = work();
         if let Err(e) = setns(&self.home.file, CloneFlags::CLONE_NEWNS) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sidecar_common::policy::Held;
 
-use super::{Work, ending::Due, failure::Failure, held::HeldTask};
+use super::{Work, due::Due, failure::Failure, held::HeldTask};
 use crate::{
     observe::Clock,
     process::{Place, Process},
@@ -52,6 +52,7 @@ impl Work {
         tracing::debug!(pid = held.pid, "it waits: {why}");
         let mut wait = self.time_to_wait(held);
         if why.is_for_lack() {
+            self.reserve.give_up();
             wait = wait.min(LACK);
         }
         let held = *held;
@@ -65,7 +66,7 @@ impl Work {
 
     /// It is begun with when there are descriptors.
     pub(super) fn begin_later(&mut self, tgid: u32) {
-        self.due.push((Instant::now() + LACK, Due::Begin(tgid)));
+        self.due.add(Instant::now() + LACK, Due::Begin(tgid));
     }
 
     /// Whether it waits.

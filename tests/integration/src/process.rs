@@ -1,5 +1,6 @@
 //! Starts programs, reads their lines as they come, and leaves none behind.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -7,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -217,6 +218,22 @@ pub fn status_number(pid: u32, field: &str) -> Result<u64> {
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .and_then(|value| value.split_whitespace().next()?.parse().ok())
         .with_context(|| format!("{path} tells no {field}"))
+}
+
+/// The threads of a process that have that name: their numbers. An error if none has.
+pub fn threads_called(process: u32, name: &str) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for task in fs::read_dir(format!("/proc/{process}/task"))? {
+        let task = task?;
+        // (one may end meanwhile)
+        let comm = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        if comm.trim_end() == name {
+            let number = task.file_name();
+            found.push(number.to_str().context("no number")?.parse()?);
+        }
+    }
+    ensure!(!found.is_empty(), "{process} has no thread {name}");
+    Ok(found)
 }
 
 /// A process's resident memory.

@@ -93,10 +93,10 @@ pub(crate) struct OpenVault {
 }
 
 impl Mounter {
-    /// Takes note of where we live. To be called by the thread that it is for.
-    pub(crate) fn new() -> io::Result<Self> {
+    /// Takes note of where we live. To be called by the thread that it is for, which is one of so many.
+    pub(crate) fn new(of: usize) -> io::Result<Self> {
         Ok(Self {
-            views: Views::new()?,
+            views: Views::new(of)?,
         })
     }
 

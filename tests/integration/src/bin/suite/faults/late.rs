@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{ensure_both, ensure_none, report};
-use kernelseal_integration::process::{is_traced, spawn, state, until};
+use kernelseal_integration::process::{is_traced, spawn, state, threads_called, until};
 use kernelseal_integration::registry::Registry;
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub fn register(registry: Registry) -> Registry {
     registry.test("faults::a_late_delivery", a_late_delivery)
 }
 
-/// One thread of a process, which has less of the processor than it wants.
+/// Threads of a process, which have less of the processors than they want.
 struct Slowed<'t> {
     group: &'t Path,
 }
@@ -31,16 +31,9 @@ impl<'t> Slowed<'t> {
         fs::write(group.join("cgroup.procs"), process.to_string())?;
         fs::write(slow.join("cgroup.type"), "threaded")?;
         fs::write(group.join("cgroup.subtree_control"), "+cpu")?;
-        let tasks = fs::read_dir(format!("/proc/{process}/task"))?;
-        let is_it = |task: &Path| {
-            let name = fs::read_to_string(task.join("comm"));
-            name.is_ok_and(|name| name.trim_end() == thread)
-        };
-        let task = tasks.flatten().map(|task| task.path());
-        let task = task.into_iter().find(|task| is_it(task));
-        let task = task.with_context(|| format!("{process} has no thread {thread}"))?;
-        let number = task.file_name().unwrap_or_default().as_encoded_bytes();
-        fs::write(slow.join("cgroup.threads"), number)?;
+        for thread in threads_called(process, thread)? {
+            fs::write(slow.join("cgroup.threads"), thread.to_string())?;
+        }
         Ok(Self { group })
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,11 +12,12 @@ use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::pinned;
 use kernelseal_integration::probe;
-use kernelseal_integration::process::{Running, run, spawn, until};
+use kernelseal_integration::process::{Running, run, spawn, threads_called, until};
 use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use sidecar_common::policy::Held;
+use sidecar_common::layout::MAX_WORKERS;
+use sidecar_common::policy::{Held, RingKey};
 
 use super::SOON;
 use super::crowd::{count_events, is_counted};
@@ -26,6 +28,10 @@ pub(super) fn register(registry: Registry) -> Registry {
         .test(
             "starving::a_flood_delays_itself_alone",
             a_flood_delays_itself_alone,
+        )
+        .test(
+            "starving::every_processor_delivers",
+            every_processor_delivers,
         )
         .slow_test(
             "starving::three_hundred_cost_twice_at_most",
@@ -62,6 +68,42 @@ fn three_hundred_cost_twice_at_most() -> Result<()> {
         );
         ensure!(agent.stop()?.success());
     }
+    Ok(())
+}
+
+/// As many threads deliver as there are processors, and each has its share of what starts.
+fn every_processor_delivers() -> Result<()> {
+    const STARTS: usize = 40;
+    let mut agent = Agent::run(&Config::token_for("bench-idle").delivery(&["env", "file"]))?;
+    let processors = thread::available_parallelism()?.get();
+    let threads = threads_called(agent.pid(), "sealer")?;
+    ensure!(
+        threads.len() == processors.min(MAX_WORKERS),
+        "{} threads deliver on {processors} processors",
+        threads.len()
+    );
+    // (what one start takes of a thread is far more than it takes when there is nothing to do)
+    let ran = || -> Result<Vec<u64>> {
+        let times = threads.iter().map(|thread| {
+            let path = format!("/proc/{}/task/{thread}/schedstat", agent.pid());
+            let times = fs::read_to_string(path)?;
+            Ok(times.split(' ').next().context("no times")?.parse()?)
+        });
+        times.collect()
+    };
+    let before = ran()?;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", AT_ONCE, "sh", &STARTS.to_string()]);
+    run(shell.arg(probe::path("bench-idle")?))?;
+    let more: Vec<u64> = ran()?.iter().zip(before).map(|(n, m)| n - m).collect();
+    count_events(&mut agent, "SEALED", STARTS, SOON)?;
+    let all: u64 = more.iter().sum();
+    // (numbers of processes follow on one another, but for those that others take in between)
+    ensure!(
+        more.iter().all(|one| one * 4 * threads.len() as u64 > all),
+        "of {STARTS} starts the threads took {more:?} ns"
+    );
+    ensure!(agent.stop()?.success());
     Ok(())
 }
 
@@ -108,7 +150,8 @@ impl Group {
 /// While many of one container wait, another starts one: that has its turn among the next.
 fn a_flood_delays_itself_alone() -> Result<()> {
     const FLOOD: usize = 100;
-    /// They have their turns while the agent attaches to it, and until its exec has taken place.
+    /// Of those that are served by the thread that serves it: they have their turns while that attaches to it, and until its exec
+    /// has taken place.
     const AHEAD: usize = 20;
     /// So many that a delivery takes longer than attaching to all of them.
     const SECRETS: usize = 64;
@@ -125,8 +168,9 @@ fn a_flood_delays_itself_alone() -> Result<()> {
         flood.is_there().unwrap_or(false)
     })?;
     let waiting = held()?;
+    let threads = thread::available_parallelism()?.get();
     ensure!(
-        waiting.len() > 3 * AHEAD,
+        waiting.len() > 2 * AHEAD * threads,
         "{} are held: no queue formed",
         waiting.len()
     );
@@ -138,6 +182,11 @@ fn a_flood_delays_itself_alone() -> Result<()> {
 
     let found = alone.shell.json(LONG)?;
     probe::ensure_both(&found, "hunter2")?;
+    let worker_of = |pid: &Value| {
+        let pid = pid.as_u64().context("no pid")?;
+        anyhow::Ok(RingKey::worker_of(pid, threads.min(MAX_WORKERS)))
+    };
+    let own = worker_of(&found["pid"])?;
     let mut ahead = 0;
     loop {
         let line = agent.next_line(SOON)?.context("it was not told of")?;
@@ -150,10 +199,11 @@ fn a_flood_delays_itself_alone() -> Result<()> {
             break;
         }
         let pid = u32::try_from(event["pid"].as_u64().context("no pid")?)?;
-        ahead += usize::from(waiting.contains(&pid));
+        let is_in_its_way = worker_of(&event["pid"])? == own;
+        ahead += usize::from(is_in_its_way && waiting.contains(&pid));
     }
     println!(
-        "{ahead} of {} that were held before it had their secrets first",
+        "{ahead} of {} that were held before it had their secrets from its thread first",
         waiting.len()
     );
     ensure!(
