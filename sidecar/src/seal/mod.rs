@@ -36,7 +36,7 @@ use std::{
     time::Instant,
 };
 
-use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
+use sidecar_common::policy::{HELD_MERGED, HELD_TRACED, Held, ScopeId};
 
 use self::{
     adopt::Adoption,
@@ -369,6 +369,10 @@ impl Work {
             vault: None,
             memory: Memory::of(held, &self.config, secrets, &self.prints),
         };
+        // (before there is a secret in it that a neighbour may guess)
+        if held.flags & HELD_MERGED != 0 {
+            task.stop_merging(process, self.dies_with_us())?;
+        }
         let mut variables: Vec<Variable<'_>> = Vec::with_capacity(secrets.len() + 1);
         for secret in secrets.iter().filter(|secret| secret.as_env) {
             match deliver_env::check(secret.name, &secret.value) {

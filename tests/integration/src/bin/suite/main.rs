@@ -16,6 +16,7 @@ mod leftovers;
 mod lifecycle;
 mod live;
 mod machine;
+mod merging;
 mod names;
 mod network;
 mod observe;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         stacks::register,
         names::register,
         identity::register,
+        merging::register,
         containers::register,
         unknown_pods::register,
         unmatched::register,
