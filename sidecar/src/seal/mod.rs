@@ -7,6 +7,7 @@ mod deliver_env;
 mod deliver_file;
 mod digests;
 mod ending;
+mod failed_exec;
 mod failure;
 mod fair;
 mod genuine;

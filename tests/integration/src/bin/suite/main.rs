@@ -19,6 +19,7 @@ mod machine;
 mod merging;
 mod names;
 mod network;
+mod not_executed;
 mod observe;
 mod ordinary;
 mod parents;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         delivery::register,
         stacks::register,
         names::register,
+        not_executed::register,
         identity::register,
         merging::register,
         containers::register,
