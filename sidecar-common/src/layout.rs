@@ -129,6 +129,8 @@ pub struct Offsets {
     pub signal_live: u32,
     /// `mm_struct.start_stack`
     pub mm_start_stack: u32,
+    /// `mm_struct.flags`, of which a word is read
+    pub mm_flags: u32,
     /// `cred.euid`
     pub cred_euid: u32,
     /// `cred.uid`

@@ -275,6 +275,8 @@ pub const HELD_WRITABLE: u32 = 1 << 5;
 pub const HELD_CONTINUED: u32 = 1 << 6;
 /// What runs has the name that was asked for as its own, not by a link.
 pub const HELD_OWN_NAME: u32 = 1 << 7;
+/// Its memory is merged with that of others (`PR_SET_MEMORY_MERGE`): who executed it has switched that on before.
+pub const HELD_MERGED: u32 = 1 << 8;
 /// From this bit on: where what runs comes from, as it was at its exec (`provenance::*`).
 const HELD_PROVENANCE: u32 = 16;
 /// Longest that a program is coming, in nanoseconds, should nobody be there to end it: longer than any

@@ -6,8 +6,9 @@ use sidecar_common::{
         REASON_HELD_FULL, REASON_NO_AGENT, REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL,
     },
     policy::{
-        HELD_COMING, HELD_CONTINUED, HELD_OWN_NAME, HELD_SCRIPT, HELD_SEIZED, HELD_TRACED,
-        HELD_WRITABLE, Held, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED, SEALED_ROOT, Sealed,
+        HELD_COMING, HELD_CONTINUED, HELD_MERGED, HELD_OWN_NAME, HELD_SCRIPT, HELD_SEIZED,
+        HELD_TRACED, HELD_WRITABLE, Held, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED,
+        SEALED_ROOT, Sealed,
     },
 };
 
@@ -20,6 +21,10 @@ use crate::{
     kernel::{self, Number, Ptr, follow, load, load_text, off, read},
     lineage, names, provenance, report, ring, sealed,
 };
+
+/// Of `mm_struct.flags`: all memory is merged with equal pages of others (`MMF_VM_MERGE_ANY`, include/linux/mm_types.h, since
+/// 6.4; an exec keeps it since 6.7). Before, nothing has that bit.
+const MERGES: u64 = 1 << 30;
 
 /// Holds what the first hook noted of this process; false if it noted nothing.
 #[inline(always)]
@@ -110,7 +115,8 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
 #[inline(always)]
 fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<(), u32> {
     // (zero in the middle of an exec; then the tracepoint enters it, or the agent looks it up)
-    pending.stack = read(follow(task, off!(task_mm)), off!(mm_start_stack));
+    let mm = follow(task, off!(task_mm));
+    pending.stack = read(mm, off!(mm_start_stack));
     let cred = follow(task, off!(task_cred));
     pending.uid = read(cred, off!(cred_euid));
     pending.gid = read(cred, off!(cred_egid));
@@ -161,6 +167,11 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         | if has_own_name { HELD_OWN_NAME } else { 0 }
         | if is_script { HELD_SCRIPT } else { 0 }
         | if is_writable(file) { HELD_WRITABLE } else { 0 }
+        | if read::<u64>(mm, off!(mm_flags)) & MERGES != 0 {
+            HELD_MERGED
+        } else {
+            0
+        }
         | is_continued
         | match (is_seized, tracing != 0) {
             (true, _) => HELD_SEIZED,

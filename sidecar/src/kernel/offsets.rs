@@ -76,6 +76,7 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         node_parent: at("kernfs_node.parent").or_else(|_| at("kernfs_node.__parent"))?,
         signal_live: at("signal_struct.live")?,
         mm_start_stack: at("mm_struct.start_stack")?,
+        mm_flags: at("mm_struct.flags")?,
         cred_euid: at("cred.euid")?,
         cred_uid: at("cred.uid")?,
         cred_egid: at("cred.egid")?,

@@ -45,6 +45,10 @@ label! {
         NotCounted => "not_counted",
         /// A variable would bring foreign code into it.
         Preload => "preload",
+        /// The kernel did not execute it.
+        NotExecuted => "not_executed",
+        /// Its memory is merged with others' (KSM), and that cannot be switched off.
+        MemoryMerged => "memory_merged",
         /// It could not be looked at.
         Unreadable => "unreadable",
         /// A source gives no value.

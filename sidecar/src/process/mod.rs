@@ -328,6 +328,11 @@ impl Process {
         Ok(text::started(&stat) == Some(start_of_ns(start_ns)))
     }
 
+    /// Whether what system calls it makes is filtered (seccomp).
+    pub(crate) fn has_filter(self) -> io::Result<bool> {
+        Ok(text::has_filter(&self.text("status")?))
+    }
+
     /// Who traces it, if anybody: number and name.
     pub(crate) fn tracer(self) -> Option<(u32, String)> {
         let pid = text::tracer(&self.text("status").ok()?)?;

@@ -73,6 +73,13 @@ pub(crate) fn tracer(status: &[u8]) -> Option<u32> {
     parse(pid).filter(|pid| *pid != 0)
 }
 
+/// Whether what system calls it makes is filtered (seccomp), of `status`.
+pub(crate) fn has_filter(status: &[u8]) -> bool {
+    // (a kernel without seccomp has no such line)
+    let mode = value(status, b"Seccomp:").and_then(|line| words(line).next());
+    mode.is_some_and(|mode| mode != b"0")
+}
+
 /// Number of its parent, of `status`; 0 for one outside of the PID namespace.
 pub(crate) fn parent(status: &[u8]) -> Option<u32> {
     parse(words(value(status, b"PPid:")?).next()?)
@@ -237,6 +244,15 @@ mod tests {
     fn nobody_traces_it() {
         assert_eq!(tracer(b"Name:\ta\nTracerPid:\t0\n"), None);
         assert_eq!(tracer(b"Name:\ta\n"), None);
+    }
+
+    #[test]
+    fn a_filter_of_system_calls_is_told_by_its_mode() {
+        assert!(has_filter(
+            b"NoNewPrivs:\t0\nSeccomp:\t2\nSeccomp_filters:\t1\n"
+        ));
+        assert!(!has_filter(b"Seccomp:\t0\nSeccomp_filters:\t0\n"));
+        assert!(!has_filter(b"Name:\ta\n"));
     }
 
     #[test]

@@ -323,11 +323,11 @@ impl Work {
             Ok(Some(now)) if now.start_ns == held.start_ns && now.flags & HELD_COMING == 0 => {
                 self.arrivals.stands(tgid, &now, Standing::Traced(traced));
             }
-            // What it executed is something else, which nobody watches; the kernel side has forgotten it.
+            // What it executed is something else (a shell, for a script without `#!`); the kernel side has forgotten it.
             Ok(_) => {
                 self.maps.forget_if(tgid, held);
-                self.given_up.take(held.seal);
                 let _ = traced.ask(Tracee::detach);
+                self.report_not_executed(held);
             }
             Err(e) => {
                 let process = Process::new(held.pid);
@@ -347,6 +347,7 @@ impl Work {
         {
             self.maps.forget_if(tgid, &held);
             let _ = tracee.detach();
+            self.report_not_executed(&held);
             self.look_at_other(tgid);
         }
     }
@@ -378,6 +379,7 @@ impl Work {
             Err(HoldError::NotExecuted) => {
                 self.maps.forget_if(tgid, &held);
                 let _ = Traced::There(tracer).ask(Tracee::detach);
+                self.report_not_executed(&held);
                 self.look_at_other(tgid);
             }
             Err(e) => {
@@ -403,7 +405,7 @@ impl Work {
         if matches!(e, HoldError::NotExecuted) {
             // its exec failed, and so it ended
             self.maps.forget_if(tgid, held);
-            return;
+            return self.report_not_executed(held);
         }
         let place = self.place_of(held, Process::new(held.pid));
         self.refuse(tgid, held, &place, None, &e.into());

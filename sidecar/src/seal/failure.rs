@@ -1,7 +1,10 @@
 //! Why a program did not get its secrets: one error for all that can go wrong on the way.
 
 use super::{
-    deliver_env::EnvError, deliver_file::FileError, held::HoldError, stack::StackError,
+    deliver_env::EnvError,
+    deliver_file::FileError,
+    held::{HoldError, MergingError},
+    stack::StackError,
     verify::Refusal,
 };
 use crate::{kernel, limits, observe::Reason, secrets::SourceError};
@@ -19,6 +22,8 @@ pub(super) enum Failure {
     File(#[from] FileError),
     #[error("hold: {0}")]
     Hold(#[from] HoldError),
+    #[error(transparent)]
+    Merging(#[from] MergingError),
     /// Its secrets are in its memory: whatever the policy, it does not start without the seal.
     #[error("with its secrets written: {0}")]
     Late(HoldError),
@@ -38,6 +43,7 @@ impl Failure {
             Self::Env(_) => Reason::Environment,
             Self::File(_) => Reason::Files,
             Self::Hold(_) | Self::Late(_) => Reason::Hold,
+            Self::Merging(_) => Reason::MemoryMerged,
             Self::Unguarded => Reason::Guard,
             Self::Kernel(_) => Reason::Kernel,
         }

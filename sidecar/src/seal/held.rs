@@ -1,5 +1,7 @@
 //! A program that stands before its first instruction, and the only two ways on from there.
 
+mod merging;
+
 use std::{
     fs::{File, OpenOptions},
     io::{self, IoSlice, IoSliceMut},
@@ -21,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::process::Process;
 
+pub(super) use self::merging::MergingError;
 use super::{
     registers::Registers,
     stack::{Rebuilt, Stack, StackError},

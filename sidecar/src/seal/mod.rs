@@ -9,6 +9,7 @@ mod deliver_file;
 mod digests;
 mod due;
 mod ending;
+mod failed_exec;
 mod failure;
 mod fair;
 mod genuine;
@@ -37,7 +38,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use sidecar_common::policy::{HELD_TRACED, Held, ScopeId};
+use sidecar_common::policy::{HELD_MERGED, HELD_TRACED, Held, ScopeId};
 
 use self::{
     adopt::Adoption,
@@ -375,6 +376,10 @@ impl Work {
             vault: None,
             memory: Memory::of(held, &self.config, secrets, &self.prints),
         };
+        // (before there is a secret in it that a neighbour may guess)
+        if held.flags & HELD_MERGED != 0 {
+            task.stop_merging(process, self.dies_with_us())?;
+        }
         let mut variables: Vec<Variable<'_>> = Vec::with_capacity(secrets.len() + 1);
         for secret in secrets.iter().filter(|secret| secret.as_env) {
             match deliver_env::check(secret.name, &secret.value) {

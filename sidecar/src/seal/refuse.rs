@@ -10,7 +10,7 @@ use super::{
     Work,
     deliver_env::EnvError,
     failure::Failure,
-    held::{HeldTask, HoldError},
+    held::{HeldTask, HoldError, MergingError},
     report::joined,
     text,
     verify::Verdict,
@@ -114,12 +114,22 @@ impl Work {
         let origin = origin_of(held);
         let reason = failure.to_string();
         let action = match (failure, self.config.policy.on_failure) {
-            (Failure::Hold(HoldError::Gone) | Failure::Late(HoldError::Gone), _) => Action::Gone,
+            (
+                Failure::Hold(HoldError::Gone)
+                | Failure::Late(HoldError::Gone)
+                | Failure::Merging(MergingError::Amid(HoldError::Gone)),
+                _,
+            ) => Action::Gone,
             (Failure::Identity(_), _) if held.earlier_seal != 0 => Action::KeptSeal,
-            // What was written of them is in its memory: it is not let out of the seal.
-            (Failure::Late(_) | Failure::Env(EnvError::Write(_)), _) | (_, OnFailure::Deny) => {
-                Action::Killed
-            }
+            // What was written of them is in its memory: it is not let out of the seal. (Or it stands elsewhere than at its
+            // first instruction.)
+            (
+                Failure::Late(_)
+                | Failure::Env(EnvError::Write(_))
+                | Failure::Merging(MergingError::Amid(_)),
+                _,
+            )
+            | (_, OnFailure::Deny) => Action::Killed,
             (_, OnFailure::Allow) => Action::Started,
         };
         match (action, task) {

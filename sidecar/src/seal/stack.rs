@@ -21,6 +21,8 @@ const ALIGN: u64 = 16;
 const AT_NULL: u64 = 0;
 /// `AT_EXECFN`: where the name that was executed is.
 const AT_EXECFN: u64 = 31;
+/// `AT_SYSINFO_EHDR`: where the code is that the kernel itself gives every program (the vDSO).
+const AT_SYSINFO_EHDR: u64 = 33;
 /// `AT_SECURE`: the loader ignores its variables.
 const AT_SECURE: u64 = 23;
 
@@ -157,6 +159,11 @@ impl<'a> Stack<'a> {
     /// The path that was executed.
     pub(crate) fn execfn_path(&self) -> Option<&'a [u8]> {
         self.string(self.execfn()?)
+    }
+
+    /// Where the kernel's own code (the vDSO) is in the program; nothing where there is none (`vdso=0`).
+    pub(crate) fn vdso(&self) -> Option<u64> {
+        self.aux(AT_SYSINFO_EHDR)
     }
 
     /// Whether the arguments begin with these.

@@ -230,7 +230,21 @@ impl Tracee {
         Err(HoldError::NotExecuted)
     }
 
-    fn has_left_a_system_call(&mut self) -> Result<bool, HoldError> {
+    /// Lets it run to the begin or the end of a system call. Signals that come meanwhile are owed. (`PTRACE_O_TRACESYSGOOD` tells such
+    /// a stop from a signal.)
+    pub(super) fn run_to_system_call(&mut self) -> Result<(), HoldError> {
+        for _ in 0..STOPS_BEFORE_EXEC {
+            let continued = ptrace::syscall(self.pid, None);
+            self.check("continue", continued)?;
+            if self.wait()? == Stop::SystemCall {
+                return Ok(());
+            }
+        }
+        Err(HoldError::MovedOn)
+    }
+
+    /// Whether it stands at the end of a system call.
+    pub(super) fn has_left_a_system_call(&mut self) -> Result<bool, HoldError> {
         let info = ptrace::syscall_info(self.pid);
         let info = self.check("look at its system call", info)?;
         Ok(info.op == libc::PTRACE_SYSCALL_INFO_EXIT)

@@ -226,7 +226,7 @@ pub(crate) fn verify<'c>(
 }
 
 /// Whether the selector is about this process at all.
-fn describes(selector: &Selector, evidence: &Evidence<'_>) -> Result<bool, Refusal> {
+pub(super) fn describes(selector: &Selector, evidence: &Evidence<'_>) -> Result<bool, Refusal> {
     let Evidence { held, place, .. } = *evidence;
     if selector.uid.is_some_and(|uid| uid != held.uid) {
         return Ok(false);

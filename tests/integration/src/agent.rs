@@ -167,7 +167,8 @@ impl Agent {
         command
     }
 
-    fn binary() -> PathBuf {
+    #[must_use]
+    pub fn binary() -> PathBuf {
         env::var_os("KERNELSEAL_BIN").map_or_else(|| "/usr/bin/kernelseal".into(), PathBuf::from)
     }
 

@@ -11,13 +11,33 @@ use std::ptr;
 
 use nix::{errno::Errno, libc, unistd::Pid};
 
+use super::{Enter, SystemCall};
 use crate::seal::stack::Word;
+
+/// The number of prctl(2) (include/uapi/asm-generic/unistd.h).
+pub(super) const fn number_of_prctl(_: Word) -> u64 {
+    167
+}
+
+/// `svc #0`
+pub(super) const fn enter(_: Word) -> Enter {
+    Enter {
+        bytes: &[0x01, 0x00, 0x00, 0xd4],
+        aligned_to: 4,
+    }
+}
 
 /// `struct user_pt_regs`: `x0` to `x30`, `sp`, `pc`, `pstate`.
 const WORDS: usize = 34;
 const BYTES: usize = WORDS * size_of::<u64>();
 /// `sp`, among them.
 const SP: usize = 31;
+/// `pc`, among them.
+const PC: usize = 32;
+/// Which of them has a system call's number.
+const NUMBER: usize = 8;
+/// The first so many have its arguments that prctl(2) looks at.
+const ARGUMENTS: usize = 5;
 /// The general registers, among a task's sets of registers (include/uapi/linux/elf.h).
 const NT_PRSTATUS: usize = 1;
 /// The stack pointer among the registers of 32 bits, `r13`.
@@ -56,6 +76,26 @@ impl Registers {
     /// Moves its stack.
     pub(in crate::seal) fn set_stack_pointer(&mut self, pointer: u64) {
         self.words[SP] = pointer;
+    }
+
+    /// As they are at the program's first instruction.
+    pub(in crate::seal) fn at_begin(mut self) -> Self {
+        self.words[0] = 0;
+        self
+    }
+
+    /// The same where it is about to make a system call.
+    pub(in crate::seal) fn calling(mut self, call: &SystemCall) -> Self {
+        self.words[..ARGUMENTS].fill(0);
+        self.words[..call.arguments.len()].copy_from_slice(&call.arguments);
+        (self.words[NUMBER], self.words[PC]) = (call.number, call.at);
+        self
+    }
+
+    /// What a system call has returned: an error below 0.
+    #[expect(clippy::cast_possible_truncation, reason = "it is of 32 bits")]
+    pub(in crate::seal) fn result(&self) -> i32 {
+        self.words[0] as i32
     }
 
     /// How wide its pointers are; nothing if we cannot serve such programs here.
@@ -123,5 +163,20 @@ mod tests {
         let registers = given(bytemuck::cast_slice(&of_32));
         assert_eq!(registers.word(), None);
         assert_eq!(registers.stack_pointer(), 0xfffe_f430);
+    }
+
+    #[test]
+    fn a_program_that_is_made_to_call_keeps_what_the_call_does_not_use() {
+        let before = given(bytemuck::cast_slice(&[7_u64; WORDS]));
+        let call = SystemCall {
+            at: 0xffff_8000,
+            number: number_of_prctl(Word::Eight),
+            arguments: [67, 0],
+        };
+        let calling = before.calling(&call);
+        assert_eq!(calling.words[..5], [67, 0, 0, 0, 0]);
+        assert_eq!((calling.words[8], calling.words[32]), (167, 0xffff_8000));
+        assert_eq!((calling.words[5], calling.words[31]), (7, 7));
+        assert_eq!(calling.result(), 67);
     }
 }

@@ -2,7 +2,29 @@
 
 use nix::{libc, sys::ptrace, unistd::Pid};
 
+use super::{Enter, SystemCall};
 use crate::seal::stack::Word;
+
+/// The number of prctl(2).
+pub(super) const fn number_of_prctl(word: Word) -> u64 {
+    match word {
+        // arch/x86/entry/syscalls/syscall_32.tbl
+        Word::Four => 172,
+        Word::Eight => libc::SYS_prctl.cast_unsigned(),
+    }
+}
+
+/// `int 0x80` and `syscall`.
+pub(super) const fn enter(word: Word) -> Enter {
+    let bytes: &[u8] = match word {
+        Word::Four => &[0xcd, 0x80],
+        Word::Eight => &[0x0f, 0x05],
+    };
+    Enter {
+        bytes,
+        aligned_to: 1,
+    }
+}
 
 /// `__USER32_CS`: the code segment of a 32-bit program.
 const USER32_CS: u64 = 0x23;
@@ -30,6 +52,34 @@ impl Registers {
     /// Moves its stack.
     pub(in crate::seal) fn set_stack_pointer(&mut self, pointer: u64) {
         self.0.rsp = pointer;
+    }
+
+    /// As they are at the program's first instruction: in the midst of its exec they do not have yet what that returns.
+    pub(in crate::seal) fn at_begin(mut self) -> Self {
+        self.0.rax = 0;
+        self
+    }
+
+    /// The same where it is about to make a system call.
+    pub(in crate::seal) fn calling(mut self, call: &SystemCall) -> Self {
+        let is_narrow = self.word() == Some(Word::Four);
+        let [first, second] = call.arguments;
+        let all = &mut self.0;
+        (all.rip, all.rax) = (call.at, call.number);
+        // (no system call is under way that would begin anew)
+        all.orig_rax = u64::MAX;
+        if is_narrow {
+            (all.rbx, all.rcx, all.rdx, all.rsi, all.rdi) = (first, second, 0, 0, 0);
+        } else {
+            (all.rdi, all.rsi, all.rdx, all.r10, all.r8) = (first, second, 0, 0, 0);
+        }
+        self
+    }
+
+    /// What a system call has returned: an error below 0.
+    #[expect(clippy::cast_possible_truncation, reason = "it is of 32 bits")]
+    pub(in crate::seal) fn result(&self) -> i32 {
+        self.0.rax as i32
     }
 
     /// How wide its pointers are; nothing if we cannot serve such programs here.

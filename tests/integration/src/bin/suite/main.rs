@@ -16,8 +16,10 @@ mod leftovers;
 mod lifecycle;
 mod live;
 mod machine;
+mod merging;
 mod names;
 mod network;
+mod not_executed;
 mod observe;
 mod ordinary;
 mod parents;
@@ -49,7 +51,9 @@ fn main() -> ExitCode {
         delivery::register,
         stacks::register,
         names::register,
+        not_executed::register,
         identity::register,
+        merging::register,
         containers::register,
         unknown_pods::register,
         unmatched::register,

@@ -159,6 +159,19 @@ impl Scene {
         spawn(command.arg(&self.attack).args(self.arguments("all")))
     }
 
+    /// A second target, and descriptors of all that procfs has of it from before its exec: they are used again and again, until
+    /// the pod ends. It has its secret by now.
+    pub fn use_what_is_kept(&self) -> Result<Running> {
+        let mut command = self.place.command(&self.attack)?;
+        command
+            .args(["kept", "0", &backwards()])
+            .arg(probe::path("probe-static")?)
+            .args(["--env", FILE, "--file", FILE, "--sleep", "600"]);
+        let mut kept = spawn(&mut command)?;
+        ensure!(kept.line(SOON)? == "kept");
+        Ok(kept)
+    }
+
     /// Runs a shell's script in the target's pod.
     pub fn run_beside(&self, script: &str) -> Result<Running> {
         spawn(self.place.command("sh")?.args(["-c", script]))
