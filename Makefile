@@ -102,7 +102,7 @@ GUEST = $(RUNNER) --kernel $(KERNEL) $(GUEST_OPTIONS) --memory 3072 \
 	--add examples:/usr/share/kernelseal/examples \
 	--add $(FIXTURES):/usr/lib/kernelseal/fixtures --add $(KERNELSEAL_CACHE)/$(PYTHON):/
 
-.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo test test-here servers-fetch test-quick rules-test test-kube guest-test guest-programs guest-pods guest-docker grounds grounds-quick guest-kubelet kubernetes-fetch guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test crowd starve launchers bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
+.PHONY: reproducible only-here advisories image sbom release-notes dist sign chart build demo demo-build test test-here servers-fetch test-quick rules-test test-kube guest-test guest-programs guest-pods guest-docker grounds grounds-quick guest-kubelet kubernetes-fetch guest-image pods-build tests-build guests-build guests-fetch test-matrix $(MATRIX) host-test soak soak-test crowd starve launchers bench fuzz lint deps deps-tests deps-fuzz guest-build guest-fetch
 
 build: deps
 	$(AGENT_BUILD)
@@ -279,10 +279,10 @@ crowd: only-here guest-build guest-fetch
 	$(COUNTED) --memory 6144 --env KERNELSEAL_CROWD=$(CROWD) -- suite --nocapture starving::a_crowd
 	$(COUNTED) -- suite --nocapture starving::three_hundred
 
-# Five of them; one needs tens of thousands of mounts first, which an emulated machine is long at.
+# Five of them, each with some minutes for what comes before and after.
 starve: S ?= 300
 starve: only-here guest-build guest-fetch
-	$(GUEST) --timeout $$((5 * $(S) + 7200)) --env KERNELSEAL_STARVE=$(S) -- suite --nocapture starving::siege
+	$(GUEST) --timeout $$((5 * $(S) + 3600)) --env KERNELSEAL_STARVE=$(S) -- suite --nocapture starving::siege
 
 LAUNCHES ?= 200
 launchers: only-here guest-build
@@ -290,7 +290,12 @@ launchers: only-here guest-build
 	$(GUEST) --timeout 7200 --env KERNELSEAL_LAUNCHES=$(LAUNCHES) --disk $(KERNELSEAL_CACHE)/programs/image:/programs \
 	    -- suite --nocapture ordinary::paused_
 
-demo: only-here guest-build
+# What the demo runs, without the tests and what they need.
+demo-build: only-here deps
+	$(if $(TOGETHER),,$(AGENT_BUILD))
+	$(TESTS_BUILD) $(if $(TOGETHER),$(TOGETHER) --bin kernelseal) -p kernelseal-integration --bin guest --bin init
+
+demo: demo-build
 	KERNELSEAL_BIN=$(abspath $(AGENT)) GUEST_RUNNER=$(abspath $(STATIC)/guest) \
 	    DEMO_PROGRAMS=$(abspath $(STATIC)/demo) demo/run
 

@@ -6,7 +6,7 @@ use sidecar_common::network::WATCH_UNIX;
 
 use crate::{
     confinement,
-    kernel::{self, Cause, LOCKDOWN, LSM_LIST, Network, NetworkWish, VMLINUX_BTF, pins, version},
+    kernel::{self, LOCKDOWN, LSM_LIST, Locked, Network, NetworkWish, VMLINUX_BTF, pins, version},
     privileges::{self, Privileges},
 };
 
@@ -133,7 +133,7 @@ fn lsm() -> Finding {
 fn lockdown() -> Finding {
     const WHAT: &str = "lockdown";
     if kernel::is_confidential() {
-        Finding::missing(WHAT, Cause::Lockdown.to_string())
+        Finding::missing(WHAT, Locked::Lockdown.to_string())
     } else if Path::new(LOCKDOWN).exists() {
         Finding::met(WHAT, "does not keep programs from reading kernel memory")
     } else {

@@ -26,9 +26,24 @@ pub(crate) fn advice(error: &str) -> Option<String> {
         return None;
     }
     let current = fs::read_to_string(CURRENT).ok()?;
-    let is_permissive = fs::read_to_string(ENFORCE).is_ok_and(|text| text.trim() == "0");
-    let advice = of(current.trim_matches(['\n', '\0']), is_permissive)?;
+    let advice = of(current.trim_matches(['\n', '\0']), is_permissive())?;
     (!error.contains(&advice)).then_some(advice)
+}
+
+/// The domain in which `SELinux` confines this process, if it does and refuses things.
+pub(crate) fn selinux_domain() -> Option<String> {
+    let current = fs::read_to_string(CURRENT).ok()?;
+    domain_of(current.trim_matches(['\n', '\0']), is_permissive()).map(str::to_owned)
+}
+
+fn is_permissive() -> bool {
+    fs::read_to_string(ENFORCE).is_ok_and(|text| text.trim() == "0")
+}
+
+fn domain_of(current: &str, is_permissive: bool) -> Option<&str> {
+    // (user, role, type, level)
+    let domain = current.split(':').nth(2)?;
+    (!is_permissive && !UNCONFINED.contains(&domain)).then_some(domain)
 }
 
 /// The same of what the module says.
@@ -38,11 +53,7 @@ fn of(current: &str, is_permissive: bool) -> Option<String> {
             "AppArmor's profile {profile} confines this process, and may be what refused it. Run the agent without one: `appArmorProfile: {{type: Unconfined}}` in its container's securityContext, `--security-opt apparmor=unconfined` for docker"
         ));
     }
-    // (of SELinux: user, role, type, level)
-    let domain = current.split(':').nth(2)?;
-    if is_permissive || UNCONFINED.contains(&domain) {
-        return None;
-    }
+    let domain = domain_of(current, is_permissive)?;
     Some(format!(
         "SELinux confines this process to the domain {domain}, and may be what refused it (`ausearch -m avc` tells). Run it in a domain that is not confined, or allow it `bpf {{ map_create map_read map_write prog_load prog_run }}` and the rest of docs/grounds.md"
     ))

@@ -11,6 +11,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
     Cause, Error,
+    lockdown::{Locked, lacks_helper},
     offsets::{self, Types},
     points,
     relocate::relocate,
@@ -196,20 +197,11 @@ fn failed<E: std::error::Error>(name: &str) -> impl FnOnce(E) -> Error {
 
 /// What the kernel said, with its cause where what it said tells one.
 fn refused(what: String, said: String) -> Error {
-    if says_lockdown(&said) {
-        Error::Unfit(Cause::Lockdown)
+    if lacks_helper(&said) {
+        Error::Unfit(Cause::Locked(Locked::find()))
     } else {
         Error::Load { what, cause: said }
     }
-}
-
-/// A kernel that is locked down for confidentiality has no helper that reads its memory. (Of the lockdown itself a container may see
-/// nothing. The second wording is that of 6.10 and later.)
-fn says_lockdown(said: &str) -> bool {
-    const HELPER: &str = "bpf_probe_read";
-    ["unknown func ", "program of this type cannot use helper "]
-        .into_iter()
-        .any(|words| said.contains(&format!("{words}{HELPER}")))
 }
 
 /// An error and its causes on one line; the verifier's log, if there is one, shortened to its end.
@@ -226,23 +218,4 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         text = format!("… {}", &text[from.unwrap_or(0)..]);
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_without_helpers_that_read_its_memory_is_locked_down() {
-        for said in [
-            "15: (85) call bpf_probe_read#4 unknown func bpf_probe_read#4 processed 16 insns",
-            "program of this type cannot use helper bpf_probe_read_kernel#113",
-        ] {
-            assert!(says_lockdown(said), "{said}");
-        }
-        assert!(!says_lockdown(
-            "15: (85) call bpf_probe_read#4 R1 invalid mem access"
-        ));
-        assert!(!says_lockdown("unknown func bpf_d_path#147"));
-    }
 }

@@ -5,6 +5,7 @@ mod claim;
 pub(crate) mod fields;
 mod libraries;
 mod load;
+mod lockdown;
 mod maps;
 mod network;
 mod offsets;
@@ -24,14 +25,14 @@ use std::{io, path::PathBuf};
 pub(crate) use ask::own_cgroup;
 pub(crate) use claim::{Claim, Wish, ensure_free, hand_over, own_scope};
 pub(crate) use load::load;
+pub(crate) use lockdown::{LOCKDOWN, Locked, is_confidential};
 pub(crate) use maps::Maps;
 pub(crate) use network::{Network, NetworkRecord, NetworkRing, NetworkWish};
 pub(crate) use offsets::VMLINUX_BTF;
 pub(crate) use places::path_of;
 pub(crate) use ring::{Record, Ring};
 pub(crate) use self_test::{
-    Answer, Cause, LOCKDOWN, LSM_LIST, SelfTest, ask as ask_hook, boot_lsm, ensure_fires,
-    is_confidential, names_bpf,
+    Answer, Cause, LSM_LIST, SelfTest, ask as ask_hook, boot_lsm, ensure_fires, names_bpf,
 };
 pub(crate) use syscalls::{How, SyscallRecord, SyscallRing, Syscalls, SyscallsWish};
 

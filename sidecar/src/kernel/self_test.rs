@@ -21,12 +21,15 @@ use rustix::{
 };
 use sidecar_common::proof::{ANSWER, COMMAND, Proof};
 
-use super::{Error, maps::Pinned, pins};
+use super::{
+    Error,
+    lockdown::{Locked, is_confidential},
+    maps::Pinned,
+    pins,
+};
 
 /// The active security modules.
 pub(crate) const LSM_LIST: &str = "/sys/kernel/security/lsm";
-/// What of the kernel is locked down.
-pub(crate) const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 const FTRACE_ENABLED: &str = "/proc/sys/kernel/ftrace_enabled";
 const BOOT_LINE: &str = "/proc/cmdline";
 
@@ -54,11 +57,9 @@ pub(crate) enum Cause {
         "ftrace is switched off, and security programs hang on it. Switch it on, on the node: `sysctl kernel.ftrace_enabled=1`; then find out who switched it off"
     )]
     FtraceOff,
-    /// The kernel is locked down.
-    #[error(
-        "lockdown=confidentiality keeps programs from reading kernel memory. Boot with lockdown=integrity or none"
-    )]
-    Lockdown,
+    /// Programs may not read the kernel's memory.
+    #[error("{0}")]
+    Locked(Locked),
     /// A pin or a link of a hook is gone.
     #[error("{0}")]
     LinkGone(String),
@@ -91,7 +92,7 @@ impl Cause {
             return Self::NotInBootLine { given };
         }
         if is_confidential() {
-            return Self::Lockdown;
+            return Self::Locked(Locked::Lockdown);
         }
         Self::Unknown
     }
@@ -100,11 +101,6 @@ impl Cause {
 /// Whether a list of security modules has `bpf`.
 pub(crate) fn names_bpf(list: &str) -> bool {
     list.trim().split(',').any(|name| name == "bpf")
-}
-
-/// Whether the kernel keeps programs from reading its memory, where securityfs tells (in containers it seldom does).
-pub(crate) fn is_confidential() -> bool {
-    fs::read_to_string(LOCKDOWN).is_ok_and(|text| text.contains("[confidentiality]"))
 }
 
 fn is_zero(path: &str) -> bool {

@@ -3,7 +3,7 @@
 use std::fs;
 
 /// The first two numbers of a kernel's release.
-type Version = (u32, u32);
+pub(super) type Version = (u32, u32);
 
 /// From which kernel to which (this one not included) a row of docs/threat-model.md is weaker.
 const WEAKER: [(Version, Version, &str); 2] = [

@@ -102,6 +102,7 @@ pub fn write<W: Write>(out: W, run: &Run, cache: &Cache, kernel: &Kernel) -> Res
         kernel: run.kernel.clone(),
         boot: run.boot.clone(),
         cpus: run.cpus,
+        memory: run.memory.clone(),
         root: run.root,
         cgroups: run.cgroups,
         without: run.without.clone(),

@@ -66,6 +66,8 @@ pub struct Asked {
     pub boot: String,
     /// Number of processors.
     pub cpus: u32,
+    /// Memory, as QEMU writes it.
+    pub memory: String,
     /// What its root is.
     pub root: Root,
     /// What control groups are mounted.

@@ -62,6 +62,29 @@ fn kernel_is_the_one_asked_for() -> Result<()> {
     Ok(())
 }
 
+/// Whether a machine has the memory that QEMU was told, in its words. The kernel keeps a part for itself, less than a quarter.
+fn ensure_has_memory(asked: &str) -> Result<()> {
+    let number = asked.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+    let kib: u64 = match &asked[number.len()..] {
+        "" | "M" => 1 << 10,
+        "G" => 1 << 20,
+        _ => bail!("memory {asked}: so many M or G are known"),
+    };
+    let asked = number.parse::<u64>()? * kib;
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("MemTotal:"));
+    let found = lines.next().context("no MemTotal")?;
+    let found: u64 = found.trim().trim_end_matches(" kB").parse()?;
+    println!("memory: {found} KiB of {asked}");
+    ensure!(
+        (asked / 4 * 3..=asked).contains(&found),
+        "{found} KiB, and {asked} were asked for"
+    );
+    Ok(())
+}
+
 /// Whether a guest is what `guest run` was told to make of it.
 fn ground_is_the_one_asked_for() -> Result<()> {
     let Ok(asked) = env::var(ASKED) else {
@@ -91,6 +114,7 @@ fn ground_is_the_one_asked_for() -> Result<()> {
         format!("0-{last}")
     };
     ensure!(online.trim() == wanted, "processors {online}");
+    ensure_has_memory(&asked.memory)?;
     let root = statfs("/")?.filesystem_type();
     let wanted: &[FsType] = match asked.root {
         // (`RAMFS_MAGIC`)
