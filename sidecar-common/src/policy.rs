@@ -277,6 +277,8 @@ pub const HELD_CONTINUED: u32 = 1 << 6;
 pub const HELD_OWN_NAME: u32 = 1 << 7;
 /// Its memory is merged with that of others (`PR_SET_MEMORY_MERGE`): who executed it has switched that on before.
 pub const HELD_MERGED: u32 = 1 << 8;
+/// Its exec, which is still to come, was let on: where it has not taken place it has failed.
+pub const HELD_LET_ON: u32 = 1 << 9;
 /// From this bit on: where what runs comes from, as it was at its exec (`provenance::*`).
 const HELD_PROVENANCE: u32 = 16;
 /// Longest that a program is coming, in nanoseconds, should nobody be there to end it: longer than any

@@ -1,7 +1,9 @@
 //! A program waits for its agent before its exec: the system call begins anew until the agent is attached.
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_send_signal_thread};
-use sidecar_common::policy::{HELD_COMING, HELD_CONTINUED, HELD_WAIVED, Held, MAX_COMING_NS};
+use sidecar_common::policy::{
+    HELD_COMING, HELD_CONTINUED, HELD_LET_ON, HELD_WAIVED, Held, MAX_COMING_NS,
+};
 
 use super::{SIGSTOP, identity, let_go};
 use crate::{
@@ -42,6 +44,10 @@ pub(super) fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u3
             return kernel::eperm();
         }
         if is_seized_by(agent, tracing, task) {
+            if let Some(held) = sealed::HELD.get_ptr_mut(tgid) {
+                // SAFETY: a live map value; its agent does not write it while it waits for the exec.
+                unsafe { (*held).flags |= HELD_LET_ON };
+            }
             return 0;
         }
         if tracing != 0 {

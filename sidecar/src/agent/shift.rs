@@ -21,8 +21,8 @@ use crate::{
     guardian::Guardian,
     kernel::{Claim, Maps, pins},
     observe::{Journal, Lifecycle, Metrics, http::Server},
-    process::{Pods, Whereabouts},
-    seal::{Counting, Crew, GivenUp, Order, Sealer, Share, Turns, Watchdog},
+    process::{Pods, SharedWhereabouts, Whereabouts},
+    seal::{Counting, Crew, GivenUp, Order, Sealer, Share, StartedWith, Turns, Watchdog},
     secrets::Store,
 };
 
@@ -89,6 +89,9 @@ impl Shift {
         let workers = rings.len();
         let (store, counting, told_losses) =
             (Arc::new(store), Arc::new(Counting::new()), Arc::default());
+        let whereabouts = Whereabouts::new(&own_cgroup, own_pod(), pods);
+        let whereabouts = SharedWhereabouts::new(whereabouts.context("look up where we live")?);
+        let started_with = StartedWith::default();
         let mut sealers = Vec::with_capacity(workers);
         for (number, ring) in rings.into_iter().enumerate() {
             sealers.push(Sealer {
@@ -99,8 +102,8 @@ impl Shift {
                 config: config.clone(),
                 store: store.clone(),
                 scope,
-                whereabouts: Whereabouts::new(&own_cgroup, own_pod(), pods.clone())
-                    .context("look up where we live")?,
+                whereabouts: whereabouts.clone(),
+                started_with: started_with.clone(),
                 maps: Maps::open()?,
                 ring,
                 journal: journal.clone(),

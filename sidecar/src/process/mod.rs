@@ -33,7 +33,9 @@ pub(crate) use self::origin::{Origin, Origins, Parent};
 pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::text::Interpreter;
 pub(crate) use self::version::Version;
-pub(crate) use self::whereabouts::{First, LABELS, POD_NAMESPACE, Place, Pod, Whereabouts};
+pub(crate) use self::whereabouts::{
+    First, LABELS, POD_NAMESPACE, Place, Pod, SharedWhereabouts, Whereabouts,
+};
 
 /// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
 const TICK_NS: u64 = 10_000_000;

@@ -10,7 +10,7 @@ use std::{
     hash::Hash,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -128,6 +128,21 @@ pub(crate) struct Whereabouts {
     paths: HashMap<u64, PathBuf>,
     /// Of processes whose control group tells nothing: by number and start.
     processes: HashMap<(u32, u64), Found>,
+}
+
+/// The same, for several threads: what one has found out all know. Clones share.
+#[derive(Clone)]
+pub(crate) struct SharedWhereabouts(Arc<Mutex<Whereabouts>>);
+
+impl SharedWhereabouts {
+    pub(crate) fn new(whereabouts: Whereabouts) -> Self {
+        Self(Arc::new(Mutex::new(whereabouts)))
+    }
+
+    /// Not to be kept: others wait.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Whereabouts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A place that was looked up.

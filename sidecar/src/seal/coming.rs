@@ -11,7 +11,7 @@ use std::{
 };
 
 use nix::{sys::ptrace, unistd::Pid};
-use sidecar_common::policy::{HELD_COMING, HELD_SEIZED, Held};
+use sidecar_common::policy::{HELD_COMING, HELD_LET_ON, HELD_SEIZED, Held};
 
 use super::{
     Order, Orders, Work,
@@ -326,8 +326,11 @@ impl Work {
             // What it executed is something else (a shell, for a script without `#!`); the kernel side has forgotten it.
             Ok(_) => {
                 self.maps.forget_if(tgid, held);
-                let _ = traced.ask(Tracee::detach);
-                self.report_not_executed(held);
+                // (one that the kernel side ends is not let go, and was told of)
+                match traced.ask(Tracee::detach) {
+                    Ok(()) => self.report_not_executed(held),
+                    Err(_) => self.turns.end(held.seal),
+                }
             }
             Err(e) => {
                 let process = Process::new(held.pid);
@@ -345,9 +348,12 @@ impl Work {
             way: Way::Followed { mut tracee, .. },
         }) = self.arrivals.remove(tgid)
         {
+            let has_failed = self.was_let_on(tgid, &held);
             self.maps.forget_if(tgid, &held);
             let _ = tracee.detach();
-            self.report_not_executed(&held);
+            if has_failed {
+                self.report_not_executed(&held);
+            }
             self.look_at_other(tgid);
         }
     }
@@ -377,9 +383,12 @@ impl Work {
         match outcome {
             Ok(()) => self.has_come(tgid, &held, Traced::There(tracer)),
             Err(HoldError::NotExecuted) => {
+                let has_failed = self.was_let_on(tgid, &held);
                 self.maps.forget_if(tgid, &held);
                 let _ = Traced::There(tracer).ask(Tracee::detach);
-                self.report_not_executed(&held);
+                if has_failed {
+                    self.report_not_executed(&held);
+                }
                 self.look_at_other(tgid);
             }
             Err(e) => {
@@ -391,6 +400,12 @@ impl Work {
         if std::mem::take(&mut self.arrivals.is_crowded) {
             self.catch_up();
         }
+    }
+
+    /// Whether the kernel began with its exec. It did not where a handler of a signal runs instead: the exec is still to come then.
+    fn was_let_on(&self, tgid: u32, held: &Held) -> bool {
+        let now = self.maps.held(tgid).ok().flatten();
+        now.is_some_and(|now| now.seal == held.seal && now.flags & HELD_LET_ON != 0)
     }
 
     /// What its process executed since: while we were attached nobody looked at that.

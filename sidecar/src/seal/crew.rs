@@ -18,6 +18,16 @@ use crate::{config::Config, secrets::Store};
 /// Each one's stack, in bytes.
 const STACK: usize = 512 * 1024;
 
+/// Tells when it is dropped that a thread has ended, be it by a panic.
+struct End(mpsc::Sender<()>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // (one that is not heard any more, or was told of another)
+        let _ = self.0.try_send(());
+    }
+}
+
 /// See the module.
 pub(crate) struct Crew(Vec<Worker>);
 
@@ -39,7 +49,7 @@ impl Crew {
         let start = |sealer: Sealer| {
             let orders = Orders::new()?;
             let given = orders.clone();
-            let ended = ended.clone();
+            let end = End(ended.clone());
             let thread = thread::Builder::new()
                 .name("sealer".into())
                 .stack_size(STACK)
@@ -49,7 +59,7 @@ impl Crew {
                     if let Err(e) = &result {
                         tracing::error!("a delivering thread failed: {e}");
                     }
-                    let _ = ended.try_send(());
+                    drop(end);
                     result
                 })?;
             Ok(Worker { orders, thread })

@@ -32,11 +32,12 @@ impl Work {
         }
         let config = self.config.clone();
         let process = Process::new(held.pid);
-        let place = self.whereabouts.of_seen(held.pid, held.start_ns, 0);
+        let place = self.whereabouts.lock().of_seen(held.pid, held.start_ns, 0);
         let place = place.unwrap_or_else(|| Place::unknown(io::ErrorKind::NotFound.into()).into());
         // (of one that has ended nobody knows whose it was)
         let is_there = process.started_at(held.start_ns).unwrap_or(false) && !process.has_ended();
         let user = is_there.then(|| process.user().ok()).flatten();
+        let pods = self.whereabouts.lock().pods().cloned();
         let is_meant = |binding: &&Binding| {
             let seen = Held {
                 uid: user.or(binding.selector.uid).unwrap_or_default(),
@@ -46,7 +47,7 @@ impl Work {
                 held: &seen,
                 process,
                 place: &place,
-                pods: self.whereabouts.pods(),
+                pods: pods.as_ref(),
                 may_wait: false,
                 stack: None,
                 is_executed: &|_| false,

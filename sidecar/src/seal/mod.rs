@@ -54,7 +54,6 @@ use self::{
     rotate::{Memory, Prints, Rotation},
     stack::Variable,
     tracee::Traced,
-    variables::StartedWith,
     verify::{Evidence, Refusal, Verdict, verify},
     waiting::Waiting,
 };
@@ -64,6 +63,7 @@ pub(crate) use self::{
     digests::Counting,
     orders::Order,
     sealer::{Sealer, Share},
+    variables::StartedWith,
     watchdog::{GivenUp, Turns, Watchdog},
 };
 use crate::{
@@ -71,7 +71,7 @@ use crate::{
     kernel::{self, Maps},
     limits::Reserve,
     observe::{Journal, Metrics},
-    process::{Origins, Place, Process, Root, Whereabouts},
+    process::{Origins, Place, Process, Root, SharedWhereabouts},
     secrets::{Store, Value},
 };
 
@@ -111,7 +111,7 @@ struct Work {
     config: Arc<Config>,
     store: Arc<Store>,
     scope: ScopeId,
-    whereabouts: Whereabouts,
+    whereabouts: SharedWhereabouts,
     maps: Maps,
     journal: Journal,
     metrics: Metrics,
@@ -244,7 +244,7 @@ impl Work {
     /// Where does it live? Says that it was started, too. A place that cannot be told is none that a
     /// selector means.
     fn place_of(&mut self, held: &Held, process: Process) -> Arc<Place> {
-        let place = self.whereabouts.of(process, held.cgroup);
+        let place = self.whereabouts.lock().of(process, held.cgroup);
         let place = place.unwrap_or_else(|e| Place::unknown(e).into());
         self.report_start(held, &place);
         place
@@ -260,11 +260,12 @@ impl Work {
         task: Option<&HeldTask>,
     ) -> Verdict<'c> {
         let stack = task.and_then(|task| task.stack().ok());
+        let pods = self.whereabouts.lock().pods().cloned();
         let evidence = Evidence {
             held,
             process,
             place,
-            pods: self.whereabouts.pods(),
+            pods: pods.as_ref(),
             // (who is not attached to cannot be waited for)
             may_wait: task.is_some() && self.may_wait(held),
             may_count: task.is_some() && self.is_time_left(held),

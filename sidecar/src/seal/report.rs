@@ -53,7 +53,7 @@ impl Work {
         detail: Detail<'_>,
     ) {
         // Only what is known: it is not held, and may be gone.
-        let place = self.whereabouts.known(subject.cgroup);
+        let place = self.whereabouts.lock().known(subject.cgroup);
         let who = Who {
             pid: subject.pid,
             process: name,

@@ -33,7 +33,7 @@ use crate::{
     kernel::{Maps, Record, Ring},
     limits::Reserve,
     observe::{Journal, Metrics},
-    process::{Origins, Whereabouts},
+    process::{Origins, SharedWhereabouts},
     secrets::Store,
 };
 
@@ -68,7 +68,8 @@ pub(crate) struct Sealer {
     pub(crate) config: Arc<Config>,
     pub(crate) store: Arc<Store>,
     pub(crate) scope: ScopeId,
-    pub(crate) whereabouts: Whereabouts,
+    pub(crate) whereabouts: SharedWhereabouts,
+    pub(crate) started_with: StartedWith,
     pub(crate) maps: Maps,
     pub(crate) ring: Ring,
     pub(crate) journal: Journal,
@@ -89,6 +90,7 @@ impl Sealer {
             store,
             scope,
             whereabouts,
+            started_with,
             maps,
             mut ring,
             journal,
@@ -133,7 +135,7 @@ impl Sealer {
             is_ending: false,
             taken_in_a_row: 0,
             origins: Origins::new(),
-            started_with: StartedWith::default(),
+            started_with,
         };
         // what an agent before us sealed, and what it left held
         work.adopt();

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io,
-    sync::mpsc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use super::stack::Stack;
-use crate::process::{First, Whereabouts};
+use crate::process::{First, SharedWhereabouts};
 
 /// Of those that glibc itself does not heed where a program has more rights than who starts it (`sysdeps/generic/unsecvars.h`), what
 /// brings code, has the loader write files, or leads it to others. musl's loader knows the first of them.
@@ -124,37 +124,50 @@ fn print(foreign: &Foreign<'_>) -> Print {
 }
 
 /// What containers were started with, of what brings code. Their first processes tell, once: later they may be sealed, or others'.
-#[derive(Default)]
-pub(super) struct StartedWith(HashMap<String, HashSet<Print>>);
+/// Clones share: each thread that delivers knows what one has found out.
+#[derive(Clone, Default)]
+pub(crate) struct StartedWith(Arc<Mutex<HashMap<String, Arc<HashSet<Print>>>>>);
 
 impl StartedWith {
     /// The first of these variables that a container was not started with; `pid` is the number of the program that has them.
     pub(super) fn find_other(
-        &mut self,
+        &self,
         container: &str,
         asked: &[Foreign<'_>],
         pid: u32,
-        whereabouts: &Whereabouts,
+        whereabouts: &SharedWhereabouts,
     ) -> io::Result<Option<&'static str>> {
-        if !self.0.contains_key(container) {
-            let Some(first) = whereabouts.first_of(container)? else {
+        let known = self.known().get(container).cloned();
+        let known = if let Some(known) = known {
+            known
+        } else {
+            let first = whereabouts.lock().first_of(container)?;
+            let Some(first) = first else {
                 return Ok(asked.first().map(|foreign| foreign.name));
             };
+            // (nobody waits for a memory that does not come but who asks)
             let prints = if first.pid == pid {
                 asked.iter().take(MOST).map(print).collect()
             } else {
                 prints_of(first)?
             };
-            if self.0.len() >= REMEMBERED {
-                self.0.clear();
+            let mut all = self.known();
+            if all.len() >= REMEMBERED {
+                all.clear();
             }
-            self.0.insert(container.to_owned(), prints);
-        }
-        let known = self.0.get(container);
-        let is_known =
-            |foreign: &&Foreign<'_>| known.is_some_and(|known| known.contains(&print(foreign)));
+            // (of two that ask at once the first has said it)
+            let known = all.entry(container.to_owned());
+            known.or_insert_with(|| prints.into()).clone()
+        };
+        let is_known = |foreign: &&Foreign<'_>| known.contains(&print(foreign));
         let other = asked.iter().find(|foreign| !is_known(foreign));
         Ok(other.map(|foreign| foreign.name))
+    }
+}
+
+impl StartedWith {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<HashSet<Print>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -114,7 +114,7 @@ impl Work {
             tgid, held, task, ..
         } = waiting;
         let process = Process::new(held.pid);
-        let place = self.whereabouts.of(process, held.cgroup);
+        let place = self.whereabouts.lock().of(process, held.cgroup);
         let place = place.unwrap_or_else(|e| Place::unknown(e).into());
         self.serve(tgid, &held, process, place, task);
     }
