@@ -17,6 +17,7 @@ use nix::{
 use super::{
     deadline::Deadline,
     held::{HoldError, os},
+    registers::Registers,
 };
 
 /// Stops that may come before an exec: the system call's begin, signals that came meanwhile.
@@ -223,7 +224,11 @@ impl Tracee {
             self.check("continue", continued)?;
             match self.wait()? {
                 Stop::Exec => return Ok(()),
-                Stop::SystemCall if self.has_left_a_system_call()? => break,
+                // (at the begin of another: it executed before we were there, or a handler of a signal runs. That other call may take
+                // any time.)
+                Stop::SystemCall if self.has_left_a_system_call()? || !self.is_executing()? => {
+                    break;
+                }
                 Stop::SystemCall | Stop::Other => {}
             }
         }
@@ -248,6 +253,12 @@ impl Tracee {
         let info = ptrace::syscall_info(self.pid);
         let info = self.check("look at its system call", info)?;
         Ok(info.op == libc::PTRACE_SYSCALL_INFO_EXIT)
+    }
+
+    /// Whether the system call at whose begin it stands may be an exec.
+    fn is_executing(&mut self) -> Result<bool, HoldError> {
+        let registers = Registers::read(self.pid);
+        Ok(self.check("read registers", registers)?.is_executing())
     }
 
     /// Hands on the signals that it is owed.

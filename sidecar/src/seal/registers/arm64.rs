@@ -43,6 +43,12 @@ const NT_PRSTATUS: usize = 1;
 /// The stack pointer among the registers of 32 bits, `r13`.
 const SP_OF_32: usize = 13;
 
+/// The numbers of execve(2) and execveat(2) (include/uapi/asm-generic/unistd.h), and those of 32 bits
+/// (arch/arm64/include/asm/unistd32.h), which are in `r7`.
+const EXECS: [u64; 2] = [221, 281];
+const EXECS_OF_32: [u64; 2] = [11, 387];
+const NUMBER_OF_32: usize = 7;
+
 /// See the module above.
 #[derive(Clone, Copy)]
 pub(in crate::seal) struct Registers {
@@ -69,8 +75,13 @@ impl Registers {
     pub(in crate::seal) fn stack_pointer(&self) -> u64 {
         match self.word() {
             Some(_) => self.words[SP],
-            None => self.words[SP_OF_32 / 2] >> (SP_OF_32 % 2 * 32) & u64::from(u32::MAX),
+            None => self.narrow(SP_OF_32),
         }
+    }
+
+    /// A register of 32 bits.
+    fn narrow(&self, number: usize) -> u64 {
+        self.words[number / 2] >> (number % 2 * 32) & u64::from(u32::MAX)
     }
 
     /// Moves its stack.
@@ -90,6 +101,14 @@ impl Registers {
         self.words[..call.arguments.len()].copy_from_slice(&call.arguments);
         (self.words[NUMBER], self.words[PC]) = (call.number, call.at);
         self
+    }
+
+    /// Whether the system call at whose begin it stands is an exec.
+    pub(in crate::seal) fn is_executing(&self) -> bool {
+        match self.word() {
+            Some(_) => EXECS.contains(&self.words[NUMBER]),
+            None => EXECS_OF_32.contains(&self.narrow(NUMBER_OF_32)),
+        }
     }
 
     /// What a system call has returned: an error below 0.
@@ -163,6 +182,9 @@ mod tests {
         let registers = given(bytemuck::cast_slice(&of_32));
         assert_eq!(registers.word(), None);
         assert_eq!(registers.stack_pointer(), 0xfffe_f430);
+        assert!(!registers.is_executing());
+        of_32[7] = 11;
+        assert!(given(bytemuck::cast_slice(&of_32)).is_executing());
     }
 
     #[test]

@@ -29,6 +29,19 @@ pub(super) const fn enter(word: Word) -> Enter {
 /// `__USER32_CS`: the code segment of a 32-bit program.
 const USER32_CS: u64 = 0x23;
 
+/// The numbers of execve(2) and execveat(2), of each kind of program (arch/x86/entry/syscalls): a kind is not told by its
+/// code segment alone.
+const EXECS: [u64; 6] = [
+    libc::SYS_execve.cast_unsigned(),
+    libc::SYS_execveat.cast_unsigned(),
+    // 32 bits
+    11,
+    358,
+    // x32
+    0x4000_0000 | 520,
+    0x4000_0000 | 545,
+];
+
 /// See the module above.
 #[derive(Clone, Copy)]
 pub(in crate::seal) struct Registers(libc::user_regs_struct);
@@ -74,6 +87,11 @@ impl Registers {
             (all.rdi, all.rsi, all.rdx, all.r10, all.r8) = (first, second, 0, 0, 0);
         }
         self
+    }
+
+    /// Whether the system call at whose begin it stands may be an exec.
+    pub(in crate::seal) fn is_executing(&self) -> bool {
+        EXECS.contains(&self.0.orig_rax)
     }
 
     /// What a system call has returned: an error below 0.
