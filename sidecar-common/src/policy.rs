@@ -95,7 +95,14 @@ impl RingKey {
         }
     }
 
-    /// All of a scope's.
+    /// Where it hears of those of which it does not hear elsewhere.
+    #[must_use]
+    #[inline(always)]
+    pub const fn first(scope: ScopeId) -> Self {
+        Self { scope, class: 0 }
+    }
+
+    /// All of a scope's, the first among them.
     pub fn all(scope: ScopeId) -> impl Iterator<Item = Self> {
         (0..CLASSES).map(move |class| Self { scope, class })
     }

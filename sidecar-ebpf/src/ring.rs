@@ -22,13 +22,24 @@ static RINGS: HashOfMaps<RingKey, Ring, { MAX_SCOPES * MAX_WORKERS }> = HashOfMa
 #[btf_map]
 static COUNTERS: HashMap<ScopeId, Counters, MAX_SCOPES> = HashMap::new();
 
+/// The ring by which a scope's agent hears of a process, or of a seal.
+#[inline(always)]
+fn ring_for(scope: ScopeId, number: u32) -> Option<&'static Ring> {
+    // SAFETY: an inner ring stays alive for the run of the program (RCU); entries are never reused
+    // for another scope without the agent that removed them being gone.
+    let own = unsafe { RINGS.get(&RingKey::new(scope, number)) };
+    if own.is_some() {
+        return own;
+    }
+    // SAFETY: as above.
+    unsafe { RINGS.get(&RingKey::first(scope)) }
+}
+
 /// Room for a record in one of the scope's rings; `number` is that of the process it is about, or the seal. `None`: no agent
 /// listens, or the ring is full and the loss is counted.
 #[inline(always)]
 pub(crate) fn reserve<T: 'static>(scope: ScopeId, number: u32) -> Option<RingBufEntry<T>> {
-    // SAFETY: an inner ring stays alive for the run of the program (RCU); entries are never reused
-    // for another scope without the agent that removed them being gone.
-    let ring = unsafe { RINGS.get(&RingKey::new(scope, number)) }?;
+    let ring = ring_for(scope, number)?;
     let entry = ring.reserve_untyped::<T>(0);
     if entry.is_none() {
         count(scope, |c| &raw mut c.dropped);
@@ -47,8 +58,7 @@ const PART_IN_PASSING: u64 = 4;
 /// How a record is submitted that may be told in passing; where its ring is filling the agent is woken.
 #[inline(always)]
 pub(crate) fn in_passing(scope: ScopeId, number: u32) -> u64 {
-    // SAFETY: as above.
-    let Some(ring) = (unsafe { RINGS.get(&RingKey::new(scope, number)) }) else {
+    let Some(ring) = ring_for(scope, number) else {
         return NOW;
     };
     let ring = core::ptr::from_ref(ring).cast_mut().cast();

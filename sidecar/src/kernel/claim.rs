@@ -71,18 +71,24 @@ impl Books {
         })
     }
 
-    /// From here on a scope's agent hears of its programs by these rings. All classes have one.
+    /// From here on a scope's agent hears of its programs by these rings. Classes that have none are the first one's: after each
+    /// change of this map the kernel waits until no program has seen it before.
     fn give_rings(&mut self, scope: ScopeId, rings: &[MapData]) -> Result<(), Error> {
-        for (key, ring) in RingKey::all(scope).zip(rings.iter().cycle()) {
-            let given = self.rings.insert(key, ring, 0);
-            given.map_err(failed("RINGS"))?;
+        let numbers = (0..rings.len()).cycle();
+        for (key, number) in RingKey::all(scope).zip(numbers) {
+            if number != 0 || key == RingKey::first(scope) {
+                let given = self.rings.insert(key, &rings[number], 0);
+                given.map_err(failed("RINGS"))?;
+            }
         }
         Ok(())
     }
 
     /// What the kernel side keeps for an agent of this scope is not needed any more.
     fn drop_of_agent(&mut self, scope: ScopeId) {
-        for key in RingKey::all(scope) {
+        let rings = self.rings.keys().filter_map(Result::ok);
+        let rings: Vec<RingKey> = rings.filter(|key| key.scope == scope).collect();
+        for key in rings {
             let _ = self.rings.remove(&key);
         }
         let _ = self.counters.remove(&scope);

@@ -29,6 +29,9 @@ pub(super) const fn enter(word: Word) -> Enter {
 /// `__USER32_CS`: the code segment of a 32-bit program.
 const USER32_CS: u64 = 0x23;
 
+/// `__X32_SYSCALL_BIT` (arch/x86/include/uapi/asm/unistd.h).
+const X32: u64 = 0x4000_0000;
+
 /// The numbers of execve(2) and execveat(2), of each kind of program (arch/x86/entry/syscalls): a kind is not told by its
 /// code segment alone.
 const EXECS: [u64; 6] = [
@@ -38,8 +41,8 @@ const EXECS: [u64; 6] = [
     11,
     358,
     // x32
-    0x4000_0000 | 520,
-    0x4000_0000 | 545,
+    X32 + 520,
+    X32 + 545,
 ];
 
 /// See the module above.
