@@ -348,7 +348,9 @@ impl Work {
             way: Way::Followed { mut tracee, .. },
         }) = self.arrivals.remove(tgid)
         {
-            let has_failed = self.was_let_on(tgid, &held);
+            // (one that waits for a lease was interrupted by us)
+            let has_failed =
+                self.was_let_on(tgid, &held) && !tracee.executes_anew().unwrap_or(true);
             self.maps.forget_if(tgid, &held);
             let _ = tracee.detach();
             if has_failed {
@@ -383,9 +385,11 @@ impl Work {
         match outcome {
             Ok(()) => self.has_come(tgid, &held, Traced::There(tracer)),
             Err(HoldError::NotExecuted) => {
-                let has_failed = self.was_let_on(tgid, &held);
+                let mut traced = Traced::There(tracer);
+                let has_failed = self.was_let_on(tgid, &held)
+                    && !traced.ask(Tracee::executes_anew).unwrap_or(true);
                 self.maps.forget_if(tgid, &held);
-                let _ = Traced::There(tracer).ask(Tracee::detach);
+                let _ = traced.ask(Tracee::detach);
                 if has_failed {
                     self.report_not_executed(&held);
                 }

@@ -261,6 +261,12 @@ impl Tracee {
         Ok(self.check("read registers", registers)?.is_executing())
     }
 
+    /// Whether it stands behind an exec that was interrupted, and begins it anew.
+    pub(super) fn executes_anew(&mut self) -> Result<bool, HoldError> {
+        let registers = Registers::read(self.pid);
+        Ok(self.check("read registers", registers)?.executes_anew())
+    }
+
     /// Hands on the signals that it is owed.
     pub(super) fn pay(&mut self) -> Result<(), HoldError> {
         for signal in self.owed.drain(..) {

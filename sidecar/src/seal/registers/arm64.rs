@@ -111,6 +111,12 @@ impl Registers {
         }
     }
 
+    /// Whether it stands behind an exec that was interrupted, and begins it anew. (The kernel has put its registers back by then: what
+    /// has failed, and has called nothing else since, looks the same.)
+    pub(in crate::seal) fn executes_anew(&self) -> bool {
+        self.is_executing()
+    }
+
     /// What a system call has returned: an error below 0.
     #[expect(clippy::cast_possible_truncation, reason = "it is of 32 bits")]
     pub(in crate::seal) fn result(&self) -> i32 {

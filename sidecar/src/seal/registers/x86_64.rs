@@ -97,6 +97,13 @@ impl Registers {
         EXECS.contains(&self.0.orig_rax)
     }
 
+    /// Whether it stands behind an exec that was interrupted, and begins it anew.
+    pub(in crate::seal) fn executes_anew(&self) -> bool {
+        /// `ERESTARTSYS`, `ERESTARTNOINTR`, `ERESTARTNOHAND`, `ERESTART_RESTARTBLOCK` (include/linux/errno.h)
+        const ANEW: [i32; 4] = [-512, -513, -514, -516];
+        self.is_executing() && ANEW.contains(&self.result())
+    }
+
     /// What a system call has returned: an error below 0.
     #[expect(clippy::cast_possible_truncation, reason = "it is of 32 bits")]
     pub(in crate::seal) fn result(&self) -> i32 {
