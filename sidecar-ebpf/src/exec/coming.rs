@@ -45,7 +45,8 @@ pub(super) fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u3
         }
         if is_seized_by(agent, tracing, task) {
             if let Some(held) = sealed::HELD.get_ptr_mut(tgid) {
-                // SAFETY: a live map value; its agent does not write it while it waits for the exec.
+                // SAFETY: a live map value. Its agent may write another in its place just now, that of one that it gives up: of
+                // such a one nothing is told.
                 unsafe { (*held).flags |= HELD_LET_ON };
             }
             return 0;

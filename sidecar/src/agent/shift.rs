@@ -11,10 +11,10 @@ use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 
 use super::{
-    Staked,
     edits::interval,
     guard_watch::{self, GuardWatch},
-    is_started_from_outside, own_pod, stake, wish,
+    is_started_from_outside, own_pod,
+    stake::{Staked, stake, wish},
 };
 use crate::{
     config::{Config, Mode, Policy},

@@ -5,6 +5,7 @@ mod entry;
 mod kubelet;
 pub(crate) mod lines;
 mod origin;
+mod own_pod;
 mod pods;
 mod seen;
 pub(crate) mod text;
@@ -30,12 +31,11 @@ use sha2::{Digest as _, Sha256};
 use self::cgroup::Cgroup;
 pub(crate) use self::entry::{Entry, Root};
 pub(crate) use self::origin::{Origin, Origins, Parent};
+pub(crate) use self::own_pod::{LABELS, POD_NAMESPACE, Pod};
 pub(crate) use self::pods::{NamedPod, Pods};
 pub(crate) use self::text::Interpreter;
 pub(crate) use self::version::Version;
-pub(crate) use self::whereabouts::{
-    First, LABELS, POD_NAMESPACE, Place, Pod, SharedWhereabouts, Whereabouts,
-};
+pub(crate) use self::whereabouts::{First, Place, SharedWhereabouts, Whereabouts};
 
 /// Nanoseconds of a tick, in which `/proc` tells times (`USER_HZ` is 100 on every machine that we run on).
 const TICK_NS: u64 = 10_000_000;

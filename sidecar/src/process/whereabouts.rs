@@ -4,9 +4,10 @@
 //! wait until the API server has heard of the container. What an agent in another pod cannot know by these, the pod's
 //! name, namespace and labels, somebody has asked the API before ([`Pods`]).
 
+mod first;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    env, fs,
+    collections::HashMap,
     hash::Hash,
     io,
     path::{Path, PathBuf},
@@ -14,30 +15,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(crate) use self::first::First;
 use super::{
     Process, TICK_NS,
     cgroup::{self, Cgroup, Id},
     kubelet::Mounted,
-    lines,
+    own_pod::Pod,
     pods::Pods,
     seen::Seen,
     text,
 };
-use crate::observe::{Container, PodRef};
+use crate::observe::Container;
 
 /// Places that are remembered; a node has fewer control groups that live.
 const REMEMBERED: usize = 4096;
-/// Bytes of variables that a first process may have: what the kernel takes of them (`_STK_LIM / 4 * 3`).
-const LONGEST_ENVIRON: u64 = 6 * 1024 * 1024;
 /// Between two looks at all processes for one that tells a container's name.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Where the agent's pod has its labels (a downwardAPI volume).
-pub(crate) const LABELS: &str = "/etc/podinfo/labels";
-/// Variables by which the agent is told of its pod (`fieldRef`).
-const POD_NAME: &str = "POD_NAME";
-pub(crate) const POD_NAMESPACE: &str = "POD_NAMESPACE";
-/// The same, where the pod has a service account.
-const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 /// Where a process lives.
 #[derive(Debug, Default)]
@@ -67,46 +60,6 @@ impl Place {
     }
 }
 
-/// The pod that the agent lives in, and with it everything it sees.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Pod {
-    pub(crate) name: Option<String>,
-    pub(crate) namespace: Option<String>,
-}
-
-impl Pod {
-    /// As the agent was told by who wrote its pod.
-    pub(crate) fn of_agent() -> Self {
-        let told = |name| env::var(name).ok().filter(|value| !value.is_empty());
-        let from_file = || {
-            let text = fs::read_to_string(NAMESPACE_FILE).ok()?;
-            Some(text.trim().to_owned())
-        };
-        Self {
-            name: told(POD_NAME),
-            namespace: told(POD_NAMESPACE).or_else(from_file),
-        }
-    }
-
-    /// What Kubernetes calls it, where the agent was told; its uid is in what the kubelet mounted for the agent.
-    pub(crate) fn reference(self) -> Option<PodRef> {
-        let mounted = Seen::open(std::process::id())
-            .ok()
-            .and_then(|own| own.find_mounted(|_| true).ok()?);
-        Some(PodRef {
-            namespace: self.namespace?,
-            name: self.name?,
-            uid: mounted.map(|mounted| mounted.pod),
-        })
-    }
-
-    /// Its labels, now.
-    pub(crate) fn labels() -> io::Result<BTreeMap<String, String>> {
-        let text = lines::whole(fs::File::open(LABELS)?, lines::LONGEST_SHORT_TEXT)?;
-        Ok(text::labels(&String::from_utf8_lossy(&text)))
-    }
-}
-
 /// Looks places up, and remembers them.
 pub(crate) struct Whereabouts {
     /// The root of our control group namespace, from the machine's.
@@ -132,16 +85,27 @@ pub(crate) struct Whereabouts {
 
 /// The same, for several threads: what one has found out all know. Clones share.
 #[derive(Clone)]
-pub(crate) struct SharedWhereabouts(Arc<Mutex<Whereabouts>>);
+pub(crate) struct SharedWhereabouts {
+    found: Arc<Mutex<Whereabouts>>,
+    pods: Option<Pods>,
+}
 
 impl SharedWhereabouts {
     pub(crate) fn new(whereabouts: Whereabouts) -> Self {
-        Self(Arc::new(Mutex::new(whereabouts)))
+        Self {
+            pods: whereabouts.pods.clone(),
+            found: Arc::new(Mutex::new(whereabouts)),
+        }
     }
 
     /// Not to be kept: others wait.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Whereabouts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [`Whereabouts::pods`]
+    pub(crate) fn pods(&self) -> Option<&Pods> {
+        self.pods.as_ref()
     }
 }
 
@@ -384,66 +348,6 @@ impl Whereabouts {
             }
         }
         Ok(None)
-    }
-
-    /// The process that a container was started with: the oldest in it that its runtime started.
-    pub(crate) fn first_of(&self, container: &str) -> io::Result<Option<First>> {
-        let look = |pid: u32| -> io::Result<Option<(u64, First)>> {
-            let seen = Seen::open(pid)?;
-            let found = self.container_of(&seen)?;
-            if found.is_none_or(|id| id.container != container)
-                || !self.is_started_from_outside(&seen)?
-            {
-                return Ok(None);
-            }
-            let started = text::started(&seen.read("stat")?);
-            Ok(started.map(|started| (started, First { pid, seen })))
-        };
-        let mut first: Option<(u64, First)> = None;
-        for pid in super::all()? {
-            if let Some(found) = of_living(look(pid))?
-                && first.as_ref().is_none_or(|first| found.0 < first.0)
-            {
-                first = Some(found);
-            }
-        }
-        Ok(first.map(|(_, first)| first))
-    }
-
-    fn container_of(&self, seen: &Seen) -> io::Result<Option<Id>> {
-        let cgroup = seen.cgroup()?;
-        Ok(cgroup.and_then(|cgroup| cgroup.absolute(&self.root).container(&self.own)))
-    }
-
-    /// Whether its parent is none that we see, or lives in no container: the runtime.
-    fn is_started_from_outside(&self, seen: &Seen) -> io::Result<bool> {
-        let Some(parent) = seen.parent()? else {
-            return Ok(false);
-        };
-        if parent == 0 {
-            return Ok(true);
-        }
-        let is_outside = || -> io::Result<Option<bool>> {
-            let runtime = Seen::open(parent)?;
-            let has_cgroup = runtime.cgroup()?.is_some();
-            Ok(Some(has_cgroup && self.container_of(&runtime)?.is_none()))
-        };
-        // (asked again: the number was the parent's while we looked)
-        Ok(of_living(is_outside())? == Some(true) && seen.parent()? == Some(parent))
-    }
-}
-
-/// A container's first process.
-pub(crate) struct First {
-    /// Its number in our PID namespace.
-    pub(crate) pid: u32,
-    seen: Seen,
-}
-
-impl First {
-    /// The variables that it was started with, each with a NUL behind it.
-    pub(crate) fn environ(&self) -> io::Result<Vec<u8>> {
-        lines::whole(self.seen.file("environ")?, LONGEST_ENVIRON)
     }
 }
 

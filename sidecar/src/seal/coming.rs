@@ -4,8 +4,7 @@
 //! process is in the middle of such an exec, has a tracer of its own.
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::mpsc::{self, TryRecvError},
+    sync::mpsc::TryRecvError,
     thread,
     time::{Duration, Instant},
 };
@@ -14,8 +13,8 @@ use nix::{sys::ptrace, unistd::Pid};
 use sidecar_common::policy::{HELD_COMING, HELD_LET_ON, HELD_SEIZED, Held};
 
 use super::{
-    Order, Orders, Work,
-    fair::{FairQueue, Owner},
+    Work,
+    arrivals::{Coming, FIRST_LOOK, Notice, Standing, Way},
     held::{HeldTask, HoldError},
     tracee::{Progress, Traced, Tracee, Tracer, lost},
 };
@@ -23,117 +22,10 @@ use crate::{config::OnFailure, process::Process};
 
 /// Tracers of their own, of all threads that deliver; others get one when one of these has ended: each takes some 40 KiB.
 const MOST_APART: usize = 256;
-/// When one that is followed is looked at for the first time: nearly all have executed by then. Then later and later.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
+/// Between two looks at one that is followed, at the longest.
 const LAST_LOOK: Duration = Duration::from_secs(1);
-/// The same of one of which the kernel side has told that it has executed, or has ended: that is a matter of a few instructions.
+/// [`FIRST_LOOK`] of one of which the kernel side has told that it has executed, or has ended: that is a matter of a few instructions.
 const FIRST_LOOK_TOLD: Duration = Duration::from_micros(100);
-
-type Outcome = Result<(), HoldError>;
-
-/// One of them.
-struct Coming {
-    /// As it was when it came, and then as it was when it had executed.
-    held: Held,
-    way: Way,
-}
-
-enum Way {
-    /// This thread is attached.
-    Followed {
-        tracee: Tracee,
-        /// When it is looked at.
-        next: Instant,
-        interval: Duration,
-        /// The kernel side has told that it executed, or ended: a few instructions later it stands, or is gone.
-        is_told: bool,
-        /// It stood where it was not meant to, and was continued.
-        was_trapped: bool,
-    },
-    /// A thread of its own is, or will be. The outcome is that of its exec.
-    Apart {
-        tracer: Tracer,
-        outcome: mpsc::Receiver<Outcome>,
-    },
-}
-
-/// A program that stands before its first instruction.
-enum Standing {
-    /// By a signal.
-    Stopped,
-    /// By us.
-    Traced(Traced),
-}
-
-/// Those that are on their way, and those that stand and are served one after another, fairly.
-#[derive(Default)]
-pub(super) struct Arrivals {
-    /// By their number in the kernel's own.
-    coming: HashMap<u32, Coming>,
-    /// When those that are followed are looked at.
-    looks: BTreeSet<(Instant, u32)>,
-    apart: usize,
-    /// More are coming than are attached to.
-    is_crowded: bool,
-    /// By their seal.
-    standing: HashMap<u64, (u32, Held, Standing)>,
-    /// Whose turn it is among them.
-    order: FairQueue,
-}
-
-impl Arrivals {
-    /// Nobody comes, and nobody stands.
-    pub(super) fn is_empty(&self) -> bool {
-        self.coming.is_empty() && self.standing.is_empty()
-    }
-
-    /// By their number in the kernel's own.
-    pub(super) fn all_coming(&self) -> Vec<u32> {
-        self.coming.keys().copied().collect()
-    }
-
-    /// Somebody stands.
-    pub(super) fn is_any_standing(&self) -> bool {
-        !self.order.is_empty()
-    }
-
-    /// When the next of those that are followed is to be looked at.
-    pub(super) fn next_look(&self) -> Option<Instant> {
-        self.looks.first().map(|(at, _)| *at)
-    }
-
-    fn stands(&mut self, tgid: u32, held: &Held, standing: Standing) {
-        let name = held.name[..held.name.len().min(held.name_len as usize)].to_vec();
-        let owner = Owner {
-            cgroup: held.cgroup,
-            name,
-        };
-        self.order.push(owner, held.seal);
-        self.standing.insert(held.seal, (tgid, *held, standing));
-    }
-
-    fn remove(&mut self, tgid: u32) -> Option<Coming> {
-        let coming = self.coming.remove(&tgid)?;
-        match coming.way {
-            Way::Followed { next, .. } => drop(self.looks.remove(&(next, tgid))),
-            Way::Apart { .. } => self.apart -= 1,
-        }
-        Some(coming)
-    }
-
-    fn follow(&mut self, tgid: u32, held: &Held, tracee: Tracee) {
-        let next = Instant::now() + FIRST_LOOK;
-        self.looks.insert((next, tgid));
-        let way = Way::Followed {
-            tracee,
-            next,
-            interval: FIRST_LOOK,
-            is_told: false,
-            was_trapped: false,
-        };
-        self.coming.insert(tgid, Coming { held: *held, way });
-    }
-}
 
 impl Work {
     /// A program that is held, or is about to be.
@@ -452,42 +344,6 @@ impl Work {
                 }
                 self.live_traced(tgid, &held, traced);
             }
-        }
-    }
-}
-
-/// Tells the delivering thread, when it is dropped, that there is an outcome.
-struct Notice {
-    tgid: u32,
-    orders: Orders,
-    outcome: Option<mpsc::Sender<Outcome>>,
-}
-
-impl Notice {
-    fn of(tgid: u32, orders: &Orders) -> (Self, mpsc::Receiver<Outcome>) {
-        let (tell, told) = mpsc::channel();
-        let notice = Self {
-            tgid,
-            orders: orders.clone(),
-            outcome: Some(tell),
-        };
-        (notice, told)
-    }
-
-    fn give(self, outcome: Outcome) {
-        if let Some(tell) = &self.outcome {
-            // (nobody waits for one whose number is another's)
-            let _ = tell.send(outcome);
-        }
-    }
-}
-
-impl Drop for Notice {
-    fn drop(&mut self) {
-        // First the end of what was told, for the other side looks when it is woken.
-        self.outcome = None;
-        if let Err(e) = self.orders.give(Order::Proceed(self.tgid)) {
-            tracing::error!("the delivering thread cannot be woken: {e}");
         }
     }
 }

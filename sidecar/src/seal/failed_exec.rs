@@ -37,7 +37,6 @@ impl Work {
         // (of one that has ended nobody knows whose it was)
         let is_there = process.started_at(held.start_ns).unwrap_or(false) && !process.has_ended();
         let user = is_there.then(|| process.user().ok()).flatten();
-        let pods = self.whereabouts.lock().pods().cloned();
         let is_meant = |binding: &&Binding| {
             let seen = Held {
                 uid: user.or(binding.selector.uid).unwrap_or_default(),
@@ -47,7 +46,7 @@ impl Work {
                 held: &seen,
                 process,
                 place: &place,
-                pods: pods.as_ref(),
+                pods: self.whereabouts.pods(),
                 may_wait: false,
                 stack: None,
                 is_executed: &|_| false,

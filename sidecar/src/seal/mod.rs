@@ -1,6 +1,7 @@
 //! The main job. Read [`Work::live`] from top to bottom: it is the life of a secret.
 
 mod adopt;
+mod arrivals;
 mod coming;
 mod crew;
 mod deadline;
@@ -42,7 +43,7 @@ use sidecar_common::policy::{HELD_MERGED, HELD_TRACED, Held, ScopeId};
 
 use self::{
     adopt::Adoption,
-    coming::Arrivals,
+    arrivals::Arrivals,
     deadline::Deadline,
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, SecretFile, Vault},
@@ -260,12 +261,11 @@ impl Work {
         task: Option<&HeldTask>,
     ) -> Verdict<'c> {
         let stack = task.and_then(|task| task.stack().ok());
-        let pods = self.whereabouts.lock().pods().cloned();
         let evidence = Evidence {
             held,
             process,
             place,
-            pods: pods.as_ref(),
+            pods: self.whereabouts.pods(),
             // (who is not attached to cannot be waited for)
             may_wait: task.is_some() && self.may_wait(held),
             may_count: task.is_some() && self.is_time_left(held),

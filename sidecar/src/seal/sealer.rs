@@ -20,7 +20,7 @@ use sidecar_common::policy::{RingKey, ScopeId};
 
 use super::{
     GivenUp, Order, Orders, Turns, Work,
-    coming::Arrivals,
+    arrivals::Arrivals,
     deadline::Deadline,
     deliver_file::Mounter,
     digests::{Counting, Digests},

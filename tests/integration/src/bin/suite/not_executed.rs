@@ -52,6 +52,13 @@ pub fn register(registry: Registry) -> Registry {
         )
 }
 
+/// Executes a program as [`INTERPRETING`] does, which lives for so many seconds then.
+fn interpreting(program: &Path, seconds: &str) -> Command {
+    let mut python = Command::new("/usr/bin/python3");
+    python.args(["-c", INTERPRETING]).arg(program).arg(seconds);
+    python
+}
+
 /// An agent that watches it by its path, or by its base name.
 fn agents(program: &Path) -> Result<[Config; 2]> {
     let path = program.to_str().context("not UTF-8")?;
@@ -85,32 +92,31 @@ fn ensure_told(agent: &mut Agent, command: &mut Command) -> Result<Vec<String>> 
     Ok(words)
 }
 
-fn by_a_shell() -> Result<()> {
+/// Has each script executed, with an agent of each kind.
+fn each(execute: impl Fn(&mut Agent, &Path) -> Result<()>) -> Result<()> {
     for script in SCRIPTS {
         let folder = Scratch::new()?;
         let program = folder.program("shelled", script)?;
         for config in agents(&program)? {
-            let mut agent = Agent::run(&config)?;
-            for way in ["\"$0\"; exit $?", "exec \"$0\""] {
-                let mut shell = Command::new("sh");
-                ensure_told(&mut agent, shell.args(["-c", way]).arg(&program))?;
-            }
+            execute(&mut Agent::run(&config)?, &program)?;
         }
     }
     Ok(())
 }
 
+fn by_a_shell() -> Result<()> {
+    each(|agent, program| {
+        for way in ["\"$0\"; exit $?", "exec \"$0\""] {
+            let mut shell = Command::new("sh");
+            ensure_told(agent, shell.args(["-c", way]).arg(program))?;
+        }
+        Ok(())
+    })
+}
+
 /// Which executes the shell for it.
 fn by_execvp() -> Result<()> {
-    for script in SCRIPTS {
-        let folder = Scratch::new()?;
-        let program = folder.program("shelled", script)?;
-        for config in agents(&program)? {
-            let mut agent = Agent::run(&config)?;
-            ensure_told(&mut agent, Command::new("env").arg(&program))?;
-        }
-    }
-    Ok(())
+    each(|agent, program| ensure_told(agent, Command::new("env").arg(program)).map(drop))
 }
 
 fn in_the_same_process() -> Result<()> {
@@ -119,9 +125,7 @@ fn in_the_same_process() -> Result<()> {
     for config in agents(&program)? {
         let mut agent = Agent::run(&config)?;
         for seconds in ["1", "0"] {
-            let mut python = Command::new("/usr/bin/python3");
-            python.args(["-c", INTERPRETING]).arg(&program).arg(seconds);
-            let words = ensure_told(&mut agent, &mut python)?;
+            let words = ensure_told(&mut agent, &mut interpreting(&program, seconds))?;
             ensure!(words[2] == ENOEXEC, "{words:?}");
         }
     }
@@ -132,9 +136,7 @@ fn without_an_interpreter() -> Result<()> {
     let folder = Scratch::new()?;
     let program = folder.program("shelled", "#!/no/such/interpreter\n")?;
     let mut agent = Agent::run(&agents(&program)?[0])?;
-    let mut python = Command::new("/usr/bin/python3");
-    python.args(["-c", INTERPRETING]).arg(&program).arg("0");
-    let words = ensure_told(&mut agent, &mut python)?;
+    let words = ensure_told(&mut agent, &mut interpreting(&program, "0"))?;
     ensure!(words[2] == "2", "{words:?}");
     Ok(())
 }
@@ -160,9 +162,7 @@ fn where_there_is_no_file() -> Result<()> {
     let folder = Scratch::new()?;
     let program = folder.join("shelled");
     let mut agent = Agent::run(&agents(&program)?[1])?;
-    let mut python = Command::new("/usr/bin/python3");
-    python.args(["-c", INTERPRETING]).arg(&program).arg("0");
-    let mut running = spawn(&mut python)?;
+    let mut running = spawn(&mut interpreting(&program, "0"))?;
     ensure!(running.line(SOON)?.ends_with(" none 2"));
     ensure!(running.wait(SOON)?.success());
     let events = agent.events(Duration::from_millis(500))?;

@@ -1,0 +1,111 @@
+//! How this process becomes its scope's agent: the kernel side is there, and is told what is asked of it.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context as _, ensure};
+use sidecar_common::policy::{
+    SCOPE_ALL_EXECS, SCOPE_AUDIT_ALL, SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM,
+    SCOPE_BLOCK_PTRACE, SCOPE_DISABLED, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
+};
+
+use super::is_started_from_outside;
+use crate::{
+    config::{Config, Mode, OnFailure, Policy, Provenance},
+    kernel::{self, Claim, Maps, Ring, pins},
+    limits,
+    seal::Crew,
+    takeover::Others,
+};
+
+/// `kernelseal load`: the kernel side, if it is not there yet.
+pub(crate) fn load_kernel_side() -> anyhow::Result<()> {
+    let lock = pins::lock()?;
+    if !pins::exist() {
+        pins::load_and_pin(&lock)?;
+    }
+    Ok(())
+}
+
+/// Loads in a process of its own: what the verifier's types and the kernel's BTF take of memory is
+/// gone with it, and the first agent is like every later one.
+pub(super) fn ensure_loaded() -> anyhow::Result<()> {
+    if pins::exist() {
+        return Ok(());
+    }
+    tracing::info!("loading the kernel side");
+    let mut loader = Command::new("/proc/self/exe");
+    loader.arg("load").env_clear();
+    let loader = limits::output(&mut loader).context("start the loader")?;
+    // In a pod that an agent left, only what was started from outside of it uses bpf(2): not a child.
+    if !loader.status.success() && is_started_from_outside() {
+        return load_kernel_side();
+    }
+    let said = String::from_utf8_lossy(&loader.stderr);
+    let said = said.trim_end();
+    ensure!(
+        loader.status.success(),
+        "{}",
+        said.strip_prefix("kernelseal: ").unwrap_or(said)
+    );
+    Ok(())
+}
+
+/// What it takes to be the scope's agent.
+pub(super) struct Staked {
+    pub(super) claim: Claim,
+    /// One for each delivering thread.
+    pub(super) rings: Vec<Ring>,
+    /// The maps of other versions under which programs go on.
+    pub(super) others: Vec<Maps>,
+    pub(super) own_cgroup: PathBuf,
+}
+
+/// Becomes the scope's agent.
+pub(super) fn stake(config: &Config) -> anyhow::Result<Staked> {
+    ensure_loaded()?;
+    let lock = pins::lock()?;
+    let scope = kernel::own_scope()?;
+    let others = Others::find(scope, &lock)?;
+    let (claim, rings) = Claim::stake(&lock, &wish(config), Crew::size())?;
+    others.hand_over(scope, &lock)?;
+    Ok(Staked {
+        claim,
+        rings,
+        others: others.retire(&lock)?,
+        own_cgroup: kernel::own_cgroup(&lock)?,
+    })
+}
+
+/// What is asked of the kernel side.
+pub(super) fn wish(config: &Config) -> kernel::Wish<'_> {
+    let is_disabled = config.policy.mode == Mode::Disabled;
+    let watched = || config.secrets.iter().filter(|_| !is_disabled);
+    kernel::Wish {
+        flags: flags(&config.policy),
+        has_image_only: watched()
+            .any(|binding| binding.selector.provenance == Some(Provenance::ImageAndLibraries)),
+        names: watched()
+            .map(|binding| binding.selector.basename().as_bytes())
+            .collect(),
+    }
+}
+
+/// The policy in the kernel side's terms.
+fn flags(policy: &Policy) -> u32 {
+    [
+        (policy.mode == Mode::Enforce, SCOPE_ENFORCE),
+        (policy.mode == Mode::Disabled, SCOPE_DISABLED),
+        (policy.block_environ, SCOPE_BLOCK_ENVIRON),
+        (policy.block_mem, SCOPE_BLOCK_MEM),
+        (policy.block_maps, SCOPE_BLOCK_MAPS),
+        (policy.block_ptrace, SCOPE_BLOCK_PTRACE),
+        (policy.allow_self_read, SCOPE_SELF_READ),
+        (policy.audit_all, SCOPE_AUDIT_ALL),
+        (!policy.kernel_binary_filter, SCOPE_ALL_EXECS),
+        (policy.on_failure == OnFailure::Allow, SCOPE_FAIL_OPEN),
+        (is_started_from_outside(), SCOPE_POD),
+    ]
+    .into_iter()
+    .filter_map(|(is_set, flag)| is_set.then_some(flag))
+    .sum()
+}
