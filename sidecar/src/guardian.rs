@@ -117,7 +117,7 @@ pub(crate) fn run(agent: u32, audit_log: Option<&Path>) -> anyhow::Result<()> {
         on_failure: OnFailure::Deny,
         hold_timeout: STEP,
         given_up: GivenUp::default(),
-        turns: Turns::default(),
+        turns: Turns::new(1),
         config: None,
     };
     for _ in 0..LOOKS {

@@ -80,7 +80,7 @@ impl Shift {
             on_failure: config.policy.on_failure,
             hold_timeout: config.policy.hold_timeout,
             given_up: GivenUp::default(),
-            turns: Turns::default(),
+            turns: Turns::new(rings.len()),
             config: Some(config.clone()),
         };
         for maps in others {

@@ -14,7 +14,7 @@ use rustix::{
     fd::OwnedFd,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use sidecar_common::policy::{HELD_COMING, Held, ScopeId};
+use sidecar_common::policy::{HELD_COMING, Held, RingKey, ScopeId};
 
 use super::{refuse::origin_of, report::joined};
 use crate::{
@@ -58,18 +58,32 @@ impl GivenUp {
 }
 
 /// Whose turn it was, and when: a program that waits in our own queue is not late. Cheap to clone: clones share.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Turns(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
-    /// When the thread that delivers was last done with one, on the monotonic clock.
-    moved_ns: AtomicU64,
-    /// Since when it deals with those that it has begun with, by seal.
+    /// When each thread that delivers was last done with one, on the monotonic clock: what waits for one that does not come
+    /// along is late, however well others do.
+    moved_ns: Box<[AtomicU64]>,
+    /// Since when they deal with those that they have begun with, by seal.
     begun: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Turns {
+    /// Of so many threads.
+    pub(crate) fn new(workers: usize) -> Self {
+        Self(Arc::new(Inner {
+            moved_ns: (0..workers).map(|_| AtomicU64::new(0)).collect(),
+            begun: Mutex::default(),
+        }))
+    }
+
+    /// Of the thread that has a seal.
+    fn moved_ns(&self, seal: u64) -> &AtomicU64 {
+        let all = &self.0.moved_ns;
+        &all[RingKey::worker_of(seal, all.len())]
+    }
+
     fn begun(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
         self.0.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,15 +101,14 @@ impl Turns {
     /// It is dealt with.
     pub(super) fn end(&self, seal: u64) {
         self.begun().remove(&seal);
-        self.0
-            .moved_ns
+        self.moved_ns(seal)
             .store(Clock::monotonic_ns(), Ordering::Relaxed);
     }
 
     /// Since when nothing moves that it could wait for.
     pub(super) fn since_ns(&self, held: &Held) -> u64 {
         let begun = self.begun().get(&held.seal).copied();
-        let moved = || self.0.moved_ns.load(Ordering::Relaxed);
+        let moved = || self.moved_ns(held.seal).load(Ordering::Relaxed);
         begun.unwrap_or_else(moved).max(held.since_ns)
     }
 
@@ -230,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_moves_is_nobodys_delay() {
-        let turns = Turns::default();
+        let turns = Turns::new(1);
         let (first, second) = (held(1, 100), held(2, 200));
         // nothing moves: since it is held
         assert_eq!(turns.since_ns(&first), 100);
@@ -245,5 +258,15 @@ mod tests {
         turns.begin(3);
         turns.keep(&[(7, second)]);
         assert!(turns.begun().is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_moves_is_no_excuse_for_another() {
+        let turns = Turns::new(2);
+        let (ours, others) = (held(2, 100), held(3, 100));
+        turns.begin(others.seal);
+        turns.end(others.seal);
+        assert_eq!(turns.since_ns(&ours), 100);
+        assert!(turns.since_ns(&others) > 100);
     }
 }
