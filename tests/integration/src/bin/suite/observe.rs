@@ -307,17 +307,20 @@ fn a_port_that_is_taken() -> Result<()> {
     })
 }
 
+/// Of one that has files, for whose end the agent is woken, and of one that has none, where nothing else happens.
 fn exit_codes_and_signals() -> Result<()> {
-    let scratch = Scratch::new()?;
-    let mut agent = Agent::run(&Config::token_for("app.sh"))?;
-    let exits = scratch.program("app.sh", "#!/bin/sh\nexit 7\n")?;
-    let mut child = process::spawn(&mut Command::new(&exits))?;
-    child.wait(SOON)?;
-    ensure!(agent.event("EXITED", child.pid())?["code"] == 7);
-    scratch.program("app.sh", "#!/bin/sh\nkill -USR1 $$\n")?;
-    let mut child = process::spawn(&mut Command::new(&exits))?;
-    child.wait(SOON)?;
-    ensure!(agent.event("EXITED", child.pid())?["signal"] == 10);
+    for ways in [["env", "file"].as_slice(), &["env"]] {
+        let scratch = Scratch::new()?;
+        let mut agent = Agent::run(&Config::token_for("app.sh").delivery(ways))?;
+        let exits = scratch.program("app.sh", "#!/bin/sh\nexit 7\n")?;
+        let mut child = process::spawn(&mut Command::new(&exits))?;
+        child.wait(SOON)?;
+        ensure!(agent.event("EXITED", child.pid())?["code"] == 7);
+        scratch.program("app.sh", "#!/bin/sh\nkill -USR1 $$\n")?;
+        let mut child = process::spawn(&mut Command::new(&exits))?;
+        child.wait(SOON)?;
+        ensure!(agent.event("EXITED", child.pid())?["signal"] == 10);
+    }
     Ok(())
 }
 

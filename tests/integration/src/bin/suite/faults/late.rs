@@ -1,7 +1,9 @@
 //! The time that a program may be held is over while it is given its secrets, and it is let go without them.
 
 use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use kernelseal_integration::agent::Agent;
@@ -9,13 +11,20 @@ use kernelseal_integration::config::Config;
 use kernelseal_integration::probe::{ensure_both, ensure_none, report};
 use kernelseal_integration::process::{is_traced, spawn, state, threads_called, until};
 use kernelseal_integration::registry::Registry;
+use kernelseal_integration::scratch::Scratch;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{SOON, nobody_is_stopped, target};
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
-    registry.test("faults::a_late_delivery", a_late_delivery)
+    registry
+        .test("faults::a_late_delivery", a_late_delivery)
+        .test(
+            "faults::one_that_ends_while_it_waits",
+            one_that_ends_while_it_waits,
+        )
 }
 
 /// Threads of a process, which have less of the processors than they want.
@@ -90,6 +99,33 @@ fn a_late_delivery() -> Result<()> {
     ensure_both(&found, "hunter2")?;
     agent.stop()?;
     nobody_is_stopped()?;
+    fs::remove_dir(Path::new(GROUP).join("slow"))?;
+    fs::remove_dir(GROUP)?;
+    Ok(())
+}
+
+/// The agent traces it, and until that lets go nobody hears of its end: it hears at once, though there is nothing else to do.
+fn one_that_ends_while_it_waits() -> Result<()> {
+    const GROUP: &str = "/sys/fs/cgroup/waits";
+    /// Far longer than it takes to slow who reads it down, in bytes.
+    const LENGTH: u64 = 1 << 30;
+    let folder = Scratch::within(Path::new("/ext4"))?;
+    let long = folder.probe("probe-static", "long")?;
+    File::options().write(true).open(&long)?.set_len(LENGTH)?;
+    let config = Config::token_for("long").selector("sha256", "0".repeat(64));
+    let agent = Agent::run(&config.policy("holdTimeout", "4m"))?;
+    let mut waits = spawn(&mut Command::new(&long))?;
+    until("its file is read", SOON, || {
+        threads_called(agent.pid(), "digests").is_ok()
+    })?;
+    let slowed = Slowed::begin(agent.pid(), "digests", Path::new(GROUP))?;
+    slowed.gets("1000")?;
+    until("it waits", SOON, || is_traced(waits.pid()) == Some(true))?;
+    waits.signal(Signal::SIGKILL)?;
+    let status = waits.wait(SOON)?;
+    ensure!(status.signal() == Some(Signal::SIGKILL as i32), "{status}");
+    slowed.gets("max")?;
+    agent.stop()?;
     fs::remove_dir(Path::new(GROUP).join("slow"))?;
     fs::remove_dir(GROUP)?;
     Ok(())
