@@ -277,7 +277,9 @@ mod tests {
         fn start(name: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join(name);
-            fs::copy("/bin/sleep", &path).unwrap();
+            // (not by us: what another test's thread starts just then would have it open for writing, and it could not run)
+            let copied = Command::new("cp").arg("/bin/sleep").arg(&path).status();
+            assert!(copied.unwrap().success());
             let child = Command::new(&path).arg("600").spawn().unwrap();
             // (until it has executed, it is this program)
             while fs::read_link(format!("/proc/{}/exe", child.id())).unwrap() != path {
