@@ -3,7 +3,7 @@
 #   make build         target/release/kernelseal, one self-contained file (target/arm64/kernelseal with ARCH=arm64)
 #   make reproducible  builds it once more, elsewhere, and compares
 #   make demo          the main job, told in a minute: on this machine if its kernel can enforce, else in a guest
-#   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, the image's, five minutes of soak
+#   make test          every test: the quick ones here, the kernel ones in a guest with Debian's 6.1, the image's, three minutes of soak
 #   make test-quick    only those that need no guest
 #   make test-kube     Secrets from a real Kubernetes API server, in KUBEBUILDER_ASSETS or fetched (tests/servers/fetch-kubernetes), and from OpenBao; the Helm chart
 #   make guest-test K=6.12 F=attack      tests whose names contain F, in a guest with kernel K
@@ -267,7 +267,7 @@ host-test: only-here guest-build
 	KERNELSEAL_BIN=$(abspath $(AGENT)) KERNELSEAL_FIXTURES=$(abspath $(FIXTURES)) $(STATIC)/suite --skip $(ORDINARY) $(F)
 
 soak: S ?= 3600
-soak-test: S ?= 300
+soak-test: S ?= 180
 # The guest has ten minutes more than the load.
 soak soak-test: only-here guest-build guest-fetch
 	$(GUEST) --timeout $$(($(S) + 600)) --env KERNELSEAL_SOAK_SECONDS=$(S) -- soak

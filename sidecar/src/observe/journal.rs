@@ -31,6 +31,8 @@ const LOOK_FOR_LOSSES: Duration = Duration::from_secs(1);
 /// After a write what comes is collected for so long: where many events come, waking the writer for each costs more than they
 /// do. What comes alone is written at once.
 const COLLECTED_FOR: Duration = Duration::from_millis(5);
+/// What is collected has room for, at first: two events of a start. One that grows with every field costs as much again.
+const USUAL_BYTES: usize = 1024;
 /// The writer's stack, in bytes.
 const STACK: usize = 128 * 1024;
 
@@ -136,8 +138,10 @@ impl Journal {
         {
             notices.give(notice);
         }
-        let line = line(&self.node, time_ns, kind, who, detail);
-        self.collected.extend_from_slice(&line);
+        if self.collected.capacity() == 0 {
+            self.collected.reserve(USUAL_BYTES);
+        }
+        write_line(&mut self.collected, &self.node, time_ns, kind, who, detail);
         self.events += 1;
     }
 
@@ -187,7 +191,15 @@ impl Journal {
     }
 }
 
-fn line(node: &str, time_ns: u64, kind: Kind, who: Who<'_>, detail: Detail<'_>) -> Vec<u8> {
+/// Adds an event's line.
+fn write_line(
+    to: &mut Vec<u8>,
+    node: &str,
+    time_ns: u64,
+    kind: Kind,
+    who: Who<'_>,
+    detail: Detail<'_>,
+) {
     let timestamp = Clock::rfc3339(time_ns);
     let event = Event {
         timestamp,
@@ -197,9 +209,8 @@ fn line(node: &str, time_ns: u64, kind: Kind, who: Who<'_>, detail: Detail<'_>) 
         detail,
     };
     // Serialising plain fields into memory cannot fail.
-    let mut line = serde_json::to_vec(&event).unwrap_or_default();
-    line.push(b'\n');
-    line
+    let _ = serde_json::to_writer(&mut *to, &event);
+    to.push(b'\n');
 }
 
 /// The writing side.
@@ -233,7 +244,14 @@ impl Pen {
                 self.dropped.with_label_values(&[lost_in]).inc_by(count);
                 let detail = Detail::Dropped { count, lost_in };
                 let now = Clock::monotonic_ns();
-                lines.extend(line(&self.node, now, Kind::Dropped, Who::agent(), detail));
+                write_line(
+                    &mut lines,
+                    &self.node,
+                    now,
+                    Kind::Dropped,
+                    Who::agent(),
+                    detail,
+                );
             }
             let is_asked = self.reopen.swap(false, Ordering::Relaxed);
             if let Some(log) = &mut self.audit_log
@@ -261,7 +279,9 @@ impl Pen {
         let tell = |count, lost_in| {
             let detail = Detail::Dropped { count, lost_in };
             let now = Clock::monotonic_ns();
-            line(&node, now, Kind::Dropped, Who::agent(), detail)
+            let mut line = Vec::new();
+            write_line(&mut line, &node, now, Kind::Dropped, Who::agent(), detail);
+            line
         };
         let mut lost = vec![self.stdout.write(lines, tell)];
         lost.extend(self.audit_log.as_mut().map(|log| log.write(lines, tell)));

@@ -12,6 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
+use sidecar_common::policy::{HELD_COMING, Held};
+
+use crate::pinned;
 
 const POLL: Duration = Duration::from_millis(5);
 
@@ -166,19 +169,12 @@ pub fn by_a_shell(command: &Command) -> Command {
     shell
 }
 
-/// Whether such a shell waits for an agent that is away: it tries again and again.
+/// Whether a process, by its number in the initial namespace, waits for its agent before its exec: the kernel side has it on its
+/// books.
 #[must_use]
 pub fn waits_for_agent(pid: u32) -> bool {
-    /// In ticks (hundredths of a second): no shell needs so long to come to its exec.
-    const LONG: u64 = 2;
-    /// `stime` after the name (`proc_pid_stat(5)`).
-    const SYSTEM_TIME: usize = 12;
-    let of = |name| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    let stat = of("stat");
-    let time = stat
-        .rsplit_once(") ")
-        .and_then(|(_, fields)| fields.split(' ').nth(SYSTEM_TIME)?.parse().ok());
-    of("comm") == "sh\n" && time.is_some_and(|time: u64| time >= LONG)
+    let held = pinned::hash::<u32, Held>("HELD").and_then(|held| Ok(held.get(&pid, 0)?));
+    held.is_ok_and(|held| held.flags & HELD_COMING != 0)
 }
 
 /// The state of a process as `/proc` gives it: `R`, `S`, `T` (stopped), …; nothing when it is gone.

@@ -17,7 +17,7 @@ use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sidecar_common::layout::MAX_WORKERS;
-use sidecar_common::policy::{Held, RingKey};
+use sidecar_common::policy::{HELD_COMING, Held, RingKey};
 
 use super::SOON;
 use super::crowd::{count_events, is_counted};
@@ -109,10 +109,10 @@ fn every_processor_delivers() -> Result<()> {
     Ok(())
 }
 
-/// Who is held, by the numbers of processes.
-fn held() -> Result<HashSet<u32>> {
+/// What is held.
+fn held() -> Result<Vec<Held>> {
     let held = pinned::hash::<u32, Held>("HELD")?;
-    held.iter().map(|entry| Ok(entry?.1.pid)).collect()
+    held.iter().map(|entry| Ok(entry?.1)).collect()
 }
 
 /// Programs that a shell starts at once, in a control group of its own.
@@ -142,8 +142,10 @@ impl Group {
         for line in fs::read_to_string(self.path.join("cgroup.procs"))?.lines() {
             let pid: u32 = line.parse()?;
             let comm = fs::read_to_string(format!("/proc/{pid}/comm"))?;
-            there +=
-                usize::from(pid != self.shell.pid() && (comm != "sh\n" || held.contains(&pid)));
+            there += usize::from(
+                pid != self.shell.pid()
+                    && (comm != "sh\n" || held.iter().any(|held| held.pid == pid)),
+            );
         }
         Ok(there == self.count)
     }
@@ -152,11 +154,8 @@ impl Group {
 /// While many of one container wait, another starts one: that has its turn among the next.
 fn a_flood_delays_itself_alone() -> Result<()> {
     const FLOOD: usize = 100;
-    /// Of those that are served by the thread that serves it: they have their turns while that attaches to it, and until its exec
-    /// has taken place.
-    const AHEAD: usize = 20;
-    /// So many that a delivery takes longer than attaching to all of them.
-    const SECRETS: usize = 64;
+    /// So many that a delivery takes longer than attaching to one and its exec.
+    const SECRETS: usize = 192;
     const LONG: Duration = Duration::from_mins(2);
     let mut config = Config::token_for("probe-static").policy("holdTimeout", "4m");
     for n in 0..SECRETS {
@@ -169,19 +168,14 @@ fn a_flood_delays_itself_alone() -> Result<()> {
     until("the flood is there", LONG, || {
         flood.is_there().unwrap_or(false)
     })?;
+    agent.signal(Signal::SIGCONT)?;
+    // One that has not executed yet is in nobody's way.
+    until("the flood stands behind its execs", LONG, || {
+        held().is_ok_and(|held| held.iter().all(|held| held.flags & HELD_COMING == 0))
+    })?;
     let waiting = held()?;
     let threads = thread::available_parallelism()?.get();
-    ensure!(
-        waiting.len() > 2 * AHEAD * threads,
-        "{} are held: no queue formed",
-        waiting.len()
-    );
     let mut alone = Group::start("alone", 1)?;
-    until("the other one is there", LONG, || {
-        alone.is_there().unwrap_or(false)
-    })?;
-    agent.signal(Signal::SIGCONT)?;
-
     let found = alone.shell.json(LONG)?;
     probe::ensure_both(&found, "hunter2")?;
     let worker_of = |pid: &Value| {
@@ -189,6 +183,17 @@ fn a_flood_delays_itself_alone() -> Result<()> {
         anyhow::Ok(RingKey::worker_of(pid, threads.min(MAX_WORKERS)))
     };
     let own = worker_of(&found["pid"])?;
+    let mut in_its_way = HashSet::new();
+    for Held { pid, .. } in waiting {
+        if worker_of(&pid.into())? == own {
+            in_its_way.insert(pid);
+        }
+    }
+    ensure!(
+        in_its_way.len() > FLOOD / threads / 2,
+        "{} are held: no queue formed",
+        in_its_way.len()
+    );
     let mut ahead = 0;
     loop {
         let line = agent.next_line(SOON)?.context("it was not told of")?;
@@ -201,17 +206,17 @@ fn a_flood_delays_itself_alone() -> Result<()> {
             break;
         }
         let pid = u32::try_from(event["pid"].as_u64().context("no pid")?)?;
-        let is_in_its_way = worker_of(&event["pid"])? == own;
-        ahead += usize::from(is_in_its_way && waiting.contains(&pid));
+        ahead += usize::from(in_its_way.contains(&pid));
     }
     println!(
         "{ahead} of {} that were held before it had their secrets from its thread first",
-        waiting.len()
+        in_its_way.len()
     );
+    // They have their turns until it is there and has executed.
     ensure!(
-        ahead <= AHEAD,
+        ahead * 3 <= in_its_way.len(),
         "{ahead} of {} were served before it",
-        waiting.len()
+        in_its_way.len()
     );
     for _ in 0..FLOOD {
         probe::ensure_both(&flood.shell.json(LONG)?, "hunter2")?;
