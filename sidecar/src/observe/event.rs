@@ -247,6 +247,7 @@ impl<'a> From<&'a Origin> for OriginOf<'a> {
 
 /// What belongs to an event of a kind.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(Clone))]
 #[serde(untagged)]
 pub(crate) enum Detail<'a> {
     /// EXEC

@@ -11,6 +11,8 @@ mod metrics;
 mod notice;
 mod output;
 mod traffic;
+#[cfg(test)]
+mod wire;
 
 pub(crate) use clock::Clock;
 pub(crate) use event::{
