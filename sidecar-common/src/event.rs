@@ -23,7 +23,7 @@ pub const KIND_HELD: u32 = 1;
 pub const KIND_ACCESS: u32 = 2;
 /// A sealed process or tree ended: [`Exit`].
 pub const KIND_EXIT: u32 = 3;
-/// A program was started: [`Exec`]. Only with [`crate::policy::SCOPE_ALL_EXECS`].
+/// A program was started: [`Exec`]. Only with [`crate::policy::ScopeFlags::ALL_EXECS`].
 pub const KIND_EXEC: u32 = 4;
 /// The kernel side refused a program: [`Exec`].
 pub const KIND_REFUSED: u32 = 5;

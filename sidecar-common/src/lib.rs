@@ -15,6 +15,7 @@ pub mod monitor;
 pub mod name;
 pub mod network;
 pub mod policy;
+pub mod procfs;
 pub mod proof;
 pub mod provenance;
 pub mod syscall;

@@ -1,5 +1,6 @@
 //! What the maps hold: who owns a scope, which names it watches, who is sealed, what is held.
 
+use bitflags::bitflags;
 use bytemuck::{Pod, Zeroable};
 
 use crate::layout::{MAX_WORKERS, NAME_LEN};
@@ -21,36 +22,43 @@ pub struct Scope {
     pub agent: u32,
     /// Process 1 of the PID namespace, in the kernel's own numbers.
     pub init: u32,
-    /// `SCOPE_*` bits.
-    pub flags: u32,
+    /// What holds there.
+    pub flags: ScopeFlags,
     /// The agent's process as it sees itself, for the message a second agent prints.
     pub agent_pid: u32,
 }
 
-/// Refuse (else: allow and log).
-pub const SCOPE_ENFORCE: u32 = 1 << 0;
-/// Guard `environ`.
-pub const SCOPE_BLOCK_ENVIRON: u32 = 1 << 1;
-/// Guard `mem` and `process_vm_*`.
-pub const SCOPE_BLOCK_MEM: u32 = 1 << 2;
-/// Guard `maps` and its kin.
-pub const SCOPE_BLOCK_MAPS: u32 = 1 << 3;
-/// Guard every form of attaching.
-pub const SCOPE_BLOCK_PTRACE: u32 = 1 << 4;
-/// A sealed process and its sealed tree may read themselves.
-pub const SCOPE_SELF_READ: u32 = 1 << 5;
-/// Report accesses that are allowed too.
-pub const SCOPE_AUDIT_ALL: u32 = 1 << 6;
-/// Report every exec, not only those whose name is bound.
-pub const SCOPE_ALL_EXECS: u32 = 1 << 7;
-/// What cannot be delivered starts without its secrets (else: it does not start).
-pub const SCOPE_FAIL_OPEN: u32 = 1 << 8;
-/// The scope is a pod's, and whoever lives in it is no more than the agent's neighbour: who may stop
-/// the agent and look into it started it from outside. On a machine of its own root is not kept from
-/// what is root's.
-pub const SCOPE_POD: u32 = 1 << 9;
-/// What is let through because the scope does not enforce is not reported either (`mode: disabled`).
-pub const SCOPE_DISABLED: u32 = 1 << 10;
+bitflags! {
+    /// What holds in a scope.
+    #[repr(transparent)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+    pub struct ScopeFlags: u32 {
+        /// Refuse (else: allow and log).
+        const ENFORCE = 1 << 0;
+        /// Guard `environ`.
+        const BLOCK_ENVIRON = 1 << 1;
+        /// Guard `mem` and `process_vm_*`.
+        const BLOCK_MEM = 1 << 2;
+        /// Guard `maps` and its kin.
+        const BLOCK_MAPS = 1 << 3;
+        /// Guard every form of attaching.
+        const BLOCK_PTRACE = 1 << 4;
+        /// A sealed process and its sealed tree may read themselves.
+        const SELF_READ = 1 << 5;
+        /// Report accesses that are allowed too.
+        const AUDIT_ALL = 1 << 6;
+        /// Report every exec, not only those whose name is bound.
+        const ALL_EXECS = 1 << 7;
+        /// What cannot be delivered starts without its secrets (else: it does not start).
+        const FAIL_OPEN = 1 << 8;
+        /// The scope is a pod's, and whoever lives in it is no more than the agent's neighbour: who may stop
+        /// the agent and look into it started it from outside. On a machine of its own root is not kept from
+        /// what is root's.
+        const POD = 1 << 9;
+        /// What is let through because the scope does not enforce is not reported either (`mode: disabled`).
+        const DISABLED = 1 << 10;
+    }
+}
 
 /// An object of ours, as the kernel numbers it: nobody but an agent gets a descriptor of it.
 #[repr(C)]
@@ -170,22 +178,29 @@ pub struct Sealed {
     pub start_ns: u64,
     /// Whose policy holds.
     pub scope: ScopeId,
-    /// `SEALED_*` bits.
-    pub flags: u32,
+    /// What it is.
+    pub flags: SealedFlags,
 }
 
-/// The process is an agent, or its helper: nobody reads or attaches to it.
-pub const SEALED_AGENT: u32 = 1 << 0;
-/// The process is the one the seal was given to, not a child that inherited it.
-pub const SEALED_ROOT: u32 = 1 << 1;
-/// The process is about to execute a watched program and has no secrets yet: it is guarded, so that
-/// nobody takes hold of the new memory between its birth and the seal proper; its children are not.
-pub const SEALED_EXECING: u32 = 1 << 2;
-/// The seal was taken off; the kernel side removes the entry when the process ends.
-pub const SEALED_VOID: u32 = 1 << 3;
-/// An exec of a watched program has begun, and what was found of it is noted. Where it completes and the note is
-/// gone, the program does not start.
-pub const SEALED_NOTED: u32 = 1 << 4;
+bitflags! {
+    /// What a sealed process is.
+    #[repr(transparent)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+    pub struct SealedFlags: u32 {
+        /// The process is an agent, or its helper: nobody reads or attaches to it.
+        const AGENT = 1 << 0;
+        /// The process is the one the seal was given to, not a child that inherited it.
+        const ROOT = 1 << 1;
+        /// The process is about to execute a watched program and has no secrets yet: it is guarded, so that
+        /// nobody takes hold of the new memory between its birth and the seal proper; its children are not.
+        const EXECING = 1 << 2;
+        /// The seal was taken off; the kernel side removes the entry when the process ends.
+        const VOID = 1 << 3;
+        /// An exec of a watched program has begun, and what was found of it is noted. Where it completes and the note is
+        /// gone, the program does not start.
+        const NOTED = 1 << 4;
+    }
+}
 
 /// A program that was stopped before its first instruction and waits for its agent.
 #[repr(C)]
@@ -194,7 +209,7 @@ pub struct Held {
     /// When, on the monotonic clock, in nanoseconds.
     pub since_ns: u64,
     /// `mm->start_stack`: the stack pointer at the first instruction. Random per exec, so it also
-    /// tells this exec from any other. Before the exec ([`HELD_COMING`]): the thread that executes, as
+    /// tells this exec from any other. Before the exec ([`HeldFlags::COMING`]): the thread that executes, as
     /// [`Held::of_thread`] has it.
     pub stack: u64,
     /// The seal given at this exec.
@@ -206,8 +221,8 @@ pub struct Held {
     pub earlier_seal: u64,
     /// Whose policy held under the earlier seal.
     pub earlier_scope: ScopeId,
-    /// `SEALED_*` bits of the earlier seal.
-    pub earlier_flags: u32,
+    /// What it was under the earlier seal.
+    pub earlier_flags: SealedFlags,
     /// The cgroup, as its inode number in cgroup2.
     pub cgroup: u64,
     /// Inode of the file that was asked for (for a script: of the script).
@@ -224,8 +239,8 @@ pub struct Held {
     pub uid: u32,
     /// Effective group, in the initial user namespace.
     pub gid: u32,
-    /// `HELD_*` bits.
-    pub flags: u32,
+    /// What is known of it.
+    pub flags: HeldFlags,
     /// Bytes of `name`, without a NUL.
     pub name_len: u32,
     /// Base name of the path the exec was asked for, or the file's own name where that one matched.
@@ -241,14 +256,14 @@ impl Held {
 
     /// The bits of `flags` that tell where what runs comes from (`provenance::*`).
     #[must_use]
-    pub const fn flags_of(provenance: u32) -> u32 {
-        provenance << HELD_PROVENANCE
+    pub const fn flags_of(provenance: u32) -> HeldFlags {
+        HeldFlags::from_bits_retain(provenance << HELD_PROVENANCE)
     }
 
     /// Where what runs comes from (`provenance::*`), as it was at its exec.
     #[must_use]
     pub const fn provenance(&self) -> u32 {
-        self.flags >> HELD_PROVENANCE
+        self.flags.bits() >> HELD_PROVENANCE
     }
 
     /// The thread that is about to execute, in the kernel's own number.
@@ -264,28 +279,38 @@ impl Held {
     }
 }
 
-/// Its exec is still to come: a stop would show to its parent, so it is held before that. It tries again
-/// and again until the agent is attached.
-pub const HELD_COMING: u32 = 1 << 0;
-/// Somebody traces the task.
-pub const HELD_TRACED: u32 = 1 << 1;
-/// Nobody waits for a program that is coming any more: it starts without secrets.
-pub const HELD_WAIVED: u32 = 1 << 2;
-/// What runs is not the file that was asked for but its interpreter (a script).
-pub const HELD_SCRIPT: u32 = 1 << 3;
-/// The agent was attached before the exec, and the program stops at the event of that.
-pub const HELD_SEIZED: u32 = 1 << 4;
-/// The kernel does not keep writers from what runs, as it does from every executable but one that a fanotify
-/// listener asked to be told of before its content is there (6.14), and did not in 6.11.
-pub const HELD_WRITABLE: u32 = 1 << 5;
-/// It was kept waiting with `SIGCONT` blocked: one that nobody sent is pending.
-pub const HELD_CONTINUED: u32 = 1 << 6;
-/// What runs has the name that was asked for as its own, not by a link.
-pub const HELD_OWN_NAME: u32 = 1 << 7;
-/// Its memory is merged with that of others (`PR_SET_MEMORY_MERGE`): who executed it has switched that on before.
-pub const HELD_MERGED: u32 = 1 << 8;
-/// Its exec, which is still to come, was let on: where it has not taken place it has failed.
-pub const HELD_LET_ON: u32 = 1 << 9;
+bitflags! {
+    /// What is known of a program that is held.
+    #[repr(transparent)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+    pub struct HeldFlags: u32 {
+        /// Its exec is still to come: a stop would show to its parent, so it is held before that. It tries again
+        /// and again until the agent is attached.
+        const COMING = 1 << 0;
+        /// Somebody traces the task.
+        const TRACED = 1 << 1;
+        /// Nobody waits for a program that is coming any more: it starts without secrets.
+        const WAIVED = 1 << 2;
+        /// What runs is not the file that was asked for but its interpreter (a script).
+        const SCRIPT = 1 << 3;
+        /// The agent was attached before the exec, and the program stops at the event of that.
+        const SEIZED = 1 << 4;
+        /// The kernel does not keep writers from what runs, as it does from every executable but one that a fanotify
+        /// listener asked to be told of before its content is there (6.14), and did not in 6.11.
+        const WRITABLE = 1 << 5;
+        /// It was kept waiting with `SIGCONT` blocked: one that nobody sent is pending.
+        const CONTINUED = 1 << 6;
+        /// What runs has the name that was asked for as its own, not by a link.
+        const OWN_NAME = 1 << 7;
+        /// Its memory is merged with that of others (`PR_SET_MEMORY_MERGE`): who executed it has switched that on before.
+        const MERGED = 1 << 8;
+        /// Its exec, which is still to come, was let on: where it has not taken place it has failed.
+        const LET_ON = 1 << 9;
+        /// The bits above are where what runs comes from: see [`Held::provenance`].
+        const _ = !0;
+    }
+}
+
 /// From this bit on: where what runs comes from, as it was at its exec (`provenance::*`).
 const HELD_PROVENANCE: u32 = 16;
 /// Longest that a program is coming, in nanoseconds, should nobody be there to end it: longer than any

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     layout::{MAX_CGROUP_LEVELS, MAX_PID_LEVELS, NAME_LEN, STACK_PADDINGS, THREAD_SIZE},
-    policy::{SEALED_AGENT, Scope, ScopeId, Sealed},
+    policy::{Scope, ScopeFlags, ScopeId, Sealed, SealedFlags},
 };
 
 use crate::{
@@ -48,7 +48,7 @@ pub fn enlist(ctx: *mut c_void) -> u32 {
         seal: start_ns,
         start_ns,
         scope,
-        flags: SEALED_AGENT,
+        flags: SealedFlags::AGENT,
     };
     if sealed::put(agent, &sealed).is_err()
         || SCOPE_LEASES
@@ -59,7 +59,7 @@ pub fn enlist(ctx: *mut c_void) -> u32 {
                     init_start_ns,
                     agent,
                     init,
-                    flags,
+                    flags: ScopeFlags::from_bits_retain(flags),
                     agent_pid,
                 },
                 0,

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT, REASON_FORK_UNSEALED, REASON_NO_FORK},
     layout::SEALED_FOR_NEWBORN,
-    policy::{HELD_COMING, Held, SEALED_AGENT, SEALED_EXECING, SEALED_ROOT, SEALED_VOID, Sealed},
+    policy::{Held, HeldFlags, Sealed, SealedFlags},
     proof::Proof,
 };
 
@@ -43,18 +43,18 @@ fn inherit(parent: Ptr, tgid: u32, child_tgid: u32, start_ns: u64) {
     let Some(sealed) = sealed::get(tgid, || kernel::start_of(parent)) else {
         return;
     };
-    if sealed.flags & SEALED_EXECING != 0 {
+    if sealed.flags.contains(SealedFlags::EXECING) {
         return; // a child from before the secrets
     }
     let inherited = Sealed {
         start_ns,
         // an agent's helper is guarded like the agent
-        flags: sealed.flags & SEALED_AGENT,
+        flags: sealed.flags & SealedFlags::AGENT,
         ..sealed
     };
     if sealed::put(child_tgid, &inherited).is_ok() {
         sealed::tree_join(sealed.seal);
-    } else if sealed.flags & SEALED_AGENT == 0 {
+    } else if !sealed.flags.contains(SealedFlags::AGENT) {
         // A child outside the seal would show the secrets, and nothing here keeps it from starting: a program can
         // only signal itself. [`task_alloc`] sees to it that there is room; should there be none, it is told.
         // SAFETY: the helper has no preconditions; the signal is for the running task.
@@ -112,7 +112,7 @@ fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
     {
         leave(&earlier, tgid, 0, 0, comm, false);
     }
-    if sealed.flags & SEALED_AGENT != 0 {
+    if sealed.flags.contains(SealedFlags::AGENT) {
         if let Some(scope) = SCOPE_LEASES.get_ptr_mut(sealed.scope) {
             // SAFETY: a live map value.
             unsafe {
@@ -123,7 +123,7 @@ fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
         }
         return;
     }
-    if sealed.flags & SEALED_EXECING != 0 {
+    if sealed.flags.contains(SealedFlags::EXECING) {
         return; // it never came to have secrets
     }
     let pid = sealed::number_in(kernel::pid_of(task), sealed.scope);
@@ -144,7 +144,7 @@ fn unhold(tgid: u32) -> Option<(u64, Sealed)> {
     // SAFETY: a live map value; an entry used again meanwhile has another seal, and is not removed twice.
     let (seal, earlier, is_coming, scope) = unsafe {
         let held = &*held;
-        let is_coming = held.flags & HELD_COMING != 0;
+        let is_coming = held.flags.contains(HeldFlags::COMING);
         (held.seal, earlier_of(held), is_coming, held.scope)
     };
     HELD.remove(tgid).ok()?;
@@ -198,7 +198,7 @@ pub(crate) fn leave(
     comm: Ptr,
     is_waited_for: bool,
 ) {
-    let root = if sealed.flags & SEALED_ROOT != 0 {
+    let root = if sealed.flags.contains(SealedFlags::ROOT) {
         EXIT_ROOT
     } else {
         0
@@ -244,9 +244,10 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
     if ctx.arg::<u64>(1) & CLONE_THREAD != 0 {
         return 0;
     }
-    let Some(sealed) =
-        sealed::current().filter(|own| own.flags & (SEALED_AGENT | SEALED_EXECING) == 0)
-    else {
+    let Some(sealed) = sealed::current().filter(|own| {
+        !own.flags
+            .intersects(SealedFlags::AGENT | SealedFlags::EXECING)
+    }) else {
         return 0;
     };
     report_fork(&sealed, tgid, kernel::current(), REASON_NO_FORK);
@@ -281,7 +282,7 @@ pub fn sched_process_free(ctx: BtfTracePointContext) -> i32 {
     let Some(sealed) = sealed::entry(tgid).filter(|sealed| sealed.start_ns == start_ns) else {
         return 0;
     };
-    if is_to_end && sealed.flags & SEALED_VOID == 0 {
+    if is_to_end && !sealed.flags.contains(SealedFlags::VOID) {
         end(task, tgid, &sealed);
     }
     sealed::forget(tgid);

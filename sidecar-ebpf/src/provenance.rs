@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     layout::MAX_FOREIGN,
-    policy::SCOPE_POD,
+    policy::ScopeFlags,
     provenance::{CHANGED, FOREIGN, IN_LAYERS, IN_ROOT, READ_ONLY, ROOTS_ALONE},
 };
 
@@ -55,8 +55,8 @@ pub(crate) fn mounted(sb: u64) -> bool {
         return true; // a runtime, or somebody in a pod that no agent is in
     };
     // (a runtime may live where an agent of its node does)
-    let is_below =
-        scope.flags & SCOPE_POD != 0 || kernel::own_number(pid).namespace != number.namespace;
+    let is_below = scope.flags.contains(ScopeFlags::POD)
+        || kernel::own_number(pid).namespace != number.namespace;
     !is_below || MOUNTED_BELOW.insert(sb, 0, 0).is_ok()
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::generated::{
 use sidecar_common::{
     event::{Exec, Header, KIND_EXEC, KIND_HELD, KIND_REFUSED, Subject},
     layout::NAME_LEN,
-    policy::{SCOPE_ALL_EXECS, ScopeId},
+    policy::{ScopeFlags, ScopeId},
 };
 
 use crate::{
@@ -38,7 +38,7 @@ pub(crate) fn started(task: Ptr, tgid: u32, bprm: Ptr) {
     let Some((number, scope)) = sealed::scope_of(pid) else {
         return;
     };
-    if scope.flags & SCOPE_ALL_EXECS == 0 {
+    if !scope.flags.contains(ScopeFlags::ALL_EXECS) {
         return;
     }
     let name = last_component(load_text!(bprm, bprm_filename)) as Ptr;

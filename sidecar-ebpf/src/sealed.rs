@@ -7,10 +7,7 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     layout::{MAX_HELD, MAX_SCOPES, MAX_SEALED, SEALED_FILTER_SLOTS},
-    policy::{
-        Held, SCOPE_AUDIT_ALL, SCOPE_DISABLED, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
-        SEALED_AGENT, SEALED_EXECING, SEALED_VOID, Scope, ScopeId, Sealed,
-    },
+    policy::{Held, Scope, ScopeFlags, ScopeId, Sealed, SealedFlags},
 };
 
 use crate::{
@@ -60,7 +57,7 @@ pub(crate) fn get(tgid: u32, start_of: impl FnOnce() -> u64) -> Option<Sealed> {
         return None;
     }
     let sealed = entry(tgid)?;
-    (sealed.flags & SEALED_VOID == 0 && sealed.start_ns == start_of()).then_some(sealed)
+    (!sealed.flags.contains(SealedFlags::VOID) && sealed.start_ns == start_of()).then_some(sealed)
 }
 
 /// What is known of a task that may just be coming into being: its number is visible before the
@@ -79,7 +76,7 @@ pub(crate) fn get_with_newborn(task: Ptr, tgid: u32) -> Option<Sealed> {
     }
     let parent = kernel::follow(task, off!(task_parent));
     let inherited = get(read(parent, off!(task_tgid)), || kernel::start_of(parent))?;
-    (inherited.flags & SEALED_EXECING == 0).then_some(inherited)
+    (!inherited.flags.contains(SealedFlags::EXECING)).then_some(inherited)
 }
 
 /// False for most processes that are not sealed; never for one that is.
@@ -183,7 +180,11 @@ pub(crate) const STRICT: Scope = Scope {
     init_start_ns: 0,
     agent: 0,
     init: 0,
-    flags: u32::MAX & !SCOPE_SELF_READ & !SCOPE_AUDIT_ALL & !SCOPE_DISABLED & !SCOPE_FAIL_OPEN,
+    flags: ScopeFlags::all()
+        .difference(ScopeFlags::SELF_READ)
+        .difference(ScopeFlags::AUDIT_ALL)
+        .difference(ScopeFlags::DISABLED)
+        .difference(ScopeFlags::FAIL_OPEN),
     agent_pid: 0,
 };
 
@@ -229,16 +230,17 @@ pub(crate) fn is_agent_of(scope: &Scope) -> bool {
 /// Whether the running process is an agent or an agent's helper.
 #[inline(always)]
 pub(crate) fn is_agent() -> bool {
-    current().is_some_and(|actor| actor.flags & SEALED_AGENT != 0)
+    current().is_some_and(|actor| actor.flags.contains(SealedFlags::AGENT))
 }
 
 /// Whether the running process is a neighbour of the scope's agent: it lives in the agent's pod, and is
 /// not the agent or its helper. Without the scope's entry everybody who lives there is one.
 #[inline(always)]
 pub(crate) fn is_neighbour(id: ScopeId) -> bool {
-    scope(id).is_none_or(|scope| scope.flags & SCOPE_POD != 0)
+    scope(id).is_none_or(|scope| scope.flags.contains(ScopeFlags::POD))
         && number_in(kernel::pid_of(kernel::current()), id) != 0
-        && !current().is_some_and(|actor| actor.flags & SEALED_AGENT != 0 && actor.scope == id)
+        && !current()
+            .is_some_and(|actor| actor.flags.contains(SealedFlags::AGENT) && actor.scope == id)
 }
 
 /// The scope that answers for a process, and the process's number in it: those of the closest PID

@@ -24,7 +24,7 @@ use nix::{
     sys::signal::{SigSet, SigmaskHow, Signal},
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use sidecar_common::policy::SCOPE_FAIL_OPEN;
+use sidecar_common::policy::ScopeFlags;
 
 use crate::{
     config::OnFailure,
@@ -126,7 +126,7 @@ pub(crate) fn run(agent: u32, audit_log: Option<&Path>) -> anyhow::Result<()> {
         watchdog.maps.end_agent(scope, agent)?;
         match watchdog.maps.scope(scope) {
             Some(scope) if scope.agent == 0 => {
-                if scope.flags & SCOPE_FAIL_OPEN != 0 {
+                if scope.flags.contains(ScopeFlags::FAIL_OPEN) {
                     watchdog.on_failure = OnFailure::Allow;
                 }
             }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use sidecar_common::policy::{SCOPE_DISABLED, SCOPE_ENFORCE, Scope, ScopeId};
+use sidecar_common::policy::{Scope, ScopeFlags, ScopeId};
 
 use crate::{
     agent::is_started_from_outside,
@@ -92,9 +92,9 @@ fn tell_of(dir: &Path, whereabouts: &mut Option<Whereabouts>) -> anyhow::Result<
 
 /// The mode that the kernel side has for a scope, which is the one in force.
 fn mode_of(scope: &Scope) -> Mode {
-    if scope.flags & SCOPE_DISABLED != 0 {
+    if scope.flags.contains(ScopeFlags::DISABLED) {
         Mode::Disabled
-    } else if scope.flags & SCOPE_ENFORCE != 0 {
+    } else if scope.flags.contains(ScopeFlags::ENFORCE) {
         Mode::Enforce
     } else {
         Mode::Audit
@@ -195,8 +195,8 @@ mod tests {
             flags,
             ..bytemuck::Zeroable::zeroed()
         };
-        assert_eq!(mode_of(&with(0)), Mode::Audit);
-        assert_eq!(mode_of(&with(SCOPE_ENFORCE)), Mode::Enforce);
-        assert_eq!(mode_of(&with(SCOPE_DISABLED)), Mode::Disabled);
+        assert_eq!(mode_of(&with(ScopeFlags::empty())), Mode::Audit);
+        assert_eq!(mode_of(&with(ScopeFlags::ENFORCE)), Mode::Enforce);
+        assert_eq!(mode_of(&with(ScopeFlags::DISABLED)), Mode::Disabled);
     }
 }

@@ -1,9 +1,7 @@
 //! A program waits for its agent before its exec: the system call begins anew until the agent is attached.
 
 use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_send_signal_thread};
-use sidecar_common::policy::{
-    HELD_COMING, HELD_CONTINUED, HELD_LET_ON, HELD_WAIVED, Held, MAX_COMING_NS,
-};
+use sidecar_common::policy::{Held, HeldFlags, MAX_COMING_NS};
 
 use super::{SIGSTOP, identity, let_go};
 use crate::{
@@ -34,7 +32,7 @@ pub(super) fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u3
     let tracing: u32 = read(task, off!(task_ptrace));
     let thread = kernel::current_pid();
     if let Some(held) = coming_by(tgid, pending.start_ns) {
-        if held.flags & HELD_WAIVED != 0 {
+        if held.flags.contains(HeldFlags::WAIVED) {
             // the agent gave up, and by its policy the program starts without
             let_go(tgid, pending.start_ns);
             return 0;
@@ -47,7 +45,7 @@ pub(super) fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u3
             if let Some(held) = sealed::HELD.get_ptr_mut(tgid) {
                 // SAFETY: a live map value. Its agent may write another in its place just now, that of one that it gives up: of
                 // such a one nothing is told.
-                unsafe { (*held).flags |= HELD_LET_ON };
+                unsafe { (*held).flags |= HeldFlags::LET_ON };
             }
             return 0;
         }
@@ -67,9 +65,9 @@ pub(super) fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u3
         if tracing != 0 || follow(task, off!(task_mm)).is_null() {
             return 0;
         }
-        pending.flags = HELD_COMING;
+        pending.flags = HeldFlags::COMING;
         if read::<u64>(task, off!(task_blocked)) & (1 << (SIGCONT - 1)) != 0 {
-            pending.flags |= HELD_CONTINUED;
+            pending.flags |= HeldFlags::CONTINUED;
         }
         let number = sealed::number_in(follow(task, off!(task_thread_pid)), pending.scope);
         pending.stack = Held::of_thread(thread, number);
@@ -99,7 +97,7 @@ pub(crate) fn open(file: Ptr) -> i32 {
     };
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let waits = held.flags & HELD_WAIVED == 0
+    let waits = !held.flags.contains(HeldFlags::WAIVED)
         && held.kernels_thread() == kernel::current_pid()
         && read::<u32>(task, off!(task_ptrace)) == 0
         && now < held.since_ns + MAX_COMING_NS
@@ -113,7 +111,7 @@ pub(crate) fn open(file: Ptr) -> i32 {
 pub(super) fn coming_by(tgid: u32, start_ns: u64) -> Option<&'static Held> {
     // SAFETY: a live map value; its agent only replaces it.
     let held = unsafe { sealed::HELD.get(tgid) };
-    held.filter(|held| held.flags & HELD_COMING != 0 && held.start_ns == start_ns)
+    held.filter(|held| held.flags.contains(HeldFlags::COMING) && held.start_ns == start_ns)
 }
 
 /// A system call starts over where a signal is pending that comes to nothing. A stop that is

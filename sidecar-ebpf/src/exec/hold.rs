@@ -5,11 +5,7 @@ use sidecar_common::{
     event::{
         REASON_HELD_FULL, REASON_NO_AGENT, REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL,
     },
-    policy::{
-        HELD_COMING, HELD_CONTINUED, HELD_MERGED, HELD_OWN_NAME, HELD_SCRIPT, HELD_SEIZED,
-        HELD_TRACED, HELD_WRITABLE, Held, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED,
-        SEALED_ROOT, Sealed,
-    },
+    policy::{Held, HeldFlags, ScopeFlags, Sealed, SealedFlags},
 };
 
 use super::{
@@ -55,7 +51,7 @@ fn without_note(task: Ptr, tgid: u32) -> bool {
     let Some(now) = sealed::get(tgid, || kernel::start_of(task)) else {
         return false;
     };
-    if now.flags & SEALED_NOTED != 0 {
+    if now.flags.contains(SealedFlags::NOTED) {
         let number = Number {
             namespace: now.scope,
             nr: sealed::number_in(kernel::pid_of(task), now.scope),
@@ -68,13 +64,13 @@ fn without_note(task: Ptr, tgid: u32) -> bool {
     // for it may be attached.
     // SAFETY: a live map value; its agent only replaces it.
     if let Some(held) = unsafe { sealed::HELD.get(tgid) }
-        && held.flags & HELD_COMING != 0
+        && held.flags.contains(HeldFlags::COMING)
     {
         let scope = held.scope;
         let _ = sealed::HELD.remove(tgid);
         report::held(scope, tgid);
     }
-    if now.flags & SEALED_EXECING != 0 {
+    if now.flags.contains(SealedFlags::EXECING) {
         sealed::forget(tgid);
     }
     false
@@ -96,7 +92,7 @@ pub(super) fn finish_hold(task: Ptr, tgid: u32) -> bool {
         (*held).stack = load!(mm, mm_start_stack);
         ((*held).flags, (*held).scope)
     };
-    if flags & HELD_SEIZED != 0 {
+    if flags.contains(HeldFlags::SEIZED) {
         report::held(scope, tgid);
     }
     true
@@ -127,7 +123,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     // order, with nothing sealed, the scope is gone, and programs start as if it had not been there.
     let agent = match sealed::scope(pending.scope) {
         Some(scope) if scope.agent != 0 => scope.agent,
-        Some(scope) if scope.flags & SCOPE_FAIL_OPEN == 0 => {
+        Some(scope) if !scope.flags.contains(ScopeFlags::FAIL_OPEN) => {
             return Err(REASON_NO_AGENT);
         }
         _ => {
@@ -140,11 +136,11 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     let tracing: u32 = read(task, off!(task_ptrace));
     // (one whose agent is gone again is held like any other)
     let mut is_seized = is_seized_by(agent, tracing, task);
-    let mut is_continued = 0;
+    let mut is_continued = HeldFlags::empty();
     match coming_by(tgid, pending.start_ns) {
         Some(held) => {
             pending.since_ns = held.since_ns;
-            is_continued = held.flags & HELD_CONTINUED;
+            is_continued = held.flags & HeldFlags::CONTINUED;
         }
         None => is_seized = false,
     }
@@ -164,19 +160,31 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     let has_own_name = provenance::is_named(dentry)
         && own_name == names::hash_name(kernel::untyped(pending.name.as_ptr() as u64));
     pending.flags = Held::flags_of(provenance::of_executed(file))
-        | if has_own_name { HELD_OWN_NAME } else { 0 }
-        | if is_script { HELD_SCRIPT } else { 0 }
-        | if is_writable(file) { HELD_WRITABLE } else { 0 }
-        | if read::<u64>(mm, off!(mm_flags)) & MERGES != 0 {
-            HELD_MERGED
+        | if has_own_name {
+            HeldFlags::OWN_NAME
         } else {
-            0
+            HeldFlags::empty()
+        }
+        | if is_script {
+            HeldFlags::SCRIPT
+        } else {
+            HeldFlags::empty()
+        }
+        | if is_writable(file) {
+            HeldFlags::WRITABLE
+        } else {
+            HeldFlags::empty()
+        }
+        | if read::<u64>(mm, off!(mm_flags)) & MERGES != 0 {
+            HeldFlags::MERGED
+        } else {
+            HeldFlags::empty()
         }
         | is_continued
         | match (is_seized, tracing != 0) {
-            (true, _) => HELD_SEIZED,
-            (false, true) => HELD_TRACED,
-            (false, false) => 0,
+            (true, _) => HeldFlags::SEIZED,
+            (false, true) => HeldFlags::TRACED,
+            (false, false) => HeldFlags::empty(),
         };
 
     // A sealed process that becomes another sealed program leaves its first tree, but not before that is sure.
@@ -184,9 +192,9 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         pending.earlier_seal,
         pending.earlier_scope,
         pending.earlier_flags,
-    ) = (0, 0, 0);
+    ) = (0, 0, SealedFlags::empty());
     if let Some(now) = sealed::get(tgid, || pending.start_ns)
-        && now.flags & SEALED_EXECING == 0
+        && !now.flags.contains(SealedFlags::EXECING)
     {
         let earlier = match sealed::HELD.get_ptr(tgid) {
             // It is held already, and executes the next: of what it was held for nothing has come.
@@ -201,13 +209,13 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         };
         pending.earlier_seal = earlier.seal;
         pending.earlier_scope = earlier.scope;
-        pending.earlier_flags = earlier.flags & !SEALED_NOTED;
+        pending.earlier_flags = earlier.flags & !SealedFlags::NOTED;
     }
     let sealed = Sealed {
         seal: pending.seal,
         start_ns: pending.start_ns,
         scope: pending.scope,
-        flags: SEALED_ROOT,
+        flags: SealedFlags::ROOT,
     };
     // The seal last: what finds no room dies with the one it had, and leaves that tree.
     if sealed::tree_begin(pending.seal).is_err() {

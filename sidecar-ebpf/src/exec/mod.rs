@@ -19,7 +19,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::{REASON_HOOK_SILENT, REASON_SEALED_FULL},
     layout::{EXEC_SLOTS, MAX_HELD, SEALED_FOR_FORKS},
-    policy::{HELD_WAIVED, Held, SCOPE_FAIL_OPEN, SEALED_EXECING, SEALED_NOTED, Sealed},
+    policy::{Held, HeldFlags, ScopeFlags, Sealed, SealedFlags},
 };
 
 pub(crate) use self::coming::open;
@@ -42,7 +42,7 @@ const WITHOUT_AGENT_NS: u64 = 10_000_000_000;
 static ALL_EXECS: Array<u32, 1> = Array::new();
 /// What the first hook found, for the second, by process. LRU: an exec that fails in between leaves
 /// its entry behind. Should so many be left behind that one is lost that is still to be read,
-/// [`SEALED_NOTED`] tells.
+/// [`SealedFlags::NOTED`] tells.
 #[btf_map]
 static PENDING: LruHashMap<u32, Held, MAX_HELD> = LruHashMap::new();
 
@@ -123,13 +123,13 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
         // SAFETY: the helper has no preconditions.
         let now = unsafe { bpf_ktime_get_ns() };
         if coming.is_some_and(|held| {
-            held.flags & HELD_WAIVED == 0 && now < held.since_ns + WITHOUT_AGENT_NS
+            !held.flags.contains(HeldFlags::WAIVED) && now < held.since_ns + WITHOUT_AGENT_NS
         }) {
             return begin_anew(tgid, start_ns);
         }
         // nobody would release it: do not hold
         let_go(tgid, start_ns);
-        if scope.flags & SCOPE_FAIL_OPEN != 0 {
+        if scope.flags.contains(ScopeFlags::FAIL_OPEN) {
             return 0;
         }
         return kernel::eperm();
@@ -146,9 +146,9 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
         seal,
         start_ns,
         scope: number.namespace,
-        flags: SEALED_EXECING,
+        flags: SealedFlags::EXECING,
     });
-    noted.flags |= SEALED_NOTED;
+    noted.flags |= SealedFlags::NOTED;
     if sealed::put(tgid, &noted).is_err() {
         report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
         return kernel::eperm();
@@ -187,7 +187,7 @@ fn new_seal(tgid: u32) -> u64 {
 #[inline(always)]
 fn forget_failed(tgid: u32) {
     let now = sealed::get(tgid, || kernel::start_of(kernel::current()));
-    if let Some(now) = now.filter(|now| now.flags & SEALED_NOTED != 0) {
+    if let Some(now) = now.filter(|now| now.flags.contains(SealedFlags::NOTED)) {
         forget_note(tgid, now);
     }
 }
@@ -195,7 +195,7 @@ fn forget_failed(tgid: u32) {
 #[inline(always)]
 fn forget_note(tgid: u32, mut now: Sealed) {
     let _ = PENDING.remove(tgid);
-    now.flags &= !SEALED_NOTED;
+    now.flags &= !SealedFlags::NOTED;
     let _ = sealed::put(tgid, &now);
 }
 
@@ -207,7 +207,7 @@ fn let_go(tgid: u32, start_ns: u64) {
         return;
     };
     forget_note(tgid, now);
-    if now.flags & SEALED_EXECING != 0 {
+    if now.flags.contains(SealedFlags::EXECING) {
         sealed::forget(tgid);
     }
 }
@@ -256,7 +256,7 @@ fn refuse_unseen(task: Ptr, tgid: u32, bprm: Ptr) -> u32 {
     let Some((number, scope)) = sealed::scope_of(kernel::pid_of(task)) else {
         return 0;
     };
-    if scope.flags & SCOPE_FAIL_OPEN != 0 {
+    if scope.flags.contains(ScopeFlags::FAIL_OPEN) {
         return 0;
     }
     let Some(name) = names::asked_for(path, dentry, number.namespace) else {

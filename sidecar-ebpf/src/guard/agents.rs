@@ -5,7 +5,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sidecar_common::{
     event::WHAT_NAMED,
     layout::COMM_LEN,
-    policy::{SCOPE_BLOCK_MEM, SEALED_AGENT, Sealed},
+    policy::{ScopeFlags, Sealed, SealedFlags},
     proof::Proof,
 };
 
@@ -46,7 +46,7 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
     let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) else {
         return 0;
     };
-    if sealed.flags & SEALED_AGENT != 0 {
+    if sealed.flags.contains(SealedFlags::AGENT) {
         fired(Proof::TaskSetrlimit);
         reach(task, tgid, sealed, PRLIMIT, true)
     } else if ctx.arg::<u32>(1) == RLIMIT_CORE {
@@ -55,7 +55,7 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
             task,
             tgid,
             what: WHAT_NAMED,
-            guarded_by: SCOPE_BLOCK_MEM,
+            guarded_by: ScopeFlags::BLOCK_MEM,
             own: Own::Always,
             name: PRLIMIT,
         })
@@ -100,7 +100,7 @@ pub fn file_send_sigiotask(ctx: LsmContext) -> i32 {
 fn agent(task: Ptr) -> Option<(u32, Sealed)> {
     let tgid: u32 = load!(task, task_tgid);
     sealed::get(tgid, || kernel::start_of(task))
-        .filter(|sealed| sealed.flags & SEALED_AGENT != 0)
+        .filter(|sealed| sealed.flags.contains(SealedFlags::AGENT))
         .map(|sealed| (tgid, sealed))
 }
 
@@ -133,7 +133,7 @@ fn reach(task: Ptr, tgid: u32, sealed: Sealed, name: [u8; COMM_LEN], is_told: bo
         task,
         tgid,
         what: WHAT_NAMED,
-        guarded_by: 0,
+        guarded_by: ScopeFlags::empty(),
         own: Own::Never,
         name,
     })

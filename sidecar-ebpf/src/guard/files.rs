@@ -10,7 +10,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::WHAT_FILE,
     layout::{COMM_LEN, MAX_SCOPES, MAX_VAULTS, MAX_WORKERS},
-    policy::{Maker, SEALED_AGENT, Sealed, Vault},
+    policy::{Maker, ScopeFlags, Sealed, SealedFlags, Vault},
 };
 
 use super::{Own, Reach, decide, plain, procfs::short_name};
@@ -31,7 +31,8 @@ static MOUNTING: HashMap<Maker, u64, { MAX_SCOPES * MAX_WORKERS }, { BPF_F_NO_PR
 #[lsm(hook = "sb_kern_mount")]
 pub fn sb_kern_mount(ctx: LsmContext) -> i32 {
     let sb: Ptr = ctx.arg(0);
-    let Some(actor) = sealed::current().filter(|actor| actor.flags & SEALED_AGENT != 0) else {
+    let Some(actor) = sealed::current().filter(|actor| actor.flags.contains(SealedFlags::AGENT))
+    else {
         if provenance::mounted(kernel::untyped(sb as u64)) {
             return 0;
         }
@@ -80,12 +81,12 @@ pub(super) fn reach(vault: Vault, what: u32, name: [u8; COMM_LEN]) -> i32 {
             seal: vault.seal,
             start_ns: 0,
             scope: vault.scope,
-            flags: 0,
+            flags: SealedFlags::empty(),
         },
         task: core::ptr::null(),
         tgid: 0,
         what,
-        guarded_by: 0,
+        guarded_by: ScopeFlags::empty(),
         own: Own::Always,
         name,
     })

@@ -5,7 +5,7 @@ use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sidecar_common::{
     event::{VERDICT_BLOCKED, WHAT_NAMED},
     layout::COMM_LEN,
-    policy::{SCOPE_BLOCK_MEM, SCOPE_POD, Scope, ScopeId, Sealed},
+    policy::{Scope, ScopeFlags, ScopeId, Sealed, SealedFlags},
     proof::{ANSWER, COMMAND, Proof},
 };
 
@@ -130,7 +130,8 @@ pub(super) fn refuse_below_node(name: &[u8; COMM_LEN]) -> i32 {
 pub(super) fn may_begin() -> bool {
     let own = kernel::own_number(kernel::pid_of(kernel::current()));
     sealed::scope(own.namespace).is_none_or(|scope| {
-        scope.agent == 0 && (scope.flags & SCOPE_POD == 0 || is_from_outside(own.namespace))
+        scope.agent == 0
+            && (!scope.flags.contains(ScopeFlags::POD) || is_from_outside(own.namespace))
     })
 }
 
@@ -155,12 +156,12 @@ pub(super) fn of_nobody(scope: ScopeId, name: [u8; COMM_LEN]) -> Reach {
             seal: 0,
             start_ns: 0,
             scope,
-            flags: 0,
+            flags: SealedFlags::empty(),
         },
         task: kernel::current(),
         tgid: kernel::current_tgid(),
         what: WHAT_NAMED,
-        guarded_by: SCOPE_BLOCK_MEM,
+        guarded_by: ScopeFlags::BLOCK_MEM,
         own: Own::Never,
         name,
     }

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::WHAT_NAMED,
     layout::{COMM_LEN, MAX_SEALED},
+    policy::ScopeFlags,
     provenance::is_of_image,
 };
 
@@ -58,7 +59,7 @@ fn maps_code(file: Ptr) -> i32 {
         task,
         tgid: kernel::current_tgid(),
         what: WHAT_NAMED,
-        guarded_by: 0,
+        guarded_by: ScopeFlags::empty(),
         own: Own::Never,
         name: MAPPING,
     })

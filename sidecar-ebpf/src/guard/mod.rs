@@ -20,9 +20,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::{Access, KIND_ACCESS, Subject, VERDICT_ALLOWED, VERDICT_AUDIT, VERDICT_BLOCKED},
     layout::COMM_LEN,
-    policy::{
-        SCOPE_AUDIT_ALL, SCOPE_DISABLED, SCOPE_ENFORCE, SCOPE_SELF_READ, SEALED_AGENT, Sealed,
-    },
+    policy::{ScopeFlags, Sealed, SealedFlags},
 };
 
 use crate::{
@@ -45,7 +43,7 @@ struct Reach {
     /// `WHAT_*`
     what: u32,
     /// The policy's bit that guards it; 0: always guarded.
-    guarded_by: u32,
+    guarded_by: ScopeFlags,
     /// Whether the tree's own members may, when the policy lets them read themselves.
     own: Own,
     /// For the record.
@@ -189,25 +187,30 @@ fn judge(reach: &Reach) -> u32 {
         return UNTOLD;
     }
     // an agent, or its helper, looks at itself: its runtime does when it starts
-    if actor == reach.tgid && reach.sealed.flags & SEALED_AGENT != 0 && reach.own == Own::ByPolicy {
+    if actor == reach.tgid
+        && reach.sealed.flags.contains(SealedFlags::AGENT)
+        && reach.own == Own::ByPolicy
+    {
         return UNTOLD;
     }
     let is_own = match reach.own {
         Own::Always => true,
-        Own::ByPolicy => scope.flags & SCOPE_SELF_READ != 0,
+        Own::ByPolicy => scope.flags.contains(ScopeFlags::SELF_READ),
         Own::Never => false,
     } && sealed::current().is_some_and(|actor| actor.seal == reach.sealed.seal);
-    let is_guarded = reach.guarded_by == 0 || scope.flags & reach.guarded_by != 0;
+    let is_guarded = reach.guarded_by.is_empty() || scope.flags.intersects(reach.guarded_by);
     if is_own || !is_guarded {
-        return if scope.flags & SCOPE_AUDIT_ALL != 0 {
+        return if scope.flags.contains(ScopeFlags::AUDIT_ALL) {
             VERDICT_ALLOWED
         } else {
             UNTOLD
         };
     }
     // an agent is never open, not even in audit mode
-    if scope.flags & SCOPE_ENFORCE == 0 && reach.sealed.flags & SEALED_AGENT == 0 {
-        return if scope.flags & SCOPE_DISABLED == 0 {
+    if !scope.flags.contains(ScopeFlags::ENFORCE)
+        && !reach.sealed.flags.contains(SealedFlags::AGENT)
+    {
+        return if !scope.flags.contains(ScopeFlags::DISABLED) {
             VERDICT_AUDIT
         } else {
             UNTOLD

@@ -4,7 +4,7 @@
 use sidecar_common::{
     event::{WHAT_ENVIRON, WHAT_MAPS, WHAT_MEM, WHAT_NAMED},
     layout::COMM_LEN,
-    policy::{SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM, SEALED_AGENT},
+    policy::{ScopeFlags, SealedFlags},
     proof::Proof,
 };
 
@@ -25,37 +25,58 @@ pub(super) const fn name(text: &[u8]) -> u128 {
     u128::from_ne_bytes(bytes)
 }
 
-const ENVIRON: u128 = name(b"environ");
-const MEM: u128 = name(b"mem");
-const STACK: u128 = name(b"stack");
-const SYSCALL: u128 = name(b"syscall");
-const FD: u128 = name(b"fd");
-const FDINFO: u128 = name(b"fdinfo");
-const MAPS: u128 = name(b"maps");
-const SMAPS: u128 = name(b"smaps");
-const SMAPS_ROLLUP: u128 = name(b"smaps_rollup");
-const NUMA_MAPS: u128 = name(b"numa_maps");
-const PAGEMAP: u128 = name(b"pagemap");
-const MAP_FILES: u128 = name(b"map_files");
-const AUXV: u128 = name(b"auxv");
-const CLEAR_REFS: u128 = name(b"clear_refs");
-const COREDUMP_FILTER: u128 = name(b"coredump_filter");
+/// Everything that the hooks compare, of the table of [`sidecar_common::guarded_files`].
+macro_rules! compare {
+    (
+        files { $($file:ident $file_name:literal: $file_shows:ident, $file_switch:ident;)* }
+        folders { $($folder:ident $folder_name:literal: $folder_shows:ident, $folder_switch:ident;)* }
+    ) => {
+        /// The names themselves.
+        mod whole {
+            $(pub(super) const $file: u128 = super::whole_name($file_name);)*
+            $(pub(super) const $folder: u128 = super::whole_name($folder_name);)*
+        }
 
-/// What a file of a process's directory shows, and which switch guards it.
-#[inline(always)]
-fn guarded(file: u128) -> Option<(u32, u32)> {
-    match file {
-        ENVIRON => Some((WHAT_ENVIRON, SCOPE_BLOCK_ENVIRON)),
-        // registers, arguments, descriptors and a core dump are as good as memory
-        MEM | STACK | SYSCALL | FD | FDINFO | CLEAR_REFS | COREDUMP_FILTER => {
-            Some((WHAT_MEM, SCOPE_BLOCK_MEM))
+        /// First letter and length of each.
+        mod shape {
+            $(pub(super) const $file: (u8, u32) = super::shape_of($file_name);)*
+            $(pub(super) const $folder: (u8, u32) = super::shape_of($folder_name);)*
         }
-        MAPS | SMAPS | SMAPS_ROLLUP | NUMA_MAPS | PAGEMAP | MAP_FILES | AUXV => {
-            Some((WHAT_MAPS, SCOPE_BLOCK_MAPS))
+
+        /// What a file of a process's directory shows, and which switch guards it.
+        #[inline(always)]
+        fn guarded(file: u128) -> Option<(u32, ScopeFlags)> {
+            match file {
+                $(whole::$file => Some(($file_shows, ScopeFlags::$file_switch)),)*
+                $(whole::$folder => Some(($folder_shows, ScopeFlags::$folder_switch)),)*
+                _ => None,
+            }
         }
-        _ => None,
-    }
+
+        #[inline(always)]
+        #[expect(unreachable_patterns, reason = "some names have the same shape")]
+        const fn looks_guarded(first: u8, length: u32) -> bool {
+            matches!((first, length), $(shape::$file)|* | $(shape::$folder)|*)
+        }
+
+        #[inline(always)]
+        const fn looks_listed(first: u8, length: u32) -> bool {
+            matches!((first, length), $(shape::$folder)|*)
+        }
+    };
 }
+
+/// A guarded name, all of which is compared.
+const fn whole_name(text: &str) -> u128 {
+    assert!(text.len() < COMM_LEN);
+    name(text.as_bytes())
+}
+
+const fn shape_of(text: &str) -> (u8, u32) {
+    (text.as_bytes()[0], text.len() as u32)
+}
+
+sidecar_common::guarded_files!(compare);
 
 /// Length and first letter of a name: enough to let most of /proc pass (`stat`, `status`,
 /// `cmdline`, `meminfo`) without looking whose it is. Guarded names are short, and short names
@@ -66,51 +87,6 @@ fn may_be_guarded(dentry: Ptr) -> bool {
     let first: u8 = load!(dentry, dentry_short_name);
     looks_guarded(first, length)
 }
-
-#[inline(always)]
-const fn looks_guarded(first: u8, length: u32) -> bool {
-    matches!(
-        (first, length),
-        (b'e' | b'p', 7)
-            | (b'm', 3 | 4 | 8 | 9)
-            | (b's', 5 | 7 | 12 | 13)
-            | (b'f', 2 | 6)
-            | (b'n', 9)
-            | (b'a', 4)
-            | (b'c', 10 | 15)
-    )
-}
-
-/// The quick look lets no guarded name pass.
-const _: () = {
-    const NAMES: [u128; 15] = [
-        ENVIRON,
-        MEM,
-        STACK,
-        SYSCALL,
-        FD,
-        FDINFO,
-        CLEAR_REFS,
-        MAPS,
-        SMAPS,
-        SMAPS_ROLLUP,
-        NUMA_MAPS,
-        PAGEMAP,
-        MAP_FILES,
-        AUXV,
-        COREDUMP_FILTER,
-    ];
-    let mut i = 0;
-    while i < NAMES.len() {
-        let bytes = NAMES[i].to_ne_bytes();
-        let mut length = 0;
-        while bytes[length as usize] != 0 {
-            length += 1;
-        }
-        assert!(looks_guarded(bytes[0], length));
-        i += 1;
-    }
-};
 
 /// An open of a procfs inode.
 #[inline(always)]
@@ -154,7 +130,7 @@ fn owner(inode: Ptr) -> Option<Ptr> {
 fn may_be_listed(dentry: Ptr) -> bool {
     let length: u32 = load!(dentry, dentry_name_len);
     let first: u8 = load!(dentry, dentry_short_name);
-    matches!((first, length), (b'f', 2 | 6) | (b'm', 9))
+    looks_listed(first, length)
 }
 
 /// Apart, like the next one, so that most opens in procfs do not pay for its registers and its stack.
@@ -178,16 +154,24 @@ fn reach(dentry: Ptr, pid: Ptr, is_written: bool, proof: Proof) -> i32 {
     };
     let name: [u8; COMM_LEN] = short_name(dentry);
     let file_name = u128::from_ne_bytes(name);
-    let is_agent = sealed.flags & SEALED_AGENT != 0;
+    let is_agent = sealed.flags.contains(SealedFlags::AGENT);
     if is_agent {
         fired(proof);
     }
     let (what, guarded_by, own) = if is_agent && is_written && sealed::is_neighbour(sealed.scope) {
         // whatever it is: it changes how the agent runs
-        (WHAT_NAMED, 0, Own::Never)
+        (WHAT_NAMED, ScopeFlags::empty(), Own::Never)
     } else if let Some((what, guarded_by)) = guarded(file_name) {
         // an agent is guarded whatever the policy switches off
-        (what, if is_agent { 0 } else { guarded_by }, Own::ByPolicy)
+        (
+            what,
+            if is_agent {
+                ScopeFlags::empty()
+            } else {
+                guarded_by
+            },
+            Own::ByPolicy,
+        )
     } else {
         return 0;
     };

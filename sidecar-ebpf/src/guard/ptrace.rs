@@ -9,7 +9,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::{WHAT_MEM, WHAT_PROCESS_VM, WHAT_PTRACE},
     layout::COMM_LEN,
-    policy::{SCOPE_BLOCK_MEM, SCOPE_BLOCK_PTRACE, SEALED_AGENT, Sealed},
+    policy::{ScopeFlags, Sealed, SealedFlags},
 };
 use sidecar_ebpf::monitor::Task;
 
@@ -125,7 +125,7 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let Some(sealed) = sealed::get_with_newborn(child, tgid) else {
         return 0;
     };
-    if mode & MODE_ATTACH == 0 && sealed.flags & SEALED_AGENT != 0 {
+    if mode & MODE_ATTACH == 0 && sealed.flags.contains(SealedFlags::AGENT) {
         return agents::looked_into(child, tgid, sealed, mode & MODE_NOAUDIT == 0);
     }
     if shares_memory(child) {
@@ -137,17 +137,17 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
         if !Running::now().reaches_by_reading() {
             return 0;
         }
-        (WHAT_MEM, SCOPE_BLOCK_MEM, Own::Never)
+        (WHAT_MEM, ScopeFlags::BLOCK_MEM, Own::Never)
     } else if mode & MODE_FSCREDS != 0 {
-        (WHAT_MEM, SCOPE_BLOCK_MEM, Own::ByPolicy)
+        (WHAT_MEM, ScopeFlags::BLOCK_MEM, Own::ByPolicy)
     } else if Running::now().copies_memory() {
-        (WHAT_PROCESS_VM, SCOPE_BLOCK_MEM, Own::ByPolicy)
+        (WHAT_PROCESS_VM, ScopeFlags::BLOCK_MEM, Own::ByPolicy)
     } else {
-        (WHAT_PTRACE, SCOPE_BLOCK_PTRACE, Own::Never)
+        (WHAT_PTRACE, ScopeFlags::BLOCK_PTRACE, Own::Never)
     };
     // nobody attaches to an agent, whatever the policy switches off
-    let guarded_by = if sealed.flags & SEALED_AGENT != 0 {
-        0
+    let guarded_by = if sealed.flags.contains(SealedFlags::AGENT) {
+        ScopeFlags::empty()
     } else {
         guarded_by
     };
@@ -181,7 +181,7 @@ pub fn ptrace_traceme(_ctx: LsmContext) -> i32 {
         task: kernel::current(),
         tgid: kernel::current_tgid(),
         what: WHAT_PTRACE,
-        guarded_by: SCOPE_BLOCK_PTRACE,
+        guarded_by: ScopeFlags::BLOCK_PTRACE,
         own: Own::Never,
         name: [0; COMM_LEN],
     })

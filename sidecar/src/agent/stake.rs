@@ -3,10 +3,7 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, ensure};
-use sidecar_common::policy::{
-    SCOPE_ALL_EXECS, SCOPE_AUDIT_ALL, SCOPE_BLOCK_ENVIRON, SCOPE_BLOCK_MAPS, SCOPE_BLOCK_MEM,
-    SCOPE_BLOCK_PTRACE, SCOPE_DISABLED, SCOPE_ENFORCE, SCOPE_FAIL_OPEN, SCOPE_POD, SCOPE_SELF_READ,
-};
+use sidecar_common::policy::ScopeFlags;
 
 use super::is_started_from_outside;
 use crate::{
@@ -91,21 +88,21 @@ pub(super) fn wish(config: &Config) -> kernel::Wish<'_> {
 }
 
 /// The policy in the kernel side's terms.
-fn flags(policy: &Policy) -> u32 {
+fn flags(policy: &Policy) -> ScopeFlags {
     [
-        (policy.mode == Mode::Enforce, SCOPE_ENFORCE),
-        (policy.mode == Mode::Disabled, SCOPE_DISABLED),
-        (policy.block_environ, SCOPE_BLOCK_ENVIRON),
-        (policy.block_mem, SCOPE_BLOCK_MEM),
-        (policy.block_maps, SCOPE_BLOCK_MAPS),
-        (policy.block_ptrace, SCOPE_BLOCK_PTRACE),
-        (policy.allow_self_read, SCOPE_SELF_READ),
-        (policy.audit_all, SCOPE_AUDIT_ALL),
-        (!policy.kernel_binary_filter, SCOPE_ALL_EXECS),
-        (policy.on_failure == OnFailure::Allow, SCOPE_FAIL_OPEN),
-        (is_started_from_outside(), SCOPE_POD),
+        (policy.mode == Mode::Enforce, ScopeFlags::ENFORCE),
+        (policy.mode == Mode::Disabled, ScopeFlags::DISABLED),
+        (policy.block_environ, ScopeFlags::BLOCK_ENVIRON),
+        (policy.block_mem, ScopeFlags::BLOCK_MEM),
+        (policy.block_maps, ScopeFlags::BLOCK_MAPS),
+        (policy.block_ptrace, ScopeFlags::BLOCK_PTRACE),
+        (policy.allow_self_read, ScopeFlags::SELF_READ),
+        (policy.audit_all, ScopeFlags::AUDIT_ALL),
+        (!policy.kernel_binary_filter, ScopeFlags::ALL_EXECS),
+        (policy.on_failure == OnFailure::Allow, ScopeFlags::FAIL_OPEN),
+        (is_started_from_outside(), ScopeFlags::POD),
     ]
     .into_iter()
     .filter_map(|(is_set, flag)| is_set.then_some(flag))
-    .sum()
+    .collect()
 }

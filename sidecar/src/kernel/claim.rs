@@ -13,11 +13,11 @@ use rustix::{
 use sidecar_common::{
     layout::{RING_BYTES, RING_BYTES_LEAST},
     name,
-    policy::{BindingKey, Counters, Maker, RingKey, SCOPE_ALL_EXECS, Scope, ScopeId},
+    policy::{BindingKey, Counters, Maker, RingKey, Scope, ScopeFlags, ScopeId},
 };
 
 use super::{
-    Error, Ring, ask, libraries, load,
+    Error, Ring, ask, contract, libraries,
     maps::{BPF_EXIST, Pinned, failed, present},
     own_objects, pins,
 };
@@ -27,8 +27,8 @@ const MAP_TYPE_RINGBUF: u32 = 27;
 
 /// What an agent asks of the kernel side.
 pub(crate) struct Wish<'a> {
-    /// `SCOPE_*` bits.
-    pub(crate) flags: u32,
+    /// What holds there.
+    pub(crate) flags: ScopeFlags,
     /// Base names of the programs to hold.
     pub(crate) names: BTreeSet<&'a [u8]>,
     /// Whether there are programs among them that run nothing but what is in their image.
@@ -39,7 +39,7 @@ pub(crate) struct Wish<'a> {
 /// the process just dies, the kernel side notices.
 pub(crate) struct Claim {
     scope: ScopeId,
-    flags: u32,
+    flags: ScopeFlags,
     names: Vec<BindingKey>,
     books: Books,
 }
@@ -60,14 +60,14 @@ impl Books {
     fn open(dir: &Path) -> Result<Self, Error> {
         let pinned = Pinned(dir);
         Ok(Self {
-            scopes: pinned.hash("SCOPE_LEASES")?,
-            name_filter: pinned.array("NAME_FILTER")?,
-            bindings: pinned.hash("BINDINGS")?,
-            all_execs: pinned.array("ALL_EXECS")?,
-            counters: pinned.hash("COUNTERS")?,
-            rings: HashOfMaps::try_from(Map::HashOfMaps(pinned.data("RINGS")?))
-                .map_err(failed("RINGS"))?,
-            mounting: pinned.hash("MOUNTING")?,
+            scopes: pinned.hash(&contract::SCOPE_LEASES)?,
+            name_filter: pinned.array(&contract::NAME_FILTER)?,
+            bindings: pinned.hash(&contract::BINDINGS)?,
+            all_execs: pinned.array(&contract::ALL_EXECS)?,
+            counters: pinned.hash(&contract::COUNTERS)?,
+            rings: HashOfMaps::try_from(Map::HashOfMaps(pinned.data(contract::RINGS.name)?))
+                .map_err(failed(contract::RINGS.name))?,
+            mounting: pinned.hash(&contract::MOUNTING)?,
         })
     }
 
@@ -78,7 +78,7 @@ impl Books {
         for (key, number) in RingKey::all(scope).zip(numbers) {
             if number != 0 || key == RingKey::first(scope) {
                 let given = self.rings.insert(key, &rings[number], 0);
-                given.map_err(failed("RINGS"))?;
+                given.map_err(failed(contract::RINGS.name))?;
             }
         }
         Ok(())
@@ -104,18 +104,20 @@ impl Books {
         self.count_name(end, 1)?;
         self.bindings
             .insert(key, end, 0)
-            .map_err(failed("BINDINGS"))
+            .map_err(failed(contract::BINDINGS.name))
     }
 
     fn is_wanted(&self, key: &BindingKey) -> Result<bool, Error> {
-        Ok(present("BINDINGS", self.bindings.get(key, 0))?.is_some())
+        Ok(present(contract::BINDINGS.name, self.bindings.get(key, 0))?.is_some())
     }
 
     fn drop_name(&mut self, key: &BindingKey) -> Result<(), Error> {
-        let Some(end) = present("BINDINGS", self.bindings.get(key, 0))? else {
+        let Some(end) = present(contract::BINDINGS.name, self.bindings.get(key, 0))? else {
             return Ok(());
         };
-        self.bindings.remove(key).map_err(failed("BINDINGS"))?;
+        self.bindings
+            .remove(key)
+            .map_err(failed(contract::BINDINGS.name))?;
         self.count_name(end, -1)
     }
 
@@ -124,23 +126,26 @@ impl Books {
         let bindings = self
             .name_filter
             .get(&slot, 0)
-            .map_err(failed("NAME_FILTER"))?;
+            .map_err(failed(contract::NAME_FILTER.name))?;
         self.name_filter
             .set(slot, bindings.saturating_add_signed(by), 0)
-            .map_err(failed("NAME_FILTER"))
+            .map_err(failed(contract::NAME_FILTER.name))
     }
 
     fn want_all_execs(&mut self, by: i32) -> Result<(), Error> {
-        let wanted = self.all_execs.get(&0, 0).map_err(failed("ALL_EXECS"))?;
+        let wanted = self
+            .all_execs
+            .get(&0, 0)
+            .map_err(failed(contract::ALL_EXECS.name))?;
         self.all_execs
             .set(0, wanted.saturating_add_signed(by), 0)
-            .map_err(failed("ALL_EXECS"))
+            .map_err(failed(contract::ALL_EXECS.name))
     }
 
     /// Our own scope's entry, unless it has an agent. (The kernel side may have missed an agent's end, or not
     /// come to it: a process that has ended is none.)
     fn left_in(&self, scope: ScopeId) -> Result<Option<Scope>, Error> {
-        let left = present("SCOPES", self.scopes.get(&scope, 0))?;
+        let left = present(contract::SCOPE_LEASES.name, self.scopes.get(&scope, 0))?;
         match left {
             Some(left) if left.agent != 0 && lives(left.agent_pid) => Err(Error::ScopeTaken {
                 scope,
@@ -192,12 +197,12 @@ impl Books {
             self.drop_of_agent(key);
         }
         if let Some(left) = &mut left
-            && left.flags & SCOPE_ALL_EXECS != 0
+            && left.flags.contains(ScopeFlags::ALL_EXECS)
         {
             self.want_all_execs(-1)?;
-            left.flags &= !SCOPE_ALL_EXECS;
+            left.flags &= !ScopeFlags::ALL_EXECS;
             let scopes = self.scopes.insert(scope, *left, BPF_EXIST);
-            scopes.map_err(failed("SCOPE_LEASES"))?;
+            scopes.map_err(failed(contract::SCOPE_LEASES.name))?;
         }
         Ok(left)
     }
@@ -248,7 +253,7 @@ impl Claim {
         books
             .counters
             .insert(scope, Counters::default(), 0)
-            .map_err(failed("COUNTERS"))?;
+            .map_err(failed(contract::COUNTERS.name))?;
         let mut claim = Self {
             scope,
             flags: wish.flags,
@@ -281,7 +286,7 @@ impl Claim {
     }
 
     fn want_all_execs(&mut self) -> Result<(), Error> {
-        if self.flags & SCOPE_ALL_EXECS != 0 {
+        if self.flags.contains(ScopeFlags::ALL_EXECS) {
             self.books.want_all_execs(1)?;
         }
         Ok(())
@@ -319,10 +324,13 @@ impl Claim {
         self.drop_all_but_ours(&before)
     }
 
-    fn adopt_flags(&mut self, flags: u32) -> Result<(), Error> {
-        let scope = present("SCOPES", self.books.scopes.get(&self.scope, 0))?;
+    fn adopt_flags(&mut self, flags: ScopeFlags) -> Result<(), Error> {
+        let scope = present(
+            contract::SCOPE_LEASES.name,
+            self.books.scopes.get(&self.scope, 0),
+        )?;
         let scope = scope.ok_or(Error::NotEnlisted)?;
-        let wants = |flags: u32| i32::from(flags & SCOPE_ALL_EXECS != 0);
+        let wants = |flags: ScopeFlags| i32::from(flags.contains(ScopeFlags::ALL_EXECS));
         match wants(flags) - wants(self.flags) {
             0 => {}
             by => self.books.want_all_execs(by)?,
@@ -332,7 +340,7 @@ impl Claim {
             .books
             .scopes
             .insert(self.scope, Scope { flags, ..scope }, BPF_EXIST);
-        changed.map_err(failed("SCOPE_LEASES"))
+        changed.map_err(failed(contract::SCOPE_LEASES.name))
     }
 
     /// No new program is held from here on.
@@ -346,7 +354,7 @@ impl Claim {
     /// Leaves the scope to a later agent. What is sealed stays sealed.
     pub(crate) fn leave(mut self, lock: &pins::Lock, sealed: usize) -> Result<(), Error> {
         self.stop_holding(lock)?;
-        if self.flags & SCOPE_ALL_EXECS != 0 {
+        if self.flags.contains(ScopeFlags::ALL_EXECS) {
             self.books.want_all_execs(-1)?;
         }
         self.books.drop_of_agent(self.scope);
@@ -355,19 +363,22 @@ impl Claim {
                 .books
                 .scopes
                 .remove(&self.scope)
-                .map_err(failed("SCOPE_LEASES"));
+                .map_err(failed(contract::SCOPE_LEASES.name));
         }
-        let scope = present("SCOPE_LEASES", self.books.scopes.get(&self.scope, 0))?;
+        let scope = present(
+            contract::SCOPE_LEASES.name,
+            self.books.scopes.get(&self.scope, 0),
+        )?;
         let scope = Scope {
             agent: 0,
-            flags: self.flags & !SCOPE_ALL_EXECS,
+            flags: self.flags & !ScopeFlags::ALL_EXECS,
             agent_pid: 0,
             ..scope.ok_or(Error::NotEnlisted)?
         };
         self.books
             .scopes
             .insert(self.scope, scope, BPF_EXIST)
-            .map_err(failed("SCOPE_LEASES"))
+            .map_err(failed(contract::SCOPE_LEASES.name))
     }
 
     /// Undoes a stake that failed half-way: where an agent before us had left the scope, its names stay
@@ -376,7 +387,7 @@ impl Claim {
         self.books.drop_of_agent(self.scope);
         if let Some(left) = left {
             let put_back = self.books.scopes.insert(self.scope, left, 0);
-            return put_back.map_err(failed("SCOPE_LEASES"));
+            return put_back.map_err(failed(contract::SCOPE_LEASES.name));
         }
         for key in std::mem::take(&mut self.names) {
             self.books.drop_name(&key)?;
@@ -387,8 +398,8 @@ impl Claim {
 }
 
 fn enlist(scope: ScopeId, wish: &Wish<'_>) -> Result<(), Error> {
-    let arguments = [scope, wish.flags, process::id()].map(u64::from);
-    match ask::run(load::ENLIST, &arguments)? {
+    let arguments = [scope, wish.flags.bits(), process::id()].map(u64::from);
+    match ask::run(contract::ENLIST, &arguments)? {
         0 => Err(Error::NotEnlisted),
         _ => Ok(()),
     }

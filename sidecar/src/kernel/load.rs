@@ -11,6 +11,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
     Cause, Error,
+    contract::{FIND_SYSCALL_SLOT, HOOKS, LATE, MMAP_FILE, PINNED_PROGRAMS, TRACEPOINTS},
     lockdown::{Locked, lacks_helper},
     offsets::{self, Types},
     points,
@@ -19,85 +20,7 @@ use super::{
 };
 
 /// The kernel side, as `build.rs` left it.
-static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernelseal.bpf.o"));
-
-/// The security hooks we attach to, in this order; a program has its hook's name. What remembers a
-/// file system comes after what forgets it.
-pub(super) const HOOKS: &[&str] = &[
-    "sb_free_security",
-    "sb_kern_mount",
-    "file_open",
-    "file_permission",
-    "ptrace_access_check",
-    "ptrace_traceme",
-    "perf_event_open",
-    "bpf",
-    "bpf_map",
-    "bpf_prog",
-    "inode_unlink",
-    "inode_rmdir",
-    "inode_rename",
-    "inode_setattr",
-    "locked_down",
-    "path_notify",
-    "task_kill",
-    "file_send_sigiotask",
-    "task_setrlimit",
-    "task_setscheduler",
-    "task_setnice",
-    "task_setioprio",
-    "sb_mount",
-    "sb_umount",
-    "sb_remount",
-    "move_mount",
-    "task_alloc",
-    "bprm_creds_for_exec",
-    COMMITTED,
-];
-/// Attached only where tracepoints may be missed.
-const COMMITTED: &str = "bprm_committed_creds";
-const WAKEUP: &str = "sched_wakeup_new";
-/// What not every kernel needs: those of 6.16 and later do.
-pub(super) const LATE: [&str; 2] = [COMMITTED, WAKEUP];
-/// The tracepoints we attach to; a program has its tracepoint's name.
-pub(super) const TRACEPOINTS: &[&str] = &[
-    "sched_process_exec",
-    "sched_process_fork",
-    "sched_process_exit",
-    "sched_process_free",
-    WAKEUP,
-];
-/// Makes its caller the agent of a scope.
-pub(super) const ENLIST: &str = "enlist";
-pub(super) const OWN_CGROUP: &str = "own_cgroup";
-/// Takes a program that was delivered to off what is held.
-pub(super) const SETTLE: &str = "settle";
-/// Tells whether a descriptor of its caller's is the script that was executed.
-pub(super) const IS_EXECUTED: &str = "is_executed";
-/// Tells where a file comes from that a descriptor of its caller's leads to.
-pub(super) const PROVENANCE: &str = "provenance";
-/// The hook that is attached where an agent asks for it.
-pub(super) const MMAP_FILE: &str = "mmap_file";
-const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
-/// What an agent runs itself, and is pinned for that.
-pub(super) const PINNED_PROGRAMS: &[&str] = &[ENLIST, OWN_CGROUP, SETTLE, IS_EXECUTED, PROVENANCE];
-/// What agents open.
-pub(super) const MAPS: &[&str] = &[
-    "SCOPE_LEASES",
-    "SEALED",
-    "TREES",
-    "HELD",
-    "VAULTS",
-    "MOUNTING",
-    "COUNTERS",
-    "BINDINGS",
-    "NAME_FILTER",
-    "ALL_EXECS",
-    "RINGS",
-    "FIRED",
-    "IMAGE_ONLY",
-    "OWN_OBJECTS",
-];
+pub(super) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernelseal.bpf.o"));
 
 /// A loaded and attached kernel side; gone when dropped, unless it is pinned.
 pub(crate) struct Loaded {

@@ -12,11 +12,14 @@ use aya::{
 };
 use nix::unistd::gettid;
 use sidecar_common::policy::{
-    BindingKey, Counters, HELD_COMING, HELD_WAIVED, Held, Maker, SEALED_AGENT, SEALED_EXECING,
-    SEALED_ROOT, SEALED_VOID, Scope, ScopeId, Sealed, Vault,
+    BindingKey, Counters, Held, HeldFlags, Maker, Scope, ScopeId, Sealed, SealedFlags, Vault,
 };
 
-use super::{Error, ask, load, pins};
+use super::{
+    Error, ask,
+    contract::{self, PinnedMap},
+    pins,
+};
 
 /// `BPF_EXIST` (uapi/linux/bpf.h): change what is there, add nothing.
 pub(super) const BPF_EXIST: u64 = 2;
@@ -38,13 +41,16 @@ impl Pinned<'_> {
 
     pub(super) fn hash<K: Pod, V: Pod>(
         &self,
-        name: &'static str,
+        map: &PinnedMap<K, V>,
     ) -> Result<HashMap<MapData, K, V>, Error> {
-        HashMap::try_from(Map::HashMap(self.data(name)?)).map_err(failed(name))
+        HashMap::try_from(Map::HashMap(self.data(map.name)?)).map_err(failed(map.name))
     }
 
-    pub(super) fn array<V: Pod>(&self, name: &'static str) -> Result<Array<MapData, V>, Error> {
-        Array::try_from(Map::Array(self.data(name)?)).map_err(failed(name))
+    pub(super) fn array<V: Pod>(
+        &self,
+        map: &PinnedMap<u32, V>,
+    ) -> Result<Array<MapData, V>, Error> {
+        Array::try_from(Map::Array(self.data(map.name)?)).map_err(failed(map.name))
     }
 }
 
@@ -83,15 +89,15 @@ impl Maps {
     pub(crate) fn open_at(dir: &Path) -> Result<Self, Error> {
         let pinned = Pinned(dir);
         Ok(Self {
-            scopes: pinned.hash("SCOPE_LEASES")?,
-            sealed: pinned.hash("SEALED")?,
-            trees: pinned.hash("TREES")?,
-            image_only: pinned.hash("IMAGE_ONLY")?,
-            held: pinned.hash("HELD")?,
-            vaults: pinned.hash("VAULTS")?,
-            mounting: pinned.hash("MOUNTING")?,
-            counters: pinned.hash("COUNTERS")?,
-            bindings: pinned.hash("BINDINGS")?,
+            scopes: pinned.hash(&contract::SCOPE_LEASES)?,
+            sealed: pinned.hash(&contract::SEALED)?,
+            trees: pinned.hash(&contract::TREES)?,
+            image_only: pinned.hash(&contract::IMAGE_ONLY)?,
+            held: pinned.hash(&contract::HELD)?,
+            vaults: pinned.hash(&contract::VAULTS)?,
+            mounting: pinned.hash(&contract::MOUNTING)?,
+            counters: pinned.hash(&contract::COUNTERS)?,
+            bindings: pinned.hash(&contract::BINDINGS)?,
         })
     }
 
@@ -112,7 +118,7 @@ impl Maps {
             Some(scope) if scope.agent != 0 && scope.agent_pid == pid => {
                 let left = Scope { agent: 0, ..scope };
                 let ended = self.scopes.insert(id, left, BPF_EXIST);
-                ended.map_err(failed("SCOPE_LEASES"))
+                ended.map_err(failed(contract::SCOPE_LEASES.name))
             }
             _ => Ok(()),
         }
@@ -150,16 +156,16 @@ impl Maps {
     }
 
     fn under_seal(&self) -> impl Iterator<Item = Sealed> {
-        const NOT_SEALED: u32 = SEALED_AGENT | SEALED_EXECING | SEALED_VOID;
+        let is_none = SealedFlags::AGENT | SealedFlags::EXECING | SealedFlags::VOID;
         let entries = self.sealed.iter().filter_map(Result::ok);
         entries
             .map(|(_, sealed)| sealed)
-            .filter(|sealed| sealed.flags & NOT_SEALED == 0)
+            .filter(move |sealed| !sealed.flags.intersects(is_none))
     }
 
     /// A held program.
     pub(crate) fn held(&self, tgid: u32) -> Result<Option<Held>, Error> {
-        present("HELD", self.held.get(&tgid, 0))
+        present(contract::HELD.name, self.held.get(&tgid, 0))
     }
 
     /// All that is held in a scope.
@@ -175,7 +181,7 @@ impl Maps {
     pub(crate) fn forget_held(&mut self, tgid: u32) -> Result<(), Error> {
         match self.held.remove(&tgid) {
             Err(e) if !matches!(e, MapError::KeyNotFound | MapError::SyscallError(_)) => {
-                Err(failed("HELD")(e))
+                Err(failed(contract::HELD.name)(e))
             }
             _ => Ok(()),
         }
@@ -189,18 +195,18 @@ impl Maps {
 
     /// A program that is coming is to start without secrets.
     pub(crate) fn waive(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
-        let is_still = |now: &Held| now.seal == held.seal && now.flags & HELD_COMING != 0;
+        let is_still = |now: &Held| now.seal == held.seal && now.flags.contains(HeldFlags::COMING);
         if !self.held(tgid)?.as_ref().is_some_and(is_still) {
-            return Err(failed("HELD")(MapError::KeyNotFound));
+            return Err(failed(contract::HELD.name)(MapError::KeyNotFound));
         }
         let held = Held {
-            flags: held.flags | HELD_WAIVED,
+            flags: held.flags | HeldFlags::WAIVED,
             ..*held
         };
         // EXIST: if it died meanwhile its entry is gone and must not come back
         self.held
             .insert(tgid, held, BPF_EXIST)
-            .map_err(failed("HELD"))
+            .map_err(failed(contract::HELD.name))
     }
 
     /// A held program was given its secrets, and goes its way: from here on it is of its new tree alone. An error if it is
@@ -208,10 +214,10 @@ impl Maps {
     pub(crate) fn settle(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
         // (as nearly all)
         if held.earlier_seal == 0 {
-            return self.held.remove(&tgid).map_err(failed("HELD"));
+            return self.held.remove(&tgid).map_err(failed(contract::HELD.name));
         }
-        match ask::run(load::SETTLE, &[tgid.into()])? {
-            0 => Err(failed("HELD")(MapError::KeyNotFound)),
+        match ask::run(contract::SETTLE, &[tgid.into()])? {
+            0 => Err(failed(contract::HELD.name)(MapError::KeyNotFound)),
             _ => Ok(()),
         }
     }
@@ -219,7 +225,7 @@ impl Maps {
     /// Whether an open file of ours is the script that was executed when that seal was given.
     pub(crate) fn is_executed(file: BorrowedFd<'_>, seal: u64) -> Result<bool, Error> {
         let number = file.as_raw_fd().cast_unsigned();
-        Ok(ask::run(load::IS_EXECUTED, &[number.into(), seal])? == 1)
+        Ok(ask::run(contract::IS_EXECUTED, &[number.into(), seal])? == 1)
     }
 
     /// Where a file of ours comes from (`sidecar_common::provenance`), of a process with that root, in the mount namespace of
@@ -231,14 +237,14 @@ impl Maps {
     ) -> Result<u32, Error> {
         let number = |fd: BorrowedFd<'_>| u64::from(fd.as_raw_fd().cast_unsigned());
         let arguments = [number(file), number(root), namespace.into()];
-        ask::run(load::PROVENANCE, &arguments)
+        ask::run(contract::PROVENANCE, &arguments)
     }
 
     /// From here on a tree runs nothing but what is in its image, until it ends.
     pub(crate) fn keep_to_image(&mut self, seal: u64) -> Result<(), Error> {
         self.image_only
             .insert(seal, 1, 0)
-            .map_err(failed("IMAGE_ONLY"))
+            .map_err(failed(contract::IMAGE_ONLY.name))
     }
 
     /// Takes the seal off a process that is let go without secrets. One that it had before is its again: what it was
@@ -250,7 +256,7 @@ impl Maps {
         {
             let after = if held.earlier_seal == 0 {
                 Sealed {
-                    flags: SEALED_VOID,
+                    flags: SealedFlags::VOID,
                     ..sealed
                 }
             } else {
@@ -273,14 +279,14 @@ impl Maps {
         for (_, sealed) in self.sealed.iter().filter_map(Result::ok) {
             // A process's entry may outlast the process, its place in the tree's count does not.
             if sealed.scope == scope && !self.is_tree_gone(sealed.seal) {
-                *trees.entry(sealed.seal).or_default() |= sealed.flags & SEALED_ROOT != 0;
+                *trees.entry(sealed.seal).or_default() |= sealed.flags.contains(SealedFlags::ROOT);
             }
         }
         // What is held is of the tree, too, that it was of before.
         for (_, held) in self.held.iter().filter_map(Result::ok) {
             if held.earlier_seal != 0 && held.earlier_scope == scope {
                 *trees.entry(held.earlier_seal).or_default() |=
-                    held.earlier_flags & SEALED_ROOT != 0;
+                    held.earlier_flags.contains(SealedFlags::ROOT);
             }
         }
         trees
@@ -315,7 +321,7 @@ impl Maps {
         let thread = gettid().as_raw().cast_unsigned();
         self.mounting
             .insert(Maker { scope, thread }, seal, 0)
-            .map_err(failed("MOUNTING"))
+            .map_err(failed(contract::MOUNTING.name))
     }
 
     /// What the kernel side counted for a scope.

@@ -2,6 +2,7 @@
 
 mod ask;
 mod claim;
+mod contract;
 pub(crate) mod fields;
 mod libraries;
 mod load;

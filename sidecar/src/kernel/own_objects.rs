@@ -12,13 +12,11 @@ use sidecar_common::policy::{OBJECT_LINK, OBJECT_MAP, OBJECT_PROGRAM, OwnObject}
 
 use super::{
     Error,
+    contract::OWN_OBJECTS,
     load::{Loaded, chain},
     maps::{Pinned, failed},
     pins,
 };
-
-/// The map of them.
-const NAME: &str = "OWN_OBJECTS";
 
 /// Notes all that was loaded, before it is pinned.
 pub(super) fn note(loaded: &mut Loaded) -> Result<(), Error> {
@@ -27,14 +25,18 @@ pub(super) fn note(loaded: &mut Loaded) -> Result<(), Error> {
         let info = link.info().map_err(|e| unknown(name, &e))?;
         objects.insert((OBJECT_LINK, info.id()));
     }
-    let map = loaded.ebpf.map_mut(NAME).ok_or_else(|| Error::Map {
-        name: NAME,
-        cause: "not in the kernel object".into(),
-    })?;
-    let mut own = HashMap::try_from(map).map_err(failed(NAME))?;
+    let map = loaded
+        .ebpf
+        .map_mut(OWN_OBJECTS.name)
+        .ok_or_else(|| Error::Map {
+            name: OWN_OBJECTS.name,
+            cause: "not in the kernel object".into(),
+        })?;
+    let mut own = HashMap::try_from(map).map_err(failed(OWN_OBJECTS.name))?;
     for (kind, id) in objects {
         let object = OwnObject { kind, id };
-        own.insert(object, 1u8, 0).map_err(failed(NAME))?;
+        own.insert(object, 1u8, 0)
+            .map_err(failed(OWN_OBJECTS.name))?;
     }
     Ok(())
 }
@@ -60,10 +62,11 @@ pub(super) fn note_link(name: &str, link: &FdLink) -> Result<(), Error> {
 }
 
 fn insert(objects: impl IntoIterator<Item = (u32, u32)>) -> Result<(), Error> {
-    let mut own = Pinned(&pins::dir()).hash(NAME)?;
+    let mut own = Pinned(&pins::dir()).hash(&OWN_OBJECTS)?;
     for (kind, id) in objects {
         let object = OwnObject { kind, id };
-        own.insert(object, 1u8, 0).map_err(failed(NAME))?;
+        own.insert(object, 1u8, 0)
+            .map_err(failed(OWN_OBJECTS.name))?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// A program of every monitor's, which is attached nowhere.
-const OWN_LEVEL: &str = "own_level";
+pub(super) const OWN_LEVEL: &str = "own_level";
 
 /// What is asked of a kernel side: in its own memory, of which the kernel makes a map that is called as the section is.
 pub(super) const SETTINGS: &str = ".data.settings";

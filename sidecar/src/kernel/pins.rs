@@ -16,7 +16,7 @@ use nix::{
 };
 use sidecar_common::layout::LAYOUT_VERSION;
 
-use super::{Error, libraries, load, own_objects};
+use super::{Error, contract, libraries, load, own_objects};
 
 /// Where BPF objects are pinned on every system.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -105,9 +105,9 @@ pub(crate) fn verify(_lock: &Lock) -> Result<(), Error> {
 /// The same, by an agent of this set: nobody changes it without taking its scope away first.
 pub(super) fn ensure_complete() -> Result<(), Error> {
     // Where one of the late ones is needed, all are.
-    let has_late = load::LATE.iter().any(|name| link(name).exists());
-    let all = load::HOOKS.iter().chain(load::TRACEPOINTS);
-    for name in all.filter(|name| has_late || !load::LATE.contains(name)) {
+    let has_late = contract::LATE.iter().any(|name| link(name).exists());
+    let all = contract::HOOKS.iter().chain(contract::TRACEPOINTS);
+    for name in all.filter(|name| has_late || !contract::LATE.contains(name)) {
         let path = link(name);
         PinnedLink::from_pin(&path).map_err(|e| Error::Incomplete {
             path,
@@ -115,10 +115,10 @@ pub(super) fn ensure_complete() -> Result<(), Error> {
         })?;
     }
     libraries::ensure_attached()?;
-    let pins = load::PINNED_PROGRAMS
+    let pins = contract::PINNED_PROGRAMS
         .iter()
         .map(|name| program(&dir(), name));
-    for path in pins.chain(load::MAPS.iter().map(|name| map(&dir(), name))) {
+    for path in pins.chain(contract::PINNED_MAPS.iter().map(|name| map(&dir(), name))) {
         if let Err(e) = fs::symlink_metadata(&path) {
             return Err(Error::Incomplete {
                 path,
@@ -180,7 +180,10 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
         }
     }
     own_objects::note(&mut loaded)?;
-    for name in load::PINNED_PROGRAMS.iter().chain([&load::MMAP_FILE]) {
+    for name in contract::PINNED_PROGRAMS
+        .iter()
+        .chain([&contract::MMAP_FILE])
+    {
         if let Some(program) = loaded.ebpf.program_mut(name) {
             program
                 .pin(staging.join(format!("prog_{name}")))

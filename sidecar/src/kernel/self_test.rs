@@ -22,7 +22,7 @@ use rustix::{
 use sidecar_common::proof::{ANSWER, COMMAND, Proof};
 
 use super::{
-    Error,
+    Error, contract,
     lockdown::{Locked, is_confidential},
     maps::Pinned,
     pins,
@@ -154,7 +154,7 @@ pub(crate) struct SelfTest {
 impl SelfTest {
     /// Opens what hooks count in.
     pub(crate) fn open() -> Result<Self, Error> {
-        let fired = Pinned(&pins::dir()).array("FIRED")?;
+        let fired = Pinned(&pins::dir()).array(&contract::FIRED)?;
         Ok(Self { fired })
     }
 

@@ -108,47 +108,43 @@ label! {
     }
 }
 
-/// Accesses that have series of their own; all others are counted as [`OTHER_ACCESS`], for a file's name may be anybody's
-/// choice. Events tell each by its name.
-pub(crate) const ACCESSES: &[&str] = &[
-    "environ",
-    "mem",
-    "stack",
-    "syscall",
-    "fd",
-    "fdinfo",
-    "clear_refs",
-    "coredump_filter",
-    "maps",
-    "smaps",
-    "smaps_rollup",
-    "numa_maps",
-    "pagemap",
-    "map_files",
-    "auxv",
-    "ptrace",
-    "process_vm",
-    SECRET_FILE,
-    "perf_event",
-    "bpf",
-    "pins",
-    "tracefs",
-    "kcore",
-    "/dev/mem",
-    "fanotify",
-    "mount",
-    "executable_map",
-    "signal",
-    "prlimit",
-    "priority",
-    "agent",
-    "oom_score_adj",
-    "ftrace_enabled",
-    "sysrq-trigger",
-    "core_pattern",
-    "modprobe",
-    OTHER_ACCESS,
-];
+/// Makes [`ACCESSES`] of the guarded files' table.
+macro_rules! accesses {
+    (
+        files { $($_file:ident $file:literal: $($_of_file:ident),*;)* }
+        folders { $($_folder:ident $folder:literal: $($_of_folder:ident),*;)* }
+    ) => {
+        /// Accesses that have series of their own; all others are counted as [`OTHER_ACCESS`], for a file's name may be anybody's
+        /// choice. Events tell each by its name.
+        pub(crate) const ACCESSES: &[&str] = &[
+            $($file,)*
+            $($folder,)*
+            "ptrace",
+            "process_vm",
+            SECRET_FILE,
+            "perf_event",
+            "bpf",
+            "pins",
+            "tracefs",
+            "kcore",
+            "/dev/mem",
+            "fanotify",
+            "mount",
+            "executable_map",
+            "signal",
+            "prlimit",
+            "priority",
+            "agent",
+            "oom_score_adj",
+            "ftrace_enabled",
+            "sysrq-trigger",
+            "core_pattern",
+            "modprobe",
+            OTHER_ACCESS,
+        ];
+    };
+}
+sidecar_common::guarded_files!(accesses);
 
 /// The access to a secret file.
 pub(crate) const SECRET_FILE: &str = "secret_file";

@@ -297,7 +297,9 @@ fn words_in_events_are_as_they_were() {
         "outcomes",
         Outcome::ALL.iter().map(|o| o.name().into()).collect(),
     );
-    add("accesses", names(labels::ACCESSES));
+    let mut accesses: Vec<_> = labels::ACCESSES.to_vec();
+    accesses.sort_unstable();
+    add("accesses", names(&accesses));
     let said = |value| serde_json::to_string(&value).unwrap();
     add(
         "actions",

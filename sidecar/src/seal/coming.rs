@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::{sys::ptrace, unistd::Pid};
-use sidecar_common::policy::{HELD_COMING, HELD_LET_ON, HELD_SEIZED, Held};
+use sidecar_common::policy::{Held, HeldFlags};
 
 use super::{
     Work,
@@ -33,10 +33,10 @@ impl Work {
         if self.waits(held) || self.arrivals.standing.contains_key(&held.seal) {
             return;
         }
-        let is_coming = held.flags & HELD_COMING != 0;
+        let is_coming = held.flags.contains(HeldFlags::COMING);
         match self.arrivals.coming.get_mut(&tgid) {
             Some(coming) if coming.held.start_ns == held.start_ns => {
-                if !is_coming && held.flags & HELD_SEIZED != 0 {
+                if !is_coming && held.flags.contains(HeldFlags::SEIZED) {
                     coming.held = *held;
                     self.has_changed(tgid);
                 }
@@ -151,6 +151,7 @@ impl Work {
             return;
         };
         let process = Pid::from_raw(held.pid.cast_signed());
+        let is_ending = self.is_ending;
         let mut progress = tracee.look(process);
         for _ in 0..TRIES {
             if !(*is_told && matches!(progress, Ok(Progress::Running))) {
@@ -161,7 +162,13 @@ impl Work {
         }
         let result = match progress {
             Ok(Progress::Executed) => return self.has_executed(tgid),
-            Ok(Progress::Trapped) if *was_trapped => return self.has_not_executed(tgid),
+            // (One that has not come to its exec since, for want of a processor, would be let go and come once more: where we end
+            // nobody would be there for it, and it would start without its secrets.)
+            Ok(Progress::Trapped)
+                if *was_trapped && !(is_ending && tracee.executes_anew().unwrap_or(false)) =>
+            {
+                return self.has_not_executed(tgid);
+            }
             // It is about to begin the system call anew, now that we are attached, or will not any more.
             Ok(Progress::Trapped) => {
                 *was_trapped = true;
@@ -207,12 +214,14 @@ impl Work {
 
     fn has_come(&mut self, tgid: u32, held: &Held, mut traced: Traced) {
         self.turns.wait(held.seal);
-        if held.flags & HELD_COMING == 0 {
+        if !held.flags.contains(HeldFlags::COMING) {
             return self.arrivals.stands(tgid, held, Standing::Traced(traced));
         }
         // (its record is still to come, or was lost)
         match self.maps.held(tgid) {
-            Ok(Some(now)) if now.start_ns == held.start_ns && now.flags & HELD_COMING == 0 => {
+            Ok(Some(now))
+                if now.start_ns == held.start_ns && !now.flags.contains(HeldFlags::COMING) =>
+            {
                 self.arrivals.stands(tgid, &now, Standing::Traced(traced));
             }
             // What it executed is something else (a shell, for a script without `#!`); the kernel side has forgotten it.
@@ -301,7 +310,7 @@ impl Work {
     /// Whether the kernel began with its exec. It did not where a handler of a signal runs instead: the exec is still to come then.
     fn was_let_on(&self, tgid: u32, held: &Held) -> bool {
         let now = self.maps.held(tgid).ok().flatten();
-        now.is_some_and(|now| now.seal == held.seal && now.flags & HELD_LET_ON != 0)
+        now.is_some_and(|now| now.seal == held.seal && now.flags.contains(HeldFlags::LET_ON))
     }
 
     /// What its process executed since: while we were attached nobody looked at that.

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt as _, path::Path};
 
-use sidecar_common::policy::{HELD_SCRIPT, HELD_WRITABLE};
+use sidecar_common::policy::HeldFlags;
 
 use super::{
     digests::{Known, Target},
@@ -19,7 +19,7 @@ use crate::{
 /// Whether the file is the one the binding means.
 pub(super) fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal> {
     let held = evidence.held;
-    let asked_for = (held.flags & HELD_SCRIPT != 0).then_some(Script {
+    let asked_for = (held.flags.contains(HeldFlags::SCRIPT)).then_some(Script {
         id: FileId {
             dev: held.file_dev,
             ino: held.file_ino,
@@ -127,7 +127,7 @@ fn has_digest(
     binding: &Binding,
     evidence: &Evidence<'_>,
 ) -> Result<Option<Interpreter>, Refusal> {
-    if evidence.held.flags & HELD_WRITABLE != 0 {
+    if evidence.held.flags.contains(HeldFlags::WRITABLE) {
         return Err(Refusal::Writable {
             executed: evidence.executed(),
             binding: binding.name.clone(),

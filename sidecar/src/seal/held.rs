@@ -18,7 +18,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use sidecar_common::policy::{HELD_CONTINUED, HELD_SEIZED, Held};
+use sidecar_common::policy::{Held, HeldFlags};
 use zeroize::Zeroizing;
 
 use crate::process::Process;
@@ -116,8 +116,8 @@ impl HeldTask {
             traced,
             registers,
             stack,
-            is_stopped: held.flags & HELD_SEIZED == 0,
-            is_continued: held.flags & HELD_CONTINUED != 0,
+            is_stopped: !held.flags.contains(HeldFlags::SEIZED),
+            is_continued: held.flags.contains(HeldFlags::CONTINUED),
         })
     }
 

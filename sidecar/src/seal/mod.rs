@@ -39,7 +39,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use sidecar_common::policy::{HELD_MERGED, HELD_TRACED, Held, ScopeId};
+use sidecar_common::policy::{Held, HeldFlags, ScopeId};
 
 use self::{
     adopt::Adoption,
@@ -155,7 +155,7 @@ impl Work {
             return self.begin_later(tgid);
         }
         let process = Process::new(held.pid);
-        if held.flags & HELD_TRACED != 0 {
+        if held.flags.contains(HeldFlags::TRACED) {
             let place = self.place_of(held, process);
             return self.judge_traced(tgid, held, process, &place);
         }
@@ -378,7 +378,7 @@ impl Work {
             memory: Memory::of(held, &self.config, secrets, &self.prints),
         };
         // (before there is a secret in it that a neighbour may guess)
-        if held.flags & HELD_MERGED != 0 {
+        if held.flags.contains(HeldFlags::MERGED) {
             task.stop_merging(process, self.dies_with_us())?;
         }
         let mut variables: Vec<Variable<'_>> = Vec::with_capacity(secrets.len() + 1);

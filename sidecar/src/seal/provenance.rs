@@ -15,7 +15,7 @@ use std::{
 };
 
 use sidecar_common::{
-    policy::HELD_OWN_NAME,
+    policy::HeldFlags,
     provenance::{CHANGED, FOREIGN, IN_LAYERS, IN_ROOT, READ_ONLY, ROOTS_ALONE, is_of_image},
 };
 
@@ -69,7 +69,7 @@ pub(super) fn check(
         };
         return Err(refused(evidence.executed(), why));
     }
-    if script.is_none() && evidence.held.flags & HELD_OWN_NAME != 0 {
+    if script.is_none() && evidence.held.flags.contains(HeldFlags::OWN_NAME) {
         return Ok(()); // as nearly all
     }
     // It has its name by links, or by a first line.

@@ -4,7 +4,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sidecar_common::policy::{HELD_COMING, Held};
+use sidecar_common::policy::{Held, HeldFlags};
 
 use super::{
     Work,
@@ -55,7 +55,7 @@ impl Work {
     /// The same where somebody else is attached.
     pub(super) fn let_go_unattached(&mut self, tgid: u32, held: &Held) {
         self.turns.end(held.seal);
-        if held.flags & HELD_COMING != 0 {
+        if held.flags.contains(HeldFlags::COMING) {
             self.maps.unseal(tgid, held);
             let _ = self.maps.waive(tgid, held);
             return;
@@ -171,7 +171,7 @@ impl Work {
 /// The file of a held program, and who started it. Of one that is coming to its exec the file is still the one before.
 pub(super) fn origin_of(held: &Held) -> Origin {
     let origin = Origin::of(held.pid, held.since_ns);
-    if held.flags & HELD_COMING != 0 {
+    if held.flags.contains(HeldFlags::COMING) {
         return origin.without_executable();
     }
     origin

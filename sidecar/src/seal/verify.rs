@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, io, os::fd::BorrowedFd};
 
-use sidecar_common::policy::{HELD_TRACED, Held};
+use sidecar_common::policy::{Held, HeldFlags};
 
 use super::{digests::Digests, genuine::is_genuine, provenance::Ask, stack::Stack};
 use crate::{
@@ -217,7 +217,7 @@ pub(crate) fn verify<'c>(
     match (meant.is_empty(), refusal) {
         (true, None) => Verdict::IsNot,
         (true, Some(refusal)) => Verdict::Refused(refusal),
-        (false, _) if held.flags & HELD_TRACED != 0 => {
+        (false, _) if held.flags.contains(HeldFlags::TRACED) => {
             let (pid, name) = process.tracer().unwrap_or_default();
             Verdict::Refused(Refusal::Traced(pid, name))
         }

@@ -14,7 +14,7 @@ use rustix::{
     fd::OwnedFd,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
-use sidecar_common::policy::{HELD_COMING, Held, RingKey, ScopeId};
+use sidecar_common::policy::{Held, HeldFlags, RingKey, ScopeId};
 
 use super::{refuse::origin_of, report::joined};
 use crate::{
@@ -169,7 +169,7 @@ impl Watchdog {
             let origin = origin_of(&held);
             let (action, is_done) = match self.on_failure {
                 OnFailure::Deny => (Action::Killed, kill_held(&self.maps, tgid, &held)),
-                OnFailure::Allow if held.flags & HELD_COMING != 0 => {
+                OnFailure::Allow if held.flags.contains(HeldFlags::COMING) => {
                     (Action::Started, self.maps.waive(tgid, &held).is_ok())
                 }
                 OnFailure::Allow => (Action::Started, let_go_held(&mut self.maps, tgid, &held)),

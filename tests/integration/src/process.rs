@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde_json::Value;
-use sidecar_common::policy::{HELD_COMING, Held};
+use sidecar_common::policy::{Held, HeldFlags};
 
 use crate::pinned;
 
@@ -174,7 +174,7 @@ pub fn by_a_shell(command: &Command) -> Command {
 #[must_use]
 pub fn waits_for_agent(pid: u32) -> bool {
     let held = pinned::hash::<u32, Held>("HELD").and_then(|held| Ok(held.get(&pid, 0)?));
-    held.is_ok_and(|held| held.flags & HELD_COMING != 0)
+    held.is_ok_and(|held| held.flags.contains(HeldFlags::COMING))
 }
 
 /// The state of a process as `/proc` gives it: `R`, `S`, `T` (stopped), …; nothing when it is gone.

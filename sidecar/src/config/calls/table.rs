@@ -1,5 +1,7 @@
 //! The table. Arguments have the names that the kernel gives them where it defines the call (`SYSCALL_DEFINE`).
 
+use sidecar_common::syscall::TEXTS;
+
 use super::{
     Argument as A, Call,
     Category::{self, Descriptors, File, Memory, Network, Process, Signals, System, Timers, Users},
@@ -15,7 +17,38 @@ use super::{
     },
 };
 
+/// Registers in which the kernel takes arguments.
+const MAX_ARGUMENTS: usize = 6;
+
+/// A row is more than the kernel side can read of a call: no such table compiles.
+const fn ensure_readable(arguments: &[A]) {
+    let (mut texts, mut addresses) = (0, 0);
+    let mut at = 0;
+    while at < arguments.len() {
+        match arguments[at].1 {
+            Text => texts += 1,
+            Address | AddressOut | Words(_) => {
+                addresses += 1;
+                assert!(
+                    at + 1 < arguments.len(),
+                    "its length is the argument after it"
+                );
+            }
+            Message => addresses += 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    assert!(
+        arguments.len() <= MAX_ARGUMENTS,
+        "more arguments than registers"
+    );
+    assert!(texts <= TEXTS, "more texts than a record has room for");
+    assert!(addresses <= 1, "more addresses than a record has room for");
+}
+
 const fn call(name: &'static str, category: Category, arguments: &'static [A]) -> Call {
+    ensure_readable(arguments);
     Call {
         name,
         function: name,

@@ -30,7 +30,7 @@ use super::{
 };
 
 /// The kernel side, as `build.rs` left it.
-static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/network.bpf.o"));
+pub(super) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/network.bpf.o"));
 
 /// The tracepoint of sockets' states, and its program.
 pub(super) const STATES: &str = "inet_sock_set_state";
@@ -50,6 +50,15 @@ const PROBED: [&str; 5] = [
 
 /// The monitor's key below `monitoring`.
 const MONITOR: &str = "network";
+
+/// Every program that is loaded here.
+#[cfg(test)]
+pub(super) fn program_names() -> Vec<&'static str> {
+    let mut names = PROBED.to_vec();
+    names.extend([STATES, ACCEPTED, ACCEPTED_PROBE]);
+    names.extend(unix::PROBES.map(|(name, _)| name));
+    names
+}
 
 /// See the module.
 pub(crate) struct Network {

@@ -11,7 +11,7 @@ use super::{ACCEPTED, Error, MONITOR, program, refused};
 /// The last that is asked when a process connects.
 const MAY_CONNECT: &str = "security_unix_stream_connect";
 /// The programs and their functions; ends come first, for what nobody saw begin is passed over.
-const PROBES: [(&str, &str); 4] = [
+pub(super) const PROBES: [(&str, &str); 4] = [
     ("unix_release", "unix_release"),
     ("unix_accepted", ACCEPTED),
     ("unix_connected", MAY_CONNECT),

@@ -21,11 +21,11 @@ use crate::{
 };
 
 /// The programs at a function's beginning and end.
-const PROBES: [&str; 2] = ["enter", "leave"];
+pub(super) const PROBES: [&str; 2] = ["enter", "leave"];
 /// The programs at the tracepoints of their names.
-const POINTS: [&str; 2] = ["sys_enter", "sys_exit"];
+pub(super) const POINTS: [&str; 2] = ["sys_enter", "sys_exit"];
 /// The program at a successful exec's tracepoint, of its name.
-const EXEC: &str = "sched_process_exec";
+pub(super) const EXEC: &str = "sched_process_exec";
 /// What the functions of system calls are called, before their own names (since 4.17).
 const PREFIX: &str = if cfg!(target_arch = "aarch64") {
     "__arm64_sys_"

@@ -28,9 +28,18 @@ use super::{
 };
 
 /// The kernel side, as `build.rs` left it.
-static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/syscalls.bpf.o"));
+pub(super) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/syscalls.bpf.o"));
 /// The monitor's key below `monitoring`.
 const MONITOR: &str = "syscalls";
+
+/// Every program that is loaded here.
+#[cfg(test)]
+pub(super) fn program_names() -> Vec<&'static str> {
+    let mut names = attached::PROBES.to_vec();
+    names.extend(attached::POINTS);
+    names.push(attached::EXEC);
+    names
+}
 
 /// See the module.
 pub(crate) struct Syscalls {

@@ -11,7 +11,7 @@ use sidecar_common::{
     syscall::{
         CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_NARROW, CALL_PART,
         CALL_PARTS, CALL_WATCHED, CHANGING, MAX_UIDS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS,
-        Settings, TEXTS,
+        Settings,
     },
 };
 
@@ -151,7 +151,8 @@ fn watched(number: u32, call: &Call) -> sidecar_common::syscall::Call {
     let mut texts = 0;
     for (place, argument) in (1_u8..).zip(call.arguments) {
         match argument.1 {
-            Meaning::Text if texts < TEXTS => {
+            // (the table has no row with more of them than there is room for)
+            Meaning::Text => {
                 watched.texts[texts] = place;
                 texts += 1;
             }

@@ -162,7 +162,7 @@ fn files_without_end() -> Result<()> {
     for _ in 0..8 {
         slow.push(spawn(&mut Command::new(&files.long))?);
     }
-    for _ in 0..20 {
+    for _ in 0..10 {
         let begin = Instant::now();
         let found = probe::report(&mut probe::asked_for_token(&files.good))?.1;
         probe::ensure_both(&found, "hunter2")?;

@@ -17,7 +17,7 @@ use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use sidecar_common::layout::MAX_WORKERS;
-use sidecar_common::policy::{HELD_COMING, Held, RingKey};
+use sidecar_common::policy::{Held, HeldFlags, RingKey};
 
 use super::SOON;
 use super::crowd::{count_events, is_counted};
@@ -171,7 +171,10 @@ fn a_flood_delays_itself_alone() -> Result<()> {
     agent.signal(Signal::SIGCONT)?;
     // One that has not executed yet is in nobody's way.
     until("the flood stands behind its execs", LONG, || {
-        held().is_ok_and(|held| held.iter().all(|held| held.flags & HELD_COMING == 0))
+        held().is_ok_and(|held| {
+            held.iter()
+                .all(|held| !held.flags.contains(HeldFlags::COMING))
+        })
     })?;
     let waiting = held()?;
     let threads = thread::available_parallelism()?.get();
