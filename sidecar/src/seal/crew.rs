@@ -43,18 +43,19 @@ impl Crew {
         processors.clamp(1, MAX_WORKERS)
     }
 
-    /// Starts one of each; the receiver hears when one of them has ended.
+    /// Starts one of each, and waits until they have all that they need; the receiver hears when one of them has ended.
     pub(crate) fn start(sealers: Vec<Sealer>) -> io::Result<(Self, mpsc::Receiver<()>)> {
         let (ended, has_ended) = mpsc::channel(sealers.len().max(1));
         let start = |sealer: Sealer| {
             let orders = Orders::new()?;
             let given = orders.clone();
             let end = End(ended.clone());
+            let (ready, is_ready) = std::sync::mpsc::channel();
             let thread = thread::Builder::new()
                 .name("sealer".into())
                 .stack_size(STACK)
                 .spawn(move || {
-                    let result = sealer.run(given);
+                    let result = sealer.run(given, &ready);
                     // Now: what comes after it may fail for the same reason, and hide it.
                     if let Err(e) = &result {
                         tracing::error!("a delivering thread failed: {e}");
@@ -62,10 +63,21 @@ impl Crew {
                     drop(end);
                     result
                 })?;
-            Ok(Worker { orders, thread })
+            Ok((Worker { orders, thread }, is_ready))
         };
-        let workers: io::Result<_> = sealers.into_iter().map(start).collect();
-        Ok((Self(workers?), has_ended))
+        let started: io::Result<Vec<_>> = sealers.into_iter().map(start).collect();
+        let mut workers = Vec::new();
+        for (worker, is_ready) in started? {
+            if is_ready.recv().is_err() {
+                let failed = io::Error::other("a delivering thread panicked as it began");
+                return Err(match worker.thread.join() {
+                    Ok(Err(e)) => e,
+                    _ => failed,
+                });
+            }
+            workers.push(worker);
+        }
+        Ok((Self(workers), has_ended))
     }
 
     /// Gives all of them an order.

@@ -7,6 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc::Sender,
     },
 };
 
@@ -82,8 +83,9 @@ pub(crate) struct Sealer {
 }
 
 impl Sealer {
-    /// Delivers until it is told to stop, and then whatever is still held.
-    pub(crate) fn run(self, orders: Orders) -> io::Result<()> {
+    /// Delivers until it is told to stop, and then whatever is still held. Says when it is `ready`, having opened all that it
+    /// needs: from then on a want of descriptors delays it, and does not end it.
+    pub(crate) fn run(self, orders: Orders, ready: &Sender<()>) -> io::Result<()> {
         let Self {
             share,
             config,
@@ -137,6 +139,8 @@ impl Sealer {
             origins: Origins::new(),
             started_with,
         };
+        // (who does not wait for it is gone)
+        let _ = ready.send(());
         // what an agent before us sealed, and what it left held
         work.adopt();
         work.catch_up();

@@ -176,9 +176,15 @@ fn a_flood_delays_itself_alone() -> Result<()> {
                 .all(|held| !held.flags.contains(HeldFlags::COMING))
         })
     })?;
+    // (stopped once more: how long it takes until the other one is there, beside threads of a higher priority, is not the question)
+    agent.signal(Signal::SIGSTOP)?;
     let waiting = held()?;
     let threads = thread::available_parallelism()?.get();
     let mut alone = Group::start("alone", 1)?;
+    until("the other one is there", LONG, || {
+        alone.is_there().unwrap_or(false)
+    })?;
+    agent.signal(Signal::SIGCONT)?;
     let found = alone.shell.json(LONG)?;
     probe::ensure_both(&found, "hunter2")?;
     let worker_of = |pid: &Value| {
@@ -215,7 +221,7 @@ fn a_flood_delays_itself_alone() -> Result<()> {
         "{ahead} of {} that were held before it had their secrets from its thread first",
         in_its_way.len()
     );
-    // They have their turns until it is there and has executed.
+    // They have their turns until it has executed.
     ensure!(
         ahead * 3 <= in_its_way.len(),
         "{ahead} of {} were served before it",
