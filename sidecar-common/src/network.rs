@@ -3,11 +3,13 @@
 //! None of it is pinned: an agent and its own kernel side are always of one build, so this is not part of
 //! [`crate::layout::LAYOUT_VERSION`]'s contract.
 
+use bitflags::bitflags;
 use bytemuck::{Pod, Zeroable};
+use num_enum::TryFromPrimitive;
 
 use crate::{
     event::Header,
-    monitor::{Comm, Owner, Within},
+    monitor::{Comm, KIND_PLACE, Owner, Within},
 };
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
@@ -106,26 +108,33 @@ pub const NETWORK_OFFSET_IN_IMMEDIATE: i32 = 0x4b54_0000;
 pub struct Settings {
     /// Whose processes are watched.
     pub within: Within,
-    /// `WATCH_*` and `ONLY_*` bits.
-    pub flags: u32,
+    /// What is watched.
+    pub flags: WatchFlags,
     /// Another number for every change.
     pub generation: u32,
 }
 
-/// TCP connections.
-pub const WATCH_TCP: u32 = 1 << 0;
-/// UDP flows.
-pub const WATCH_UDP: u32 = 1 << 1;
-/// What watched processes begin.
-pub const WATCH_OUTBOUND: u32 = 1 << 2;
-/// What others begin with them.
-pub const WATCH_INBOUND: u32 = 1 << 3;
-/// Connections by Unix sockets.
-pub const WATCH_UNIX: u32 = 1 << 6;
-/// Only ports whose bit is set.
-pub const ONLY_PORTS: u32 = 1 << 4;
-/// Only remote ends in the networks that are listed.
-pub const ONLY_CIDRS: u32 = 1 << 5;
+bitflags! {
+    /// What is watched.
+    #[repr(transparent)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+    pub struct WatchFlags: u32 {
+        /// TCP connections.
+        const TCP = 1 << 0;
+        /// UDP flows.
+        const UDP = 1 << 1;
+        /// What watched processes begin.
+        const OUTBOUND = 1 << 2;
+        /// What others begin with them.
+        const INBOUND = 1 << 3;
+        /// Connections by Unix sockets.
+        const UNIX = 1 << 6;
+        /// Only ports whose bit is set.
+        const ONLY_PORTS = 1 << 4;
+        /// Only remote ends in the networks that are listed.
+        const ONLY_CIDRS = 1 << 5;
+    }
+}
 
 /// The bytes of an IPv6 address, in two words as memory has them. (Bytes would be copied by a loop, which costs the
 /// verifier much.) An IPv4 address is written as IPv6 maps it, `::ffff:a.b.c.d`.
@@ -155,8 +164,8 @@ pub struct Begun {
     pub pid: u32,
     /// `IPPROTO_TCP`, `IPPROTO_UDP`
     pub protocol: u16,
-    /// `CONNECTION_*` bits.
-    pub flags: u16,
+    /// How it stands.
+    pub flags: ConnectionFlags,
     /// See [`Owner`].
     pub cgroup: u64,
     /// See [`Owner`].
@@ -183,10 +192,17 @@ impl Begun {
     }
 }
 
-/// It was begun by somebody else.
-pub const CONNECTION_INBOUND: u16 = 1 << 0;
-/// Its outcome is still to come.
-pub const CONNECTION_COMING: u16 = 1 << 1;
+bitflags! {
+    /// How a connection stands.
+    #[repr(transparent)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+    pub struct ConnectionFlags: u16 {
+        /// It was begun by somebody else.
+        const INBOUND = 1 << 0;
+        /// Its outcome is still to come.
+        const COMING = 1 << 1;
+    }
+}
 
 /// `IPPROTO_TCP`
 pub const TCP: u16 = 6;
@@ -223,18 +239,25 @@ pub struct UdpFlow {
     pub received: u64,
 }
 
-/// A connection was begun by a watched process, or could not be: [`Flow`].
-pub const KIND_CONNECT: u32 = 1;
-/// A watched process accepted one: [`Flow`].
-pub const KIND_ACCEPT: u32 = 2;
-/// One ended: [`Flow`].
-pub const KIND_CLOSE: u32 = 3;
-/// A UDP socket with flows, or a Unix socket with a connection, is gone: [`Gone`].
-pub const KIND_GONE: u32 = 4;
-/// Somebody was told a name's addresses: [`Answer`].
-pub const KIND_ANSWER: u32 = 5;
-/// A watched process connected by a Unix socket, or could not, or accepted such a connection: [`Unix`].
-pub const KIND_UNIX: u32 = 6;
+/// What a record of the network monitor is.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromPrimitive)]
+pub enum RecordKind {
+    /// A connection was begun by a watched process, or could not be: [`Flow`].
+    Connect = 1,
+    /// A watched process accepted one: [`Flow`].
+    Accept = 2,
+    /// One ended: [`Flow`].
+    Close = 3,
+    /// A UDP socket with flows, or a Unix socket with a connection, is gone: [`Gone`].
+    Gone = 4,
+    /// Somebody was told a name's addresses: [`Answer`].
+    Answer = 5,
+    /// A watched process connected by a Unix socket, or could not, or accepted such a connection: [`Unix`].
+    Unix = 6,
+    /// Where a control group is: [`Place`](crate::monitor::Place).
+    Place = KIND_PLACE,
+}
 
 /// What became of a connection.
 #[repr(C)]
@@ -292,8 +315,8 @@ pub struct Unix {
     pub error: u32,
     /// Who is at the other end, by the number that the agent sees; 0 for who it does not see.
     pub peer: u32,
-    /// `CONNECTION_*` bits.
-    pub flags: u16,
+    /// How it stands.
+    pub flags: ConnectionFlags,
     /// Bytes of the name that are here.
     pub length: u16,
     /// To where: a `struct sockaddr_un`.

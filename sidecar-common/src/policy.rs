@@ -2,8 +2,12 @@
 
 use bitflags::bitflags;
 use bytemuck::{Pod, Zeroable};
+use num_enum::TryFromPrimitive;
 
-use crate::layout::{MAX_WORKERS, NAME_LEN};
+use crate::{
+    layout::{MAX_WORKERS, NAME_LEN},
+    provenance::FileOrigin,
+};
 
 /// The inode number of a PID namespace (`/proc/<pid>/ns/pid`): how a scope is named in every map.
 pub type ScopeId = u32;
@@ -64,18 +68,23 @@ bitflags! {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
 pub struct OwnObject {
-    /// `OBJECT_*`
+    /// The number of an [`ObjectKind`].
     pub kind: u32,
     /// Its number among those of its kind.
     pub id: u32,
 }
 
-/// A map.
-pub const OBJECT_MAP: u32 = 1;
-/// A program.
-pub const OBJECT_PROGRAM: u32 = 2;
-/// A link.
-pub const OBJECT_LINK: u32 = 3;
+/// What an object of bpf(2) is.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromPrimitive)]
+pub enum ObjectKind {
+    /// A map.
+    Map = 1,
+    /// A program.
+    Program = 2,
+    /// A link.
+    Link = 3,
+}
 
 /// Which ring an agent hears of a tree from: each of its delivering threads has its own. A seal's lower bits are those of the
 /// number of the process that it was given to, so that all that is told of one tree is told to one thread.
@@ -254,16 +263,16 @@ impl Held {
         (kernels as u64) << 32 | agents as u64
     }
 
-    /// The bits of `flags` that tell where what runs comes from (`provenance::*`).
+    /// The bits of `flags` that tell where what runs comes from.
     #[must_use]
-    pub const fn flags_of(provenance: u32) -> HeldFlags {
-        HeldFlags::from_bits_retain(provenance << HELD_PROVENANCE)
+    pub const fn flags_of(provenance: FileOrigin) -> HeldFlags {
+        HeldFlags::from_bits_retain(provenance.bits() << HELD_PROVENANCE)
     }
 
-    /// Where what runs comes from (`provenance::*`), as it was at its exec.
+    /// Where what runs comes from, as it was at its exec.
     #[must_use]
-    pub const fn provenance(&self) -> u32 {
-        self.flags.bits() >> HELD_PROVENANCE
+    pub const fn provenance(&self) -> FileOrigin {
+        FileOrigin::from_bits_retain(self.flags.bits() >> HELD_PROVENANCE)
     }
 
     /// The thread that is about to execute, in the kernel's own number.
@@ -311,7 +320,7 @@ bitflags! {
     }
 }
 
-/// From this bit on: where what runs comes from, as it was at its exec (`provenance::*`).
+/// From this bit on: where what runs comes from, as it was at its exec.
 const HELD_PROVENANCE: u32 = 16;
 /// Longest that a program is coming, in nanoseconds, should nobody be there to end it: longer than any
 /// `policy.holdTimeout` (five minutes).

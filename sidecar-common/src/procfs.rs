@@ -3,31 +3,32 @@
 
 /// Gives the table to a macro, which makes of it what its side needs.
 ///
-/// A row is `NAME "name": what it shows, the policy's switch;`. Of an open file the content is that of the moment when it was opened;
-/// a folder lists what there is now, so that each listing is asked about, too.
+/// A row is `NAME "name": what it shows, the policy's switch;`. What it shows is an [`AccessKind`](crate::event::AccessKind).
+/// Of an open file the content is that of the moment when it was opened; a folder lists what there is now, so that each listing is
+/// asked about, too.
 #[macro_export]
 macro_rules! guarded_files {
     ($with:ident) => {
         $with! {
             files {
-                ENVIRON "environ": WHAT_ENVIRON, BLOCK_ENVIRON;
-                MEM "mem": WHAT_MEM, BLOCK_MEM;
+                ENVIRON "environ": Environ, BLOCK_ENVIRON;
+                MEM "mem": Mem, BLOCK_MEM;
                 // registers, arguments, descriptors and a core dump are as good as memory
-                STACK "stack": WHAT_MEM, BLOCK_MEM;
-                SYSCALL "syscall": WHAT_MEM, BLOCK_MEM;
-                CLEAR_REFS "clear_refs": WHAT_MEM, BLOCK_MEM;
-                COREDUMP_FILTER "coredump_filter": WHAT_MEM, BLOCK_MEM;
-                MAPS "maps": WHAT_MAPS, BLOCK_MAPS;
-                SMAPS "smaps": WHAT_MAPS, BLOCK_MAPS;
-                SMAPS_ROLLUP "smaps_rollup": WHAT_MAPS, BLOCK_MAPS;
-                NUMA_MAPS "numa_maps": WHAT_MAPS, BLOCK_MAPS;
-                PAGEMAP "pagemap": WHAT_MAPS, BLOCK_MAPS;
-                AUXV "auxv": WHAT_MAPS, BLOCK_MAPS;
+                STACK "stack": Mem, BLOCK_MEM;
+                SYSCALL "syscall": Mem, BLOCK_MEM;
+                CLEAR_REFS "clear_refs": Mem, BLOCK_MEM;
+                COREDUMP_FILTER "coredump_filter": Mem, BLOCK_MEM;
+                MAPS "maps": Maps, BLOCK_MAPS;
+                SMAPS "smaps": Maps, BLOCK_MAPS;
+                SMAPS_ROLLUP "smaps_rollup": Maps, BLOCK_MAPS;
+                NUMA_MAPS "numa_maps": Maps, BLOCK_MAPS;
+                PAGEMAP "pagemap": Maps, BLOCK_MAPS;
+                AUXV "auxv": Maps, BLOCK_MAPS;
             }
             folders {
-                FD "fd": WHAT_MEM, BLOCK_MEM;
-                FDINFO "fdinfo": WHAT_MEM, BLOCK_MEM;
-                MAP_FILES "map_files": WHAT_MAPS, BLOCK_MAPS;
+                FD "fd": Mem, BLOCK_MEM;
+                FDINFO "fdinfo": Mem, BLOCK_MEM;
+                MAP_FILES "map_files": Maps, BLOCK_MAPS;
             }
         }
     };

@@ -2,11 +2,13 @@
 //!
 //! As with [`crate::network`], none of it is pinned.
 
+use bitflags::bitflags;
 use bytemuck::{Pod, Zeroable};
+use num_enum::TryFromPrimitive;
 
 use crate::{
     event::Header,
-    monitor::{Owner, Within},
+    monitor::{KIND_PLACE, Owner, Within},
 };
 
 /// Bytes of the monitor's ring buffer; a power-of-two number of pages.
@@ -45,8 +47,8 @@ pub const MAX_UIDS: usize = 256;
 pub struct Settings {
     /// Whose processes are watched.
     pub within: Within,
-    /// `ONLY_*` bits.
-    pub flags: u32,
+    /// What is left out.
+    pub flags: FilterFlags,
     /// Records a second that a control group may have; 0 for any number.
     pub rate: u32,
     /// The agent's own number there. What it does is not told: to tell of that would be more to tell of.
@@ -55,22 +57,29 @@ pub struct Settings {
     pub reserved: u32,
 }
 
-/// Only calls that fail.
-pub const ONLY_FAILED: u32 = 1 << 0;
-/// Only users that are listed.
-pub const ONLY_UIDS: u32 = 1 << 1;
-/// Only control groups that are judged to be wanted, or not judged yet.
-pub const ONLY_GROUPS: u32 = 1 << 2;
-/// What is watched, or how, is just being changed: a call may begin twice, by the function that does it and by the
-/// tracepoint that all pass, where one way takes over from the other.
-pub const CHANGING: u32 = 1 << 3;
+bitflags! {
+    /// What is left out.
+    #[repr(transparent)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+    pub struct FilterFlags: u32 {
+        /// Only calls that fail.
+        const ONLY_FAILED = 1 << 0;
+        /// Only users that are listed.
+        const ONLY_UIDS = 1 << 1;
+        /// Only control groups that are judged to be wanted, or not judged yet.
+        const ONLY_GROUPS = 1 << 2;
+        /// What is watched, or how, is just being changed: a call may begin twice, by the function that does it and by the
+        /// tracepoint that all pass, where one way takes over from the other.
+        const CHANGING = 1 << 3;
+    }
+}
 
 /// How one system call is watched. A place is an argument's index and one; 0 is none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Call {
-    /// `CALL_*` bits; 0 where it is not watched.
-    pub flags: u32,
+    /// How; none where it is not watched.
+    pub flags: CallFlags,
     /// The places of its texts.
     pub texts: [u8; TEXTS],
     /// The place of its address.
@@ -81,27 +90,39 @@ pub struct Call {
     pub arguments: u32,
 }
 
-/// Somebody wants to hear of it.
-pub const CALL_WATCHED: u32 = 1 << 0;
-/// It does not return.
-pub const CALL_ENDS: u32 = 1 << 1;
-/// Its texts are gone when it returns well.
-pub const CALL_EXEC: u32 = 1 << 2;
-/// `address_length` is that of a pointer.
-pub const CALL_LENGTH_BY_POINTER: u32 = 1 << 3;
-/// `address` is that of a `struct msghdr`, which has the address.
-pub const CALL_MESSAGE: u32 = 1 << 4;
-/// What its arguments point to is of 32 bits.
-pub const CALL_NARROW: u32 = 1 << 5;
-/// It is one of several, which its first argument tells.
-pub const CALL_PARTS: u32 = 1 << 6;
-/// It is one of those: its arguments, of 32 bits, are where the second of the whole points to.
-pub const CALL_PART: u32 = 1 << 7;
+bitflags! {
+    /// How a system call is watched.
+    #[repr(transparent)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+    pub struct CallFlags: u32 {
+        /// Somebody wants to hear of it.
+        const WATCHED = 1 << 0;
+        /// It does not return.
+        const ENDS = 1 << 1;
+        /// Its texts are gone when it returns well.
+        const EXEC = 1 << 2;
+        /// `address_length` is that of a pointer.
+        const LENGTH_BY_POINTER = 1 << 3;
+        /// `address` is that of a `struct msghdr`, which has the address.
+        const MESSAGE = 1 << 4;
+        /// What its arguments point to is of 32 bits.
+        const NARROW = 1 << 5;
+        /// It is one of several, which its first argument tells.
+        const PARTS = 1 << 6;
+        /// It is one of those: its arguments, of 32 bits, are where the second of the whole points to.
+        const PART = 1 << 7;
+    }
+}
 
-/// A control group that was judged.
-pub const GROUP_WANTED: u32 = 1;
-/// See [`GROUP_WANTED`].
-pub const GROUP_UNWANTED: u32 = 2;
+/// What was judged of a control group.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromPrimitive)]
+pub enum GroupVerdict {
+    /// Its calls are reported.
+    Wanted = 1,
+    /// Its calls are not reported.
+    Unwanted = 2,
+}
 
 /// What a control group had of the second that runs.
 #[repr(C)]
@@ -115,8 +136,15 @@ pub struct Rate {
     pub dropped: u64,
 }
 
-/// A record of a system call.
-pub const KIND_SYSCALL: u32 = 1;
+/// What a record of the system call monitor is.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromPrimitive)]
+pub enum RecordKind {
+    /// A record of a system call.
+    Syscall = 1,
+    /// Where a control group is: [`Place`](crate::monitor::Place).
+    Place = KIND_PLACE,
+}
 
 /// A system call that has returned, or does not.
 #[repr(C)]

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, LsmContext, RawTracePointContext},
 };
 use sidecar_common::{
-    event::{EXIT_LAST, EXIT_ROOT, Exit, KIND_EXIT, REASON_FORK_UNSEALED, REASON_NO_FORK},
+    event::{Exit, ExitFlags, RecordKind, RefusalReason},
     layout::SEALED_FOR_NEWBORN,
     policy::{Held, HeldFlags, Sealed, SealedFlags},
     proof::Proof,
@@ -59,7 +59,7 @@ fn inherit(parent: Ptr, tgid: u32, child_tgid: u32, start_ns: u64) {
         // only signal itself. [`task_alloc`] sees to it that there is room; should there be none, it is told.
         // SAFETY: the helper has no preconditions; the signal is for the running task.
         unsafe { bpf_send_signal(SIGKILL) };
-        report_fork(&sealed, tgid, parent, REASON_FORK_UNSEALED);
+        report_fork(&sealed, tgid, parent, RefusalReason::ForkUnsealed);
     }
 }
 
@@ -199,21 +199,26 @@ pub(crate) fn leave(
     is_waited_for: bool,
 ) {
     let root = if sealed.flags.contains(SealedFlags::ROOT) {
-        EXIT_ROOT
+        ExitFlags::ROOT
     } else {
-        0
+        ExitFlags::empty()
     };
     let left = sealed::tree_leave(sealed.seal);
-    let last = if left.is_empty { EXIT_LAST } else { 0 };
-    if root | last == 0 {
+    let last = if left.is_empty {
+        ExitFlags::LAST
+    } else {
+        ExitFlags::empty()
+    };
+    let flags = root | last;
+    if flags.is_empty() {
         return;
     }
     if let Some(mut entry) = ring::reserve::<Exit>(sealed.scope, sealed.seal as u32) {
         entry.write(Exit {
-            header: ring::header(KIND_EXIT, tgid),
+            header: ring::header(RecordKind::Exit, tgid),
             seal: sealed.seal,
             pid,
-            flags: root | last,
+            flags,
             status,
             reserved: 0,
             // (a thread may have a name of its own)
@@ -250,12 +255,12 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
     }) else {
         return 0;
     };
-    report_fork(&sealed, tgid, kernel::current(), REASON_NO_FORK);
+    report_fork(&sealed, tgid, kernel::current(), RefusalReason::NoFork);
     kernel::error::<EAGAIN>()
 }
 
 #[inline(always)]
-fn report_fork(sealed: &Sealed, tgid: u32, parent: Ptr, reason: u32) {
+fn report_fork(sealed: &Sealed, tgid: u32, parent: Ptr, reason: RefusalReason) {
     let number = Number {
         namespace: sealed.scope,
         nr: sealed::number_in(kernel::pid_of(parent), sealed.scope),

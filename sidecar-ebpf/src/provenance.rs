@@ -9,11 +9,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC, btf_maps::HashMap, macros::btf_map, programs::RawTracePointContext,
 };
-use sidecar_common::{
-    layout::MAX_FOREIGN,
-    policy::ScopeFlags,
-    provenance::{CHANGED, FOREIGN, IN_LAYERS, IN_ROOT, READ_ONLY, ROOTS_ALONE},
-};
+use sidecar_common::{layout::MAX_FOREIGN, policy::ScopeFlags, provenance::FileOrigin};
 
 use crate::{
     kernel::{self, Ptr, follow, off, read},
@@ -66,7 +62,7 @@ pub(crate) fn unmounted(sb: u64) {
     let _ = MOUNTED_BELOW.remove(sb);
 }
 
-/// For an agent: where the file comes from that a descriptor of its own leads to (`provenance::*`), of a process whose root another
+/// For an agent: where the file comes from that a descriptor of its own leads to ([`FileOrigin`]), of a process whose root another
 /// leads to, and whose mount namespace has that number.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp/sys_enter")]
@@ -75,12 +71,12 @@ pub fn provenance(ctx: *mut c_void) -> u32 {
     let (file, root, namespace): (u32, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     let (file, root) = (kernel::own_file(file), kernel::own_file(root));
     let answer = of(file, follow(root, off!(file_mount)), namespace);
-    answer | roots_alone(file as u64, namespace)
+    answer.bits() | roots_alone(file as u64, namespace)
 }
 
 /// The same of a file that the running task reaches, but for who may write it.
 #[inline(always)]
-pub(crate) fn of_own(file: Ptr) -> u32 {
+pub(crate) fn of_own(file: Ptr) -> FileOrigin {
     let root = follow(
         follow(kernel::current(), off!(task_fs)),
         off!(fs_root_mount),
@@ -90,8 +86,9 @@ pub(crate) fn of_own(file: Ptr) -> u32 {
 
 /// The same of a file that the running task executes.
 #[inline(always)]
-pub(crate) fn of_executed(file: Ptr) -> u32 {
-    of_own(file) | roots_alone(kernel::untyped(file as u64), own_namespace())
+pub(crate) fn of_executed(file: Ptr) -> FileOrigin {
+    let file_number = kernel::untyped(file as u64);
+    of_own(file) | FileOrigin::from_bits_retain(roots_alone(file_number, own_namespace()))
 }
 
 /// The number of the running task's mount namespace.
@@ -106,14 +103,21 @@ fn own_namespace() -> u32 {
 
 /// The same of a file that somebody reaches by a mount namespace of that number, the mount of his root being that.
 #[inline(always)]
-fn of(file: Ptr, root: Ptr, namespace: u32) -> u32 {
+fn of(file: Ptr, root: Ptr, namespace: u32) -> FileOrigin {
     let mount = follow(file, off!(file_mount));
     let is_in_root = !mount.is_null() && mount == root && namespace_of(mount) == namespace;
     let inode = follow(file, off!(file_inode));
     let sb = follow(inode, off!(inode_sb));
     // SAFETY: read at once.
     let is_foreign = is_of_other_users(sb) || unsafe { MOUNTED_BELOW.get(sb as u64) }.is_some();
-    of_kind(inode, sb) | if is_in_root { IN_ROOT } else { 0 } | if is_foreign { FOREIGN } else { 0 }
+    of_kind(inode, sb)
+        | when(is_in_root, FileOrigin::IN_ROOT)
+        | when(is_foreign, FileOrigin::FOREIGN)
+}
+
+#[inline(always)]
+fn when(is_so: bool, then: FileOrigin) -> FileOrigin {
+    if is_so { then } else { FileOrigin::empty() }
 }
 
 /// Whether a file system was mounted in a user namespace that is not its node's, which an agent's is: the first. It says what its
@@ -130,7 +134,7 @@ pub(crate) fn is_named(dentry: Ptr) -> bool {
     !follow(dentry, off!(dentry_hashed)).is_null()
 }
 
-/// [`ROOTS_ALONE`] of a file that is reached in a mount namespace of that number, or nothing; that, too, where it lies deeper than
+/// [`FileOrigin::ROOTS_ALONE`] of a file that is reached in a mount namespace of that number, or nothing; that, too, where it lies deeper than
 /// is looked.
 // (exported, with scalar arguments: it is verified once)
 #[unsafe(no_mangle)]
@@ -161,7 +165,7 @@ pub extern "C" fn roots_alone(file: u64, namespace: u32) -> u32 {
         let above = follow(whole, off!(mount_parent));
         if above == whole {
             return if namespace_of(mount) == namespace {
-                ROOTS_ALONE
+                FileOrigin::ROOTS_ALONE.bits()
             } else {
                 0
             };
@@ -205,13 +209,13 @@ fn namespace_of(mount: Ptr) -> u32 {
 }
 
 #[inline(always)]
-fn of_kind(inode: Ptr, sb: Ptr) -> u32 {
+fn of_kind(inode: Ptr, sb: Ptr) -> FileOrigin {
     let magic: u64 = read(sb, off!(sb_magic));
     if is_never_written(magic) {
-        return READ_ONLY;
+        return FileOrigin::READ_ONLY;
     }
     if magic != OVERLAY {
-        return 0;
+        return FileOrigin::empty();
     }
     // Right behind the inode are what is above it and what is below (`ovl_inode` in fs/overlayfs/ovl_entry.h: since 4.13 the
     // dentry above, then `lower`, `lowerpath`, `oe`, none of which is null where there is something below). The overlay may be a
@@ -221,9 +225,9 @@ fn of_kind(inode: Ptr, sb: Ptr) -> u32 {
         follow(inode, off!(inode_size) + size_of::<Ptr>()),
     );
     if above.is_null() && is_of_kernel(below) {
-        IN_LAYERS
+        FileOrigin::IN_LAYERS
     } else {
-        IN_LAYERS | CHANGED
+        FileOrigin::IN_LAYERS | FileOrigin::CHANGED
     }
 }
 

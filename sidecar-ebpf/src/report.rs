@@ -4,7 +4,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_probe_read_kernel_str,
 };
 use sidecar_common::{
-    event::{Exec, Header, KIND_EXEC, KIND_HELD, KIND_REFUSED, Subject},
+    event::{Exec, Header, RecordKind, RefusalReason, Subject},
     layout::NAME_LEN,
     policy::{ScopeFlags, ScopeId},
 };
@@ -19,16 +19,16 @@ use crate::{
 #[inline(always)]
 pub(crate) fn held(scope: ScopeId, tgid: u32) {
     if let Some(mut entry) = ring::reserve::<Header>(scope, tgid) {
-        entry.write(ring::header(KIND_HELD, tgid));
+        entry.write(ring::header(RecordKind::Held, tgid));
         entry.submit(ring::NOW);
     }
 }
 
 /// A REFUSED record of what the kernel side itself refused.
 #[inline(always)]
-pub(crate) fn refused(number: Number, tgid: u32, reason: u32, name: Ptr) {
-    let header = ring::header(KIND_REFUSED, tgid);
-    write_exec(number.namespace, number.nr, header, reason, name);
+pub(crate) fn refused(number: Number, tgid: u32, reason: RefusalReason, name: Ptr) {
+    let header = ring::header(RecordKind::Refused, tgid);
+    write_exec(number.namespace, number.nr, header, reason as u32, name);
 }
 
 /// An EXEC record for everything that starts in a scope that asked for it.
@@ -45,7 +45,7 @@ pub(crate) fn started(task: Ptr, tgid: u32, bprm: Ptr) {
     write_exec(
         number.namespace,
         number.nr,
-        ring::header(KIND_EXEC, tgid),
+        ring::header(RecordKind::Exec, tgid),
         0,
         name,
     );

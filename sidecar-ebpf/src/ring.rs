@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::ring_buf::RingBufEntry,
 };
 use sidecar_common::{
-    event::Header,
+    event::{Header, RecordKind},
     layout::{MAX_SCOPES, MAX_WORKERS, RING_BYTES},
     policy::{Counters, RingKey, ScopeId},
 };
@@ -94,9 +94,9 @@ pub(crate) fn has_held(scope: ScopeId) -> bool {
 
 /// A record's head, stamped now.
 #[inline(always)]
-pub(crate) fn header(kind: u32, tgid: u32) -> Header {
+pub(crate) fn header(kind: RecordKind, tgid: u32) -> Header {
     Header {
-        kind,
+        kind: kind as u32,
         tgid,
         // SAFETY: the helper has no preconditions.
         time_ns: unsafe { bpf_ktime_get_ns() },

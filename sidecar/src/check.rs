@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::ExitCode};
 
-use sidecar_common::network::WATCH_UNIX;
+use sidecar_common::network::WatchFlags;
 
 use crate::{
     confinement,
@@ -158,7 +158,7 @@ fn network_monitor() -> String {
         Ok((mut network, _)) => {
             let attached: Vec<_> = Network::attached().collect();
             let unix = NetworkWish {
-                watch: WATCH_UNIX,
+                watch: WatchFlags::UNIX,
                 ..wish
             };
             let unix = match network.change(&unix) {

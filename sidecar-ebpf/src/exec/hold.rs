@@ -2,9 +2,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_send_signal};
 use sidecar_common::{
-    event::{
-        REASON_HELD_FULL, REASON_NO_AGENT, REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL,
-    },
+    event::RefusalReason,
     policy::{Held, HeldFlags, ScopeFlags, Sealed, SealedFlags},
 };
 
@@ -57,7 +55,7 @@ fn without_note(task: Ptr, tgid: u32) -> bool {
             nr: sealed::number_in(kernel::pid_of(task), now.scope),
         };
         let comm = task.wrapping_add(off!(task_comm));
-        kill(tgid, now.start_ns, number, REASON_NOTE_LOST, comm);
+        kill(tgid, now.start_ns, number, RefusalReason::NoteLost, comm);
         return true;
     }
     // A handler of a signal, or another thread, may have executed this instead of what the agent was coming for. It is told,
@@ -109,7 +107,7 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
 
 /// The same; why it does not start.
 #[inline(always)]
-fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<(), u32> {
+fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<(), RefusalReason> {
     // (zero in the middle of an exec; then the tracepoint enters it, or the agent looks it up)
     let mm = follow(task, off!(task_mm));
     pending.stack = read(mm, off!(mm_start_stack));
@@ -124,7 +122,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     let agent = match sealed::scope(pending.scope) {
         Some(scope) if scope.agent != 0 => scope.agent,
         Some(scope) if !scope.flags.contains(ScopeFlags::FAIL_OPEN) => {
-            return Err(REASON_NO_AGENT);
+            return Err(RefusalReason::NoAgent);
         }
         _ => {
             let_go(tgid, pending.start_ns);
@@ -149,7 +147,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     let file: Ptr = load!(bprm, bprm_file);
     let is_script = identity(file) != (pending.file_dev, pending.file_ino);
     if is_script && load_text!(bprm, bprm_interp) == load_text!(bprm, bprm_filename) {
-        return Err(REASON_OTHER_FILE);
+        return Err(RefusalReason::OtherFile);
     }
     if is_script {
         // (without it the agent goes by the numbers alone)
@@ -219,16 +217,16 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     };
     // The seal last: what finds no room dies with the one it had, and leaves that tree.
     if sealed::tree_begin(pending.seal).is_err() {
-        return Err(REASON_SEALED_FULL);
+        return Err(RefusalReason::SealedFull);
     }
     if sealed::HELD.insert(tgid, &*pending, 0).is_err() {
         sealed::tree_leave(pending.seal);
-        return Err(REASON_HELD_FULL);
+        return Err(RefusalReason::HeldFull);
     }
     if sealed::put(tgid, &sealed).is_err() {
         let _ = sealed::HELD.remove(tgid);
         sealed::tree_leave(pending.seal);
-        return Err(REASON_SEALED_FULL);
+        return Err(RefusalReason::SealedFull);
     }
     ring::count(pending.scope, |c| &raw mut c.held);
     if is_seized {
@@ -240,7 +238,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     }
     // SAFETY: the helper has no preconditions; the signal is for the running task.
     if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
-        return Err(REASON_HELD_FULL);
+        return Err(RefusalReason::HeldFull);
     }
     report::held(pending.scope, tgid);
     Ok(())
@@ -248,7 +246,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
 
 /// A program of which all is known does not start.
 #[inline(always)]
-fn refuse(tgid: u32, pending: &Held, reason: u32) {
+fn refuse(tgid: u32, pending: &Held, reason: RefusalReason) {
     let number = Number {
         namespace: pending.scope,
         nr: pending.pid,
@@ -264,7 +262,7 @@ fn refuse(tgid: u32, pending: &Held, reason: u32) {
 
 /// What the kernel side itself cannot hold does not start.
 #[inline(always)]
-pub(super) fn kill(tgid: u32, start_ns: u64, number: Number, reason: u32, name: Ptr) {
+pub(super) fn kill(tgid: u32, start_ns: u64, number: Number, reason: RefusalReason, name: Ptr) {
     // SAFETY: the helper has no preconditions; the signal is for the running task.
     unsafe { bpf_send_signal(SIGKILL) };
     report::refused(number, tgid, reason, name);

@@ -17,7 +17,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, LsmContext, RawTracePointContext},
 };
 use sidecar_common::{
-    event::{REASON_HOOK_SILENT, REASON_SEALED_FULL},
+    event::RefusalReason,
     layout::{EXEC_SLOTS, MAX_HELD, SEALED_FOR_FORKS},
     policy::{Held, HeldFlags, ScopeFlags, Sealed, SealedFlags},
 };
@@ -139,7 +139,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     let seal = coming.map_or_else(|| new_seal(tgid), |held| held.seal);
     let earlier = sealed::get(tgid, || start_ns);
     if earlier.is_none() && sealed::has_only(SEALED_FOR_FORKS) {
-        report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
+        report::refused(number, tgid, RefusalReason::SealedFull, name as Ptr);
         return kernel::eperm();
     }
     let mut noted = earlier.unwrap_or(Sealed {
@@ -150,7 +150,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     });
     noted.flags |= SealedFlags::NOTED;
     if sealed::put(tgid, &noted).is_err() {
-        report::refused(number, tgid, REASON_SEALED_FULL, name as Ptr);
+        report::refused(number, tgid, RefusalReason::SealedFull, name as Ptr);
         return kernel::eperm();
     }
     if PENDING.insert(tgid, &NOTHING_YET, 0).is_err() {
@@ -266,7 +266,7 @@ fn refuse_unseen(task: Ptr, tgid: u32, bprm: Ptr) -> u32 {
         tgid,
         kernel::start_of(task),
         number,
-        REASON_HOOK_SILENT,
+        RefusalReason::HookSilent,
         name as Ptr,
     );
     1

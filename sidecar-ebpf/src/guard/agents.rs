@@ -3,7 +3,7 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sidecar_common::{
-    event::WHAT_NAMED,
+    event::AccessKind,
     layout::COMM_LEN,
     policy::{ScopeFlags, Sealed, SealedFlags},
     proof::Proof,
@@ -54,7 +54,7 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
             sealed,
             task,
             tgid,
-            what: WHAT_NAMED,
+            what: AccessKind::Named,
             guarded_by: ScopeFlags::BLOCK_MEM,
             own: Own::Always,
             name: PRLIMIT,
@@ -132,7 +132,7 @@ fn reach(task: Ptr, tgid: u32, sealed: Sealed, name: [u8; COMM_LEN], is_told: bo
         sealed,
         task,
         tgid,
-        what: WHAT_NAMED,
+        what: AccessKind::Named,
         guarded_by: ScopeFlags::empty(),
         own: Own::Never,
         name,

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::LsmContext,
 };
 use sidecar_common::{
-    event::WHAT_FILE,
+    event::AccessKind,
     layout::{COMM_LEN, MAX_SCOPES, MAX_VAULTS, MAX_WORKERS},
     policy::{Maker, ScopeFlags, Sealed, SealedFlags, Vault},
 };
@@ -70,12 +70,16 @@ pub(super) fn vault(sb: Ptr) -> Option<Vault> {
 /// An open of a secret file.
 #[inline(always)]
 pub(super) fn open(file: Ptr, vault: Vault) -> i32 {
-    reach(vault, WHAT_FILE, short_name(load!(file, file_dentry)))
+    reach(
+        vault,
+        AccessKind::SecretFile,
+        short_name(load!(file, file_dentry)),
+    )
 }
 
 /// Somebody reaches for secret files: only their tree may.
 #[inline(always)]
-pub(super) fn reach(vault: Vault, what: u32, name: [u8; COMM_LEN]) -> i32 {
+pub(super) fn reach(vault: Vault, what: AccessKind, name: [u8; COMM_LEN]) -> i32 {
     decide(&Reach {
         sealed: Sealed {
             seal: vault.seal,

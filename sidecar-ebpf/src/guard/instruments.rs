@@ -3,7 +3,7 @@
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
 use sidecar_common::{
-    event::{VERDICT_BLOCKED, WHAT_NAMED},
+    event::{AccessKind, Verdict},
     layout::COMM_LEN,
     policy::{Scope, ScopeFlags, ScopeId, Sealed, SealedFlags},
     proof::{ANSWER, COMMAND, Proof},
@@ -119,7 +119,7 @@ pub(super) fn is_kept_from(id: ScopeId, scope: &Scope) -> bool {
 #[inline(never)]
 pub(super) fn refuse_below_node(name: &[u8; COMM_LEN]) -> i32 {
     if let Some((number, _)) = sealed::scope_of(kernel::pid_of(kernel::current())) {
-        return finish(&of_nobody(number.namespace, *name), VERDICT_BLOCKED);
+        return finish(&of_nobody(number.namespace, *name), Some(Verdict::Blocked));
     }
     kernel::eperm()
 }
@@ -160,7 +160,7 @@ pub(super) fn of_nobody(scope: ScopeId, name: [u8; COMM_LEN]) -> Reach {
         },
         task: kernel::current(),
         tgid: kernel::current_tgid(),
-        what: WHAT_NAMED,
+        what: AccessKind::Named,
         guarded_by: ScopeFlags::BLOCK_MEM,
         own: Own::Never,
         name,

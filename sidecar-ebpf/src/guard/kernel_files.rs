@@ -3,13 +3,10 @@
 //! namespace of one's own. What takes hooks off, or blinds a monitor, on the whole node is kept from everybody below the
 //! node.
 
-use sidecar_common::{
-    event::{VERDICT_ALLOWED, VERDICT_BLOCKED},
-    layout::COMM_LEN,
-};
+use sidecar_common::{event::Verdict, layout::COMM_LEN};
 
 use super::{
-    UNTOLD, finish, instruments, judge,
+    finish, instruments, judge,
     procfs::{name, short_name},
 };
 use crate::{
@@ -80,15 +77,15 @@ fn decide(class: u32, dentry: Ptr) -> i32 {
     let reach = instruments::of_nobody(number.namespace, short_name(dentry));
     let verdict = if class == SWITCH {
         // (it is the node's own to do, and its agent hears of it)
-        if is_on_node {
-            VERDICT_ALLOWED
+        Some(if is_on_node {
+            Verdict::Allowed
         } else {
-            VERDICT_BLOCKED
-        }
+            Verdict::Blocked
+        })
     } else if instruments::is_kept_from(number.namespace, &scope) {
         judge(&reach)
     } else {
-        UNTOLD
+        None
     };
     finish(&reach, verdict)
 }

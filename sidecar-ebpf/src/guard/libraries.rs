@@ -9,10 +9,9 @@ use aya_ebpf::{
     programs::LsmContext,
 };
 use sidecar_common::{
-    event::WHAT_NAMED,
+    event::AccessKind,
     layout::{COMM_LEN, MAX_SEALED},
     policy::ScopeFlags,
-    provenance::is_of_image,
 };
 
 use super::{Own, Reach, decide};
@@ -51,14 +50,14 @@ fn maps_code(file: Ptr) -> i32 {
         return 0;
     }
     let task = kernel::current();
-    if is_of_image(provenance::of_own(file)) {
+    if provenance::of_own(file).is_of_image() {
         return 0;
     }
     decide(&Reach {
         sealed: now,
         task,
         tgid: kernel::current_tgid(),
-        what: WHAT_NAMED,
+        what: AccessKind::Named,
         guarded_by: ScopeFlags::empty(),
         own: Own::Never,
         name: MAPPING,

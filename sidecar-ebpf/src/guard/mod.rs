@@ -18,7 +18,7 @@ use aya_ebpf::{
     programs::LsmContext,
 };
 use sidecar_common::{
-    event::{Access, KIND_ACCESS, Subject, VERDICT_ALLOWED, VERDICT_AUDIT, VERDICT_BLOCKED},
+    event::{Access, AccessKind, RecordKind, Subject, Verdict},
     layout::COMM_LEN,
     policy::{ScopeFlags, Sealed, SealedFlags},
 };
@@ -40,8 +40,8 @@ struct Reach {
     task: Ptr,
     /// Its number in the kernel's eyes; 0 for a file.
     tgid: u32,
-    /// `WHAT_*`
-    what: u32,
+    /// What of it.
+    what: AccessKind,
     /// The policy's bit that guards it; 0: always guarded.
     guarded_by: ScopeFlags,
     /// Whether the tree's own members may, when the policy lets them read themselves.
@@ -161,37 +161,34 @@ fn decide(reach: &Reach) -> i32 {
     finish(reach, judge(reach))
 }
 
-/// Reports what was decided, unless that is [`UNTOLD`], and does it. (In one place of each hook: the verifier follows each.)
+/// Reports what was decided, if anything is to be reported, and does it. (In one place of each hook: the verifier follows each.)
 #[inline(always)]
-fn finish(reach: &Reach, verdict: u32) -> i32 {
-    if verdict == UNTOLD {
+fn finish(reach: &Reach, verdict: Option<Verdict>) -> i32 {
+    let Some(verdict) = verdict else {
         return 0;
-    }
+    };
     report(reach, verdict);
-    if verdict == VERDICT_BLOCKED {
+    if verdict == Verdict::Blocked {
         kernel::eperm()
     } else {
         0
     }
 }
 
-/// Allowed, and not reported.
-const UNTOLD: u32 = 0;
-
-/// What becomes of it: a `VERDICT_*`, or [`UNTOLD`].
+/// What becomes of it; `None`: it is allowed, and not reported.
 #[inline(always)]
-fn judge(reach: &Reach) -> u32 {
+fn judge(reach: &Reach) -> Option<Verdict> {
     let scope = sealed::scope(reach.sealed.scope).unwrap_or(sealed::STRICT);
     let actor = kernel::current_tgid();
     if sealed::is_agent_of(&scope) && is_agents(reach) {
-        return UNTOLD;
+        return None;
     }
     // an agent, or its helper, looks at itself: its runtime does when it starts
     if actor == reach.tgid
         && reach.sealed.flags.contains(SealedFlags::AGENT)
         && reach.own == Own::ByPolicy
     {
-        return UNTOLD;
+        return None;
     }
     let is_own = match reach.own {
         Own::Always => true,
@@ -201,9 +198,9 @@ fn judge(reach: &Reach) -> u32 {
     let is_guarded = reach.guarded_by.is_empty() || scope.flags.intersects(reach.guarded_by);
     if is_own || !is_guarded {
         return if scope.flags.contains(ScopeFlags::AUDIT_ALL) {
-            VERDICT_ALLOWED
+            Some(Verdict::Allowed)
         } else {
-            UNTOLD
+            None
         };
     }
     // an agent is never open, not even in audit mode
@@ -211,12 +208,12 @@ fn judge(reach: &Reach) -> u32 {
         && !reach.sealed.flags.contains(SealedFlags::AGENT)
     {
         return if !scope.flags.contains(ScopeFlags::DISABLED) {
-            VERDICT_AUDIT
+            Some(Verdict::Audit)
         } else {
-            UNTOLD
+            None
         };
     }
-    VERDICT_BLOCKED
+    Some(Verdict::Blocked)
 }
 
 /// An agent reaches for what it holds and for the files it delivers; for nothing else.
@@ -226,7 +223,7 @@ fn is_agents(reach: &Reach) -> bool {
 }
 
 #[inline(always)]
-fn report(reach: &Reach, verdict: u32) {
+fn report(reach: &Reach, verdict: Verdict) {
     let Some(mut entry) = ring::reserve::<Access>(reach.sealed.scope, reach.sealed.seal as u32)
     else {
         return;
@@ -255,12 +252,12 @@ fn report(reach: &Reach, verdict: u32) {
         }
     };
     entry.write(Access {
-        header: ring::header(KIND_ACCESS, reach.tgid),
+        header: ring::header(RecordKind::Access, reach.tgid),
         actor,
         target,
         seal: reach.sealed.seal,
-        what: reach.what,
-        verdict,
+        what: reach.what as u32,
+        verdict: verdict as u32,
         name: reach.name,
     });
     entry.submit(ring::NOW);

@@ -2,7 +2,7 @@
 //! them away. (Opening them is guarded wherever they are: [`super::files`].)
 
 use aya_ebpf::{macros::lsm, programs::LsmContext};
-use sidecar_common::{event::WHAT_NAMED, proof::Proof};
+use sidecar_common::{event::AccessKind, proof::Proof};
 
 use super::{files, self_test::fired};
 use crate::{
@@ -49,7 +49,7 @@ fn at(path: Ptr) -> i32 {
 fn of(sb: Ptr) -> i32 {
     match files::vault(sb) {
         Some(vault) if sealed::is_neighbour(vault.scope) => {
-            files::reach(vault, WHAT_NAMED, *b"mount\0\0\0\0\0\0\0\0\0\0\0")
+            files::reach(vault, AccessKind::Named, *b"mount\0\0\0\0\0\0\0\0\0\0\0")
         }
         _ => 0,
     }

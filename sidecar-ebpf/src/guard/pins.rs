@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     layout::{COMM_LEN, MAX_OWN_OBJECTS},
-    policy::{OBJECT_LINK, OBJECT_MAP, OBJECT_PROGRAM, OwnObject},
+    policy::{ObjectKind, OwnObject},
 };
 
 use super::{
@@ -122,9 +122,9 @@ pub(super) fn asked_for_by_id(command: u32, attributes: Ptr) -> i32 {
     const MAP: u32 = 14;
     const LINK: u32 = 30;
     let kind = match command {
-        PROGRAM => OBJECT_PROGRAM,
-        MAP => OBJECT_MAP,
-        LINK => OBJECT_LINK,
+        PROGRAM => ObjectKind::Program,
+        MAP => ObjectKind::Map,
+        LINK => ObjectKind::Link,
         _ => return 0,
     };
     // (the first word of what is asked, whatever of)
@@ -135,7 +135,7 @@ pub(super) fn asked_for_by_id(command: u32, attributes: Ptr) -> i32 {
 #[lsm(hook = "bpf_map")]
 pub fn bpf_map(ctx: LsmContext) -> i32 {
     let map: Ptr = ctx.arg(0);
-    pinned_given(OBJECT_MAP, load!(map, map_id))
+    pinned_given(ObjectKind::Map, load!(map, map_id))
 }
 
 /// The same of a program.
@@ -143,12 +143,12 @@ pub fn bpf_map(ctx: LsmContext) -> i32 {
 pub fn bpf_prog(ctx: LsmContext) -> i32 {
     let program: Ptr = ctx.arg(0);
     let aux: Ptr = load!(program, prog_aux);
-    pinned_given(OBJECT_PROGRAM, load!(aux, prog_aux_id))
+    pinned_given(ObjectKind::Program, load!(aux, prog_aux_id))
 }
 
 /// Who was started from outside of a PID namespace that has no agent may be the one that begins.
 #[inline(always)]
-fn pinned_given(kind: u32, id: u32) -> i32 {
+fn pinned_given(kind: ObjectKind, id: u32) -> i32 {
     if is_own(kind, id) && is_of_nobody_below() && !instruments::may_begin() {
         instruments::refuse_below_node(&BPF)
     } else {
@@ -157,7 +157,7 @@ fn pinned_given(kind: u32, id: u32) -> i32 {
 }
 
 #[inline(always)]
-fn given(kind: u32, id: u32) -> i32 {
+fn given(kind: ObjectKind, id: u32) -> i32 {
     if is_own(kind, id) && is_of_nobody_below() {
         instruments::refuse_below_node(&BPF)
     } else {
@@ -166,7 +166,11 @@ fn given(kind: u32, id: u32) -> i32 {
 }
 
 #[inline(always)]
-fn is_own(kind: u32, id: u32) -> bool {
+fn is_own(kind: ObjectKind, id: u32) -> bool {
+    let object = OwnObject {
+        kind: kind as u32,
+        id,
+    };
     // SAFETY: read at once.
-    unsafe { OWN_OBJECTS.get(OwnObject { kind, id }) }.is_some()
+    unsafe { OWN_OBJECTS.get(object) }.is_some()
 }

@@ -2,7 +2,7 @@
 //! itself says whose it is.
 
 use sidecar_common::{
-    event::{WHAT_ENVIRON, WHAT_MAPS, WHAT_MEM, WHAT_NAMED},
+    event::AccessKind,
     layout::COMM_LEN,
     policy::{ScopeFlags, SealedFlags},
     proof::Proof,
@@ -45,10 +45,10 @@ macro_rules! compare {
 
         /// What a file of a process's directory shows, and which switch guards it.
         #[inline(always)]
-        fn guarded(file: u128) -> Option<(u32, ScopeFlags)> {
+        fn guarded(file: u128) -> Option<(AccessKind, ScopeFlags)> {
             match file {
-                $(whole::$file => Some(($file_shows, ScopeFlags::$file_switch)),)*
-                $(whole::$folder => Some(($folder_shows, ScopeFlags::$folder_switch)),)*
+                $(whole::$file => Some((AccessKind::$file_shows, ScopeFlags::$file_switch)),)*
+                $(whole::$folder => Some((AccessKind::$folder_shows, ScopeFlags::$folder_switch)),)*
                 _ => None,
             }
         }
@@ -160,7 +160,7 @@ fn reach(dentry: Ptr, pid: Ptr, is_written: bool, proof: Proof) -> i32 {
     }
     let (what, guarded_by, own) = if is_agent && is_written && sealed::is_neighbour(sealed.scope) {
         // whatever it is: it changes how the agent runs
-        (WHAT_NAMED, ScopeFlags::empty(), Own::Never)
+        (AccessKind::Named, ScopeFlags::empty(), Own::Never)
     } else if let Some((what, guarded_by)) = guarded(file_name) {
         // an agent is guarded whatever the policy switches off
         (

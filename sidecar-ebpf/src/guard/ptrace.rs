@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::LsmContext,
 };
 use sidecar_common::{
-    event::{WHAT_MEM, WHAT_PROCESS_VM, WHAT_PTRACE},
+    event::AccessKind,
     layout::COMM_LEN,
     policy::{ScopeFlags, Sealed, SealedFlags},
 };
@@ -137,13 +137,13 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
         if !Running::now().reaches_by_reading() {
             return 0;
         }
-        (WHAT_MEM, ScopeFlags::BLOCK_MEM, Own::Never)
+        (AccessKind::Mem, ScopeFlags::BLOCK_MEM, Own::Never)
     } else if mode & MODE_FSCREDS != 0 {
-        (WHAT_MEM, ScopeFlags::BLOCK_MEM, Own::ByPolicy)
+        (AccessKind::Mem, ScopeFlags::BLOCK_MEM, Own::ByPolicy)
     } else if Running::now().copies_memory() {
-        (WHAT_PROCESS_VM, ScopeFlags::BLOCK_MEM, Own::ByPolicy)
+        (AccessKind::ProcessVm, ScopeFlags::BLOCK_MEM, Own::ByPolicy)
     } else {
-        (WHAT_PTRACE, ScopeFlags::BLOCK_PTRACE, Own::Never)
+        (AccessKind::Ptrace, ScopeFlags::BLOCK_PTRACE, Own::Never)
     };
     // nobody attaches to an agent, whatever the policy switches off
     let guarded_by = if sealed.flags.contains(SealedFlags::AGENT) {
@@ -180,7 +180,7 @@ pub fn ptrace_traceme(_ctx: LsmContext) -> i32 {
         sealed,
         task: kernel::current(),
         tgid: kernel::current_tgid(),
-        what: WHAT_PTRACE,
+        what: AccessKind::Ptrace,
         guarded_by: ScopeFlags::BLOCK_PTRACE,
         own: Own::Never,
         name: [0; COMM_LEN],

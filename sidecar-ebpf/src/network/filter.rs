@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     monitor::Within,
-    network::{Address, MAX_CIDRS, ONLY_CIDRS, ONLY_PORTS, PORT_WORDS, Settings},
+    network::{Address, MAX_CIDRS, PORT_WORDS, Settings, WatchFlags},
 };
 use sidecar_ebpf::monitor::Shared;
 
@@ -24,17 +24,17 @@ static CIDRS: LpmTrie<[u8; 16], u8, MAX_CIDRS> = LpmTrie::new();
 #[derive(Clone, Copy)]
 pub(crate) struct Asked {
     /// As [`Settings`] has them.
-    pub(crate) flags: u32,
+    pub(crate) flags: WatchFlags,
     settings: &'static Settings,
 }
 
 /// What is asked for, if all of these `WATCH_*` bits are.
 #[inline(always)]
-pub(crate) fn asked_for(bits: u32) -> Option<Asked> {
+pub(crate) fn asked_for(bits: WatchFlags) -> Option<Asked> {
     // SAFETY: words, which the agent may change at any time.
     let settings = unsafe { &*SETTINGS.get() };
     let flags = settings.flags;
-    (flags & bits == bits).then_some(Asked { flags, settings })
+    flags.contains(bits).then_some(Asked { flags, settings })
 }
 
 impl Asked {
@@ -59,17 +59,20 @@ impl Asked {
         port: impl FnOnce() -> u16,
         remote: impl FnOnce() -> Address,
     ) -> bool {
-        if self.flags & (ONLY_PORTS | ONLY_CIDRS) == 0 {
+        if !self
+            .flags
+            .intersects(WatchFlags::ONLY_PORTS | WatchFlags::ONLY_CIDRS)
+        {
             return true;
         }
-        if self.flags & ONLY_PORTS != 0 {
+        if self.flags.contains(WatchFlags::ONLY_PORTS) {
             let port = port();
             let word = PORTS.get(u32::from(port / 64)).copied().unwrap_or(0);
             if word & (1 << (port % 64)) == 0 {
                 return false;
             }
         }
-        if self.flags & ONLY_CIDRS != 0 {
+        if self.flags.contains(WatchFlags::ONLY_CIDRS) {
             let whole = Key::new(u128::BITS, bytemuck::cast(remote()));
             if CIDRS.get(&whole).is_none() {
                 return false;

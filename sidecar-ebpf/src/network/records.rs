@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use sidecar_common::{
     monitor,
-    network::{Begun, Flow, LOST_COUNTERS, RING_BYTES},
+    network::{Begun, Flow, LOST_COUNTERS, RING_BYTES, RecordKind},
 };
 use sidecar_ebpf::{
     kernel::Ptr,
@@ -35,7 +35,13 @@ pub(crate) const OUT: Maps<RING_BYTES, LOST_COUNTERS> = Maps {
 ///
 /// Word by word: what is copied or cleared at once is done so by a loop over bytes, which costs much, here and in the verifier.
 #[inline(always)]
-pub(crate) fn tell(kind: u32, time_ns: u64, sock: Ptr, begun: &Begun, last: impl FnOnce() -> Last) {
+pub(crate) fn tell(
+    kind: RecordKind,
+    time_ns: u64,
+    sock: Ptr,
+    begun: &Begun,
+    last: impl FnOnce() -> Last,
+) {
     const WORDS: usize = size_of::<Begun>() / size_of::<u64>();
     let Some(mut entry) = OUT.reserve::<Flow>() else {
         return;
@@ -44,7 +50,7 @@ pub(crate) fn tell(kind: u32, time_ns: u64, sock: Ptr, begun: &Begun, last: impl
     // SAFETY: reserved memory of this size; every field is written before it is submitted. (Volatile: two zeros side by side
     // would be written by a loop, too.)
     unsafe {
-        (*flow).header = header(kind, time_ns);
+        (*flow).header = header(kind as u32, time_ns);
         let from = ptr::from_ref(begun).cast::<u64>();
         let to = (&raw mut (*flow).begun).cast::<u64>();
         for word in 0..WORDS {

@@ -1,7 +1,7 @@
 //! Sockets of which the agent wants to hear when they are gone: it knows their flows, and tells what became of them.
 
 use aya_ebpf::{btf_maps::LruHashMap, macros::btf_map};
-use sidecar_common::network::{Gone, KIND_GONE, MAX_SOCKETS};
+use sidecar_common::network::{Gone, MAX_SOCKETS, RecordKind};
 
 use crate::{kernel::Ptr, monitor, records::OUT};
 
@@ -21,7 +21,7 @@ pub(crate) fn end(sock: Ptr, inode: impl FnOnce() -> u64) {
         && let Some(mut entry) = OUT.reserve::<Gone>()
     {
         entry.write(Gone {
-            header: monitor::header(KIND_GONE, monitor::now()),
+            header: monitor::header(RecordKind::Gone as u32, monitor::now()),
             socket: sock as u64,
             inode: inode(),
         });

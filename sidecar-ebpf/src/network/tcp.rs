@@ -5,8 +5,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
 use sidecar_common::network::{
-    ABORTED, Begun, CONNECTION_COMING, CONNECTION_INBOUND, KIND_ACCEPT, KIND_CLOSE, KIND_CONNECT,
-    LOST_CONNECTIONS, TCP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP,
+    ABORTED, Begun, ConnectionFlags, LOST_CONNECTIONS, RecordKind, TCP, WatchFlags,
 };
 
 use crate::{
@@ -70,11 +69,11 @@ pub fn security_sock_graft_probe(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn begin(sock: Ptr) {
-    let Some(asked) = filter::asked_for(WATCH_TCP | WATCH_OUTBOUND) else {
+    let Some(asked) = filter::asked_for(WatchFlags::TCP | WatchFlags::OUTBOUND) else {
         return;
     };
     // (of an attempt nobody is told how long it took)
-    follow::<Typed>(sock, asked, CONNECTION_COMING, 0);
+    follow::<Typed>(sock, asked, ConnectionFlags::COMING, 0);
 }
 
 #[inline(always)]
@@ -84,27 +83,28 @@ fn establish(sock: Ptr) {
     };
     let connection = place.connection();
     let ports = Ports::of::<Typed>(sock);
-    if connection.flags != CONNECTION_COMING || !is_of(ports, connection) {
+    if connection.flags != ConnectionFlags::COMING || !is_of(ports, connection) {
         return;
     }
     let now = monitor::now();
-    connection.flags = 0;
+    connection.flags = ConnectionFlags::empty();
     connection.since_ns = now;
     connection.ends.local_port = ports.kept::<Typed>(sock).local;
-    records::tell(KIND_CONNECT, now, sock, connection, Last::default);
+    records::tell(RecordKind::Connect, now, sock, connection, Last::default);
 }
 
 #[inline(always)]
 fn accept<L: Look>(sock: Ptr) {
-    let Some(asked) = filter::asked_for(WATCH_TCP | WATCH_INBOUND) else {
+    let Some(asked) = filter::asked_for(WatchFlags::TCP | WatchFlags::INBOUND) else {
         return;
     };
     let now = monitor::now();
-    let Some((mut place, has_port)) = follow::<L>(sock, asked, CONNECTION_INBOUND, now) else {
+    let Some((mut place, has_port)) = follow::<L>(sock, asked, ConnectionFlags::INBOUND, now)
+    else {
         return;
     };
     let connection = place.connection();
-    records::tell(KIND_ACCEPT, now, sock, connection, Last::default);
+    records::tell(RecordKind::Accept, now, sock, connection, Last::default);
     // The other end may have broken it off before it was accepted; then no state is to come. (Its lock is held. One that is
     // closed has given its port back: tcp_set_state(), net/ipv4/tcp.c.)
     if !has_port && i32::from(look!(L, sock, sock_state as u8)) == CLOSE {
@@ -121,13 +121,18 @@ fn end(sock: Ptr) {
 
 /// From here on it is followed, if it is asked for and there is a place for it: this, and whether it has a port.
 #[inline(always)]
-fn follow<L: Look>(sock: Ptr, asked: Asked, flags: u16, since_ns: u64) -> Option<(Place, bool)> {
+fn follow<L: Look>(
+    sock: Ptr,
+    asked: Asked,
+    flags: ConnectionFlags,
+    since_ns: u64,
+) -> Option<(Place, bool)> {
     // (the hooks are for sockets of every family)
     let family = Family::of::<L>(sock)?;
     if !L::is_tcp(sock) {
         return None;
     }
-    let is_inbound = flags & CONNECTION_INBOUND != 0;
+    let is_inbound = flags.contains(ConnectionFlags::INBOUND);
     // (looked up where they are used: they would have to be kept over all that is between)
     let ports = || Ports::of::<L>(sock);
     let made_to = || {
@@ -182,7 +187,7 @@ fn close<L: Look>(sock: Ptr, mut place: Place) {
     {
         let now = monitor::now();
         let retransmits = || look!(L, tcp, tcp_retransmits as u32);
-        if connection.flags != CONNECTION_COMING {
+        if connection.flags != ConnectionFlags::COMING {
             let passed = || {
                 let retransmits = retransmits();
                 let mut sent = look!(L, tcp, tcp_sent as u64);
@@ -198,7 +203,7 @@ fn close<L: Look>(sock: Ptr, mut place: Place) {
                     received: look!(L, tcp, tcp_received as u64).wrapping_sub(is_done.into()),
                 }
             };
-            records::tell(KIND_CLOSE, now, sock, connection, passed);
+            records::tell(RecordKind::Close, now, sock, connection, passed);
         } else {
             connection.ends.local_port = ports.kept::<L>(sock).local;
             let failed = || {
@@ -209,7 +214,7 @@ fn close<L: Look>(sock: Ptr, mut place: Place) {
                     ..Last::default()
                 }
             };
-            records::tell(KIND_CONNECT, now, sock, connection, failed);
+            records::tell(RecordKind::Connect, now, sock, connection, failed);
         }
     }
     place.leave();

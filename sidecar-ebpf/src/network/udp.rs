@@ -9,9 +9,8 @@ use aya_ebpf::{
     programs::ProbeContext,
 };
 use sidecar_common::network::{
-    ANSWER_BYTES, Answer, Begun, CONNECTION_INBOUND, Ends, KIND_ACCEPT, KIND_ANSWER, KIND_CONNECT,
-    LOST_CONNECTIONS, MAX_UDP_FLOWS, UDP, UdpFlow, UdpKey, WATCH_INBOUND, WATCH_OUTBOUND,
-    WATCH_TCP, WATCH_UDP,
+    ANSWER_BYTES, Answer, Begun, ConnectionFlags, Ends, LOST_CONNECTIONS, MAX_UDP_FLOWS,
+    RecordKind, UDP, UdpFlow, UdpKey, WatchFlags,
 };
 
 use crate::{
@@ -90,10 +89,10 @@ fn end(sock: Option<Ptr>) -> u32 {
 
 #[inline(always)]
 fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
-    let Some(asked) = filter::asked_for(0) else {
+    let Some(asked) = filter::asked_for(WatchFlags::empty()) else {
         return;
     };
-    if asked.flags & (WATCH_TCP | WATCH_UDP) == 0 {
+    if !asked.flags.intersects(WatchFlags::TCP | WatchFlags::UDP) {
         return;
     }
     // (raw sockets and the kernel's own come this way, too)
@@ -107,7 +106,7 @@ fn pass(sock: Ptr, skb: Ptr, is_sent: bool) {
     if !is_sent && ends.remote_port == DNS.to_be() {
         tell_answer(asked, skb, datagram, ends.netns);
     }
-    if asked.flags & WATCH_UDP == 0 {
+    if !asked.flags.contains(WatchFlags::UDP) {
         return;
     }
     let key = ends.udp_key(sock as u64);
@@ -137,11 +136,19 @@ fn begin(asked: Asked, key: &UdpKey, ends: Ends, is_sent: bool, length: u64) {
         return;
     }
     let (wanted, port, flags) = if is_sent {
-        (WATCH_OUTBOUND, u16::from_be(ends.remote_port), 0)
+        (
+            WatchFlags::OUTBOUND,
+            u16::from_be(ends.remote_port),
+            ConnectionFlags::empty(),
+        )
     } else {
-        (WATCH_INBOUND, ends.local_port, CONNECTION_INBOUND)
+        (
+            WatchFlags::INBOUND,
+            ends.local_port,
+            ConnectionFlags::INBOUND,
+        )
     };
-    let pid = if asked.flags & wanted != 0 && asked.admits(|| port, || ends.remote) {
+    let pid = if asked.flags.contains(wanted) && asked.admits(|| port, || ends.remote) {
         monitor::watched(asked.within())
     } else {
         None
@@ -176,7 +183,11 @@ fn begin(asked: Asked, key: &UdpKey, ends: Ends, is_sent: bool, length: u64) {
         Err(_) => return OUT.count_loss(LOST_CONNECTIONS),
     }
     sockets::follow(key.socket as Ptr);
-    let kind = if is_sent { KIND_CONNECT } else { KIND_ACCEPT };
+    let kind = if is_sent {
+        RecordKind::Connect
+    } else {
+        RecordKind::Accept
+    };
     let last = || Last {
         sent,
         received,
@@ -200,7 +211,7 @@ fn tell_answer(asked: Asked, skb: Ptr, datagram: Datagram, netns: u32) {
     // SAFETY: reserved memory of this size; the helper checks the address that it reads from. What lies behind the
     // length is not written: it was in the ring before, and filling it takes a loop over bytes.
     unsafe {
-        (*answer).header = monitor::header(KIND_ANSWER, monitor::now());
+        (*answer).header = monitor::header(RecordKind::Answer as u32, monitor::now());
         (*answer).netns = netns;
         (*answer).length = length;
         bpf_probe_read_kernel(

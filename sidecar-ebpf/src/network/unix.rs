@@ -8,8 +8,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RetProbeContext},
 };
 use sidecar_common::network::{
-    CONNECTION_INBOUND, KIND_UNIX, LOST_CONNECTIONS, UNIX_NAME_BYTES, Unix, WATCH_INBOUND,
-    WATCH_OUTBOUND, WATCH_UNIX,
+    ConnectionFlags, LOST_CONNECTIONS, RecordKind, UNIX_NAME_BYTES, Unix, WatchFlags,
 };
 
 use crate::{
@@ -48,7 +47,7 @@ pub fn unix_connects(ctx: ProbeContext) -> u32 {
     let (Some(sock), Some(other)) = (ctx.arg::<Ptr>(0), ctx.arg::<Ptr>(1)) else {
         return 0;
     };
-    if filter::asked_for(WATCH_UNIX | WATCH_OUTBOUND).is_some() {
+    if filter::asked_for(WatchFlags::UNIX | WatchFlags::OUTBOUND).is_some() {
         let connecting = Connecting {
             sock: sock as u64,
             other: other as u64,
@@ -73,7 +72,7 @@ pub fn unix_connected(ctx: RetProbeContext) -> u32 {
     };
     let _ = CONNECTING.remove(thread);
     let error = ctx.ret::<i32>().wrapping_neg().cast_unsigned();
-    tell(sock as Ptr, other as Ptr, 0, error);
+    tell(sock as Ptr, other as Ptr, ConnectionFlags::empty(), error);
     0
 }
 
@@ -84,7 +83,7 @@ pub fn unix_accepted(ctx: ProbeContext) -> u32 {
         && read::<u16>(sock, at!(sock_family)) == UNIX
     {
         // (it has its listener's name, and of whom it is connected to)
-        tell(sock, sock, CONNECTION_INBOUND, 0);
+        tell(sock, sock, ConnectionFlags::INBOUND, 0);
     }
     0
 }
@@ -107,13 +106,13 @@ fn inode(socket: Ptr) -> u64 {
 
 /// `named`: the socket that has the name of the listener, and what is known of the process at the other end.
 #[inline(always)]
-fn tell(sock: Ptr, named: Ptr, flags: u16, error: u32) {
-    let direction = if flags & CONNECTION_INBOUND == 0 {
-        WATCH_OUTBOUND
+fn tell(sock: Ptr, named: Ptr, flags: ConnectionFlags, error: u32) {
+    let direction = if !flags.contains(ConnectionFlags::INBOUND) {
+        WatchFlags::OUTBOUND
     } else {
-        WATCH_INBOUND
+        WatchFlags::INBOUND
     };
-    let Some(asked) = filter::asked_for(WATCH_UNIX | direction) else {
+    let Some(asked) = filter::asked_for(WatchFlags::UNIX | direction) else {
         return;
     };
     let Some(pid) = monitor::watched(asked.within()) else {
@@ -129,7 +128,7 @@ fn tell(sock: Ptr, named: Ptr, flags: u16, error: u32) {
     // SAFETY: reserved memory of this size; the helper checks the address that it reads from. What lies behind the length is not
     // written: it was in the ring before.
     unsafe {
-        (*told).header = monitor::header(KIND_UNIX, monitor::now());
+        (*told).header = monitor::header(RecordKind::Unix as u32, monitor::now());
         (*told).owner = owner;
         (*told).socket = sock as u64;
         (*told).inode = inode(follow(sock, at!(sock_socket)));

@@ -17,9 +17,8 @@ use aya_ebpf::{
 use sidecar_common::{
     event::Header,
     syscall::{
-        ADDRESS_BYTES, ARGUMENTS, CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE,
-        CALL_NARROW, CALL_PART, CALL_PARTS, CHANGING, Call, KIND_SYSCALL, LOST_RETURNS, MAX_EXECS,
-        MAX_NUMBER, MAX_THREADS, NARROW, ONLY_FAILED, SOCKETCALL, SOCKETCALL_PARTS, Settings,
+        ADDRESS_BYTES, ARGUMENTS, Call, CallFlags, FilterFlags, LOST_RETURNS, MAX_EXECS,
+        MAX_NUMBER, MAX_THREADS, NARROW, RecordKind, SOCKETCALL, SOCKETCALL_PARTS, Settings,
         Syscall, TEXT_BYTES, TEXTS,
     },
 };
@@ -151,8 +150,8 @@ pub(crate) fn begin(at: Ptr) {
     };
     // (one look for what is rare)
     let mut ends = false;
-    if call.flags & (CALL_PARTS | CALL_ENDS) != 0 {
-        ends = call.flags & CALL_ENDS != 0;
+    if call.flags.intersects(CallFlags::PARTS | CallFlags::ENDS) {
+        ends = call.flags.contains(CallFlags::ENDS);
         if !ends {
             let [part, its_arguments, ..] = arguments;
             if part == 0 || part > u64::from(SOCKETCALL_PARTS) {
@@ -167,7 +166,7 @@ pub(crate) fn begin(at: Ptr) {
         }
     }
     let since_ns = monitor::now();
-    let may_begin_twice = settings.flags & CHANGING != 0;
+    let may_begin_twice = settings.flags.contains(FilterFlags::CHANGING);
     if !ends {
         // SAFETY: does nothing. Without it both conditions become one number, and the verifier (seen on 6.1) does not know that
         // the pointer is none where it is not zero.
@@ -210,7 +209,7 @@ pub(crate) fn begin(at: Ptr) {
     if !ends || may_begin_twice {
         let _ = THREADS.insert(task.address(), &thread, 0);
     }
-    if ends && settings.flags & ONLY_FAILED == 0 {
+    if ends && !settings.flags.contains(FilterFlags::ONLY_FAILED) {
         tell(settings, call, &thread, task, 0, None);
     }
 }
@@ -226,10 +225,10 @@ pub(crate) fn end(result: i64) {
     let number = unsafe { (*thread).number };
     if let Some(call) = filter::watched(number) {
         let settings = filter::settings();
-        let rare = call.flags & (CALL_PART | CALL_EXEC);
-        let is_exec = rare & CALL_EXEC != 0;
+        let rare = call.flags & (CallFlags::PART | CallFlags::EXEC);
+        let is_exec = rare.contains(CallFlags::EXEC);
         let mut executed = None;
-        if rare != 0 {
+        if !rare.is_empty() {
             if is_exec {
                 executed = EXECS.get_ptr(task.address());
             } else {
@@ -237,7 +236,7 @@ pub(crate) fn end(result: i64) {
                 unsafe { take_arguments(&raw mut (*thread).arguments, call.arguments) };
             }
         }
-        if settings.flags & ONLY_FAILED == 0 || (-MAX_ERRNO..0).contains(&result) {
+        if !settings.flags.contains(FilterFlags::ONLY_FAILED) || (-MAX_ERRNO..0).contains(&result) {
             // SAFETY: as above.
             let told = tell(settings, call, unsafe { &*thread }, task, result, executed);
             // SAFETY: as above.
@@ -371,7 +370,7 @@ fn tell(
     // lengths of texts and address, which nobody looks at.
     unsafe {
         (*record).header = Header {
-            kind: KIND_SYSCALL,
+            kind: RecordKind::Syscall as u32,
             tgid: 0,
             time_ns: now,
         };
@@ -415,21 +414,22 @@ fn address(call: &Call, thread: &Thread, to: *mut [u8; ADDRESS_BYTES]) -> u16 {
     let Some(mut from) = argument(thread, call.address) else {
         return 0;
     };
-    let length: u32 = if call.flags & CALL_MESSAGE != 0 && call.flags & CALL_NARROW != 0 {
-        let message = from;
-        from = u64::from(word::<u32>(message));
-        word(message.wrapping_add(NARROW_NAME_LENGTH))
-    } else if call.flags & CALL_MESSAGE != 0 {
-        let message = from;
-        from = word(message);
-        word(message.wrapping_add(NAME_LENGTH))
-    } else {
-        match argument(thread, call.address_length) {
-            Some(at) if call.flags & CALL_LENGTH_BY_POINTER != 0 => word(at),
-            Some(length) => length as u32,
-            None => 0,
-        }
-    };
+    let length: u32 =
+        if call.flags.contains(CallFlags::MESSAGE) && call.flags.contains(CallFlags::NARROW) {
+            let message = from;
+            from = u64::from(word::<u32>(message));
+            word(message.wrapping_add(NARROW_NAME_LENGTH))
+        } else if call.flags.contains(CallFlags::MESSAGE) {
+            let message = from;
+            from = word(message);
+            word(message.wrapping_add(NAME_LENGTH))
+        } else {
+            match argument(thread, call.address_length) {
+                Some(at) if call.flags.contains(CallFlags::LENGTH_BY_POINTER) => word(at),
+                Some(length) => length as u32,
+                None => 0,
+            }
+        };
     if from == 0 || length == 0 {
         return 0;
     }

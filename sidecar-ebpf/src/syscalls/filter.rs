@@ -5,8 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use sidecar_common::syscall::{
-    CALL_WATCHED, Call, GROUP_UNWANTED, MAX_CALLS, MAX_GROUPS, MAX_UIDS, ONLY_GROUPS, ONLY_UIDS,
-    Rate, Settings,
+    Call, CallFlags, FilterFlags, GroupVerdict, MAX_CALLS, MAX_GROUPS, MAX_UIDS, Rate, Settings,
 };
 
 use crate::{
@@ -44,23 +43,23 @@ pub(crate) fn settings() -> &'static Settings {
 pub(crate) fn watched(number: u32) -> Option<&'static Call> {
     CALLS
         .get(number)
-        .filter(|call| call.flags & CALL_WATCHED != 0)
+        .filter(|call| call.flags.contains(CallFlags::WATCHED))
 }
 
 /// Whether the calls of who runs are told of, as far as that is a matter of the user.
 #[inline(always)]
 pub(crate) fn admits_user(settings: &Settings, task: Task) -> bool {
-    settings.flags & ONLY_UIDS == 0 || UIDS.get_ptr(task.uid()).is_some()
+    !settings.flags.contains(FilterFlags::ONLY_UIDS) || UIDS.get_ptr(task.uid()).is_some()
 }
 
 /// Whether a control group's calls are told of. One that the agent has not judged yet is: it judges by that.
 #[inline(always)]
 pub(crate) fn admits_group(settings: &Settings, cgroup: u64) -> bool {
-    if settings.flags & ONLY_GROUPS == 0 {
+    if !settings.flags.contains(FilterFlags::ONLY_GROUPS) {
         return true;
     }
     // SAFETY: a live map value of one word.
-    GROUPS.get_ptr(cgroup).map(|verdict| unsafe { *verdict }) != Some(GROUP_UNWANTED)
+    GROUPS.get_ptr(cgroup).map(|verdict| unsafe { *verdict }) != Some(GroupVerdict::Unwanted as u32)
 }
 
 /// Whether there is room for one more of a control group's in this second; counts it either way.

@@ -11,7 +11,8 @@ use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRu
 use sidecar_common::layout::MAX_CGROUP_LEVELS;
 
 use super::{
-    Error, contract,
+    Error,
+    contract::{self, pinned},
     maps::{Pinned, failed},
     pins,
 };
@@ -32,13 +33,13 @@ pub(super) fn run(name: &'static str, arguments: &[u64]) -> Result<u32, Error> {
 /// Our own control group, from the machine's root. A control group namespace hides it from `/proc`. All
 /// agents are answered in one place: hence the lock.
 pub(crate) fn own_cgroup(_lock: &pins::Lock) -> Result<PathBuf, Error> {
-    let answer = Pinned(&pins::dir()).array(&contract::CGROUP_NAME)?;
+    let answer = Pinned(&pins::dir()).array(&pinned::CGROUP_NAME)?;
     let mut names = Vec::new();
     for above in 0..MAX_CGROUP_LEVELS {
         let length = run(contract::OWN_CGROUP, &[above.into()])? as usize;
         let name = answer
             .get(&0, 0)
-            .map_err(failed(contract::CGROUP_NAME.name))?;
+            .map_err(failed(pinned::CGROUP_NAME.name))?;
         // (the root's is empty)
         match name.get(..length.saturating_sub(1)) {
             Some([]) | None => break,

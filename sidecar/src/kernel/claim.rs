@@ -17,7 +17,9 @@ use sidecar_common::{
 };
 
 use super::{
-    Error, Ring, ask, contract, libraries,
+    Error, Ring, ask,
+    contract::{self, pinned},
+    libraries,
     maps::{BPF_EXIST, Pinned, failed, present},
     own_objects, pins,
 };
@@ -60,14 +62,14 @@ impl Books {
     fn open(dir: &Path) -> Result<Self, Error> {
         let pinned = Pinned(dir);
         Ok(Self {
-            scopes: pinned.hash(&contract::SCOPE_LEASES)?,
-            name_filter: pinned.array(&contract::NAME_FILTER)?,
-            bindings: pinned.hash(&contract::BINDINGS)?,
-            all_execs: pinned.array(&contract::ALL_EXECS)?,
-            counters: pinned.hash(&contract::COUNTERS)?,
-            rings: HashOfMaps::try_from(Map::HashOfMaps(pinned.data(contract::RINGS.name)?))
-                .map_err(failed(contract::RINGS.name))?,
-            mounting: pinned.hash(&contract::MOUNTING)?,
+            scopes: pinned.hash(&pinned::SCOPE_LEASES)?,
+            name_filter: pinned.array(&pinned::NAME_FILTER)?,
+            bindings: pinned.hash(&pinned::BINDINGS)?,
+            all_execs: pinned.array(&pinned::ALL_EXECS)?,
+            counters: pinned.hash(&pinned::COUNTERS)?,
+            rings: HashOfMaps::try_from(Map::HashOfMaps(pinned.data(pinned::RINGS.name)?))
+                .map_err(failed(pinned::RINGS.name))?,
+            mounting: pinned.hash(&pinned::MOUNTING)?,
         })
     }
 
@@ -78,7 +80,7 @@ impl Books {
         for (key, number) in RingKey::all(scope).zip(numbers) {
             if number != 0 || key == RingKey::first(scope) {
                 let given = self.rings.insert(key, &rings[number], 0);
-                given.map_err(failed(contract::RINGS.name))?;
+                given.map_err(failed(pinned::RINGS.name))?;
             }
         }
         Ok(())
@@ -104,20 +106,20 @@ impl Books {
         self.count_name(end, 1)?;
         self.bindings
             .insert(key, end, 0)
-            .map_err(failed(contract::BINDINGS.name))
+            .map_err(failed(pinned::BINDINGS.name))
     }
 
     fn is_wanted(&self, key: &BindingKey) -> Result<bool, Error> {
-        Ok(present(contract::BINDINGS.name, self.bindings.get(key, 0))?.is_some())
+        Ok(present(pinned::BINDINGS.name, self.bindings.get(key, 0))?.is_some())
     }
 
     fn drop_name(&mut self, key: &BindingKey) -> Result<(), Error> {
-        let Some(end) = present(contract::BINDINGS.name, self.bindings.get(key, 0))? else {
+        let Some(end) = present(pinned::BINDINGS.name, self.bindings.get(key, 0))? else {
             return Ok(());
         };
         self.bindings
             .remove(key)
-            .map_err(failed(contract::BINDINGS.name))?;
+            .map_err(failed(pinned::BINDINGS.name))?;
         self.count_name(end, -1)
     }
 
@@ -126,26 +128,26 @@ impl Books {
         let bindings = self
             .name_filter
             .get(&slot, 0)
-            .map_err(failed(contract::NAME_FILTER.name))?;
+            .map_err(failed(pinned::NAME_FILTER.name))?;
         self.name_filter
             .set(slot, bindings.saturating_add_signed(by), 0)
-            .map_err(failed(contract::NAME_FILTER.name))
+            .map_err(failed(pinned::NAME_FILTER.name))
     }
 
     fn want_all_execs(&mut self, by: i32) -> Result<(), Error> {
         let wanted = self
             .all_execs
             .get(&0, 0)
-            .map_err(failed(contract::ALL_EXECS.name))?;
+            .map_err(failed(pinned::ALL_EXECS.name))?;
         self.all_execs
             .set(0, wanted.saturating_add_signed(by), 0)
-            .map_err(failed(contract::ALL_EXECS.name))
+            .map_err(failed(pinned::ALL_EXECS.name))
     }
 
     /// Our own scope's entry, unless it has an agent. (The kernel side may have missed an agent's end, or not
     /// come to it: a process that has ended is none.)
     fn left_in(&self, scope: ScopeId) -> Result<Option<Scope>, Error> {
-        let left = present(contract::SCOPE_LEASES.name, self.scopes.get(&scope, 0))?;
+        let left = present(pinned::SCOPE_LEASES.name, self.scopes.get(&scope, 0))?;
         match left {
             Some(left) if left.agent != 0 && lives(left.agent_pid) => Err(Error::ScopeTaken {
                 scope,
@@ -202,7 +204,7 @@ impl Books {
             self.want_all_execs(-1)?;
             left.flags &= !ScopeFlags::ALL_EXECS;
             let scopes = self.scopes.insert(scope, *left, BPF_EXIST);
-            scopes.map_err(failed(contract::SCOPE_LEASES.name))?;
+            scopes.map_err(failed(pinned::SCOPE_LEASES.name))?;
         }
         Ok(left)
     }
@@ -253,7 +255,7 @@ impl Claim {
         books
             .counters
             .insert(scope, Counters::default(), 0)
-            .map_err(failed(contract::COUNTERS.name))?;
+            .map_err(failed(pinned::COUNTERS.name))?;
         let mut claim = Self {
             scope,
             flags: wish.flags,
@@ -326,7 +328,7 @@ impl Claim {
 
     fn adopt_flags(&mut self, flags: ScopeFlags) -> Result<(), Error> {
         let scope = present(
-            contract::SCOPE_LEASES.name,
+            pinned::SCOPE_LEASES.name,
             self.books.scopes.get(&self.scope, 0),
         )?;
         let scope = scope.ok_or(Error::NotEnlisted)?;
@@ -340,7 +342,7 @@ impl Claim {
             .books
             .scopes
             .insert(self.scope, Scope { flags, ..scope }, BPF_EXIST);
-        changed.map_err(failed(contract::SCOPE_LEASES.name))
+        changed.map_err(failed(pinned::SCOPE_LEASES.name))
     }
 
     /// No new program is held from here on.
@@ -363,10 +365,10 @@ impl Claim {
                 .books
                 .scopes
                 .remove(&self.scope)
-                .map_err(failed(contract::SCOPE_LEASES.name));
+                .map_err(failed(pinned::SCOPE_LEASES.name));
         }
         let scope = present(
-            contract::SCOPE_LEASES.name,
+            pinned::SCOPE_LEASES.name,
             self.books.scopes.get(&self.scope, 0),
         )?;
         let scope = Scope {
@@ -378,7 +380,7 @@ impl Claim {
         self.books
             .scopes
             .insert(self.scope, scope, BPF_EXIST)
-            .map_err(failed(contract::SCOPE_LEASES.name))
+            .map_err(failed(pinned::SCOPE_LEASES.name))
     }
 
     /// Undoes a stake that failed half-way: where an agent before us had left the scope, its names stay
@@ -387,7 +389,7 @@ impl Claim {
         self.books.drop_of_agent(self.scope);
         if let Some(left) = left {
             let put_back = self.books.scopes.insert(self.scope, left, 0);
-            return put_back.map_err(failed(contract::SCOPE_LEASES.name));
+            return put_back.map_err(failed(pinned::SCOPE_LEASES.name));
         }
         for key in std::mem::take(&mut self.names) {
             self.books.drop_name(&key)?;

@@ -4,13 +4,6 @@
 
 use std::marker::PhantomData;
 
-use sidecar_common::{
-    layout::NAME_LEN,
-    policy::{
-        BindingKey, Counters, Held, Maker, OwnObject, RingKey, Scope, ScopeId, Sealed, Vault,
-    },
-};
-
 /// The security hooks we attach to, in this order; a program has its hook's name. What remembers a
 /// file system comes after what forgets it.
 pub(super) const HOOKS: &[&str] = &[
@@ -73,64 +66,129 @@ pub(super) const MMAP_FILE: &str = "mmap_file";
 pub(super) const FIND_SYSCALL_SLOT: &str = "find_syscall_slot";
 /// What an agent runs itself, and is pinned for that.
 pub(super) const PINNED_PROGRAMS: &[&str] = &[ENLIST, OWN_CGROUP, SETTLE, IS_EXECUTED, PROVENANCE];
-/// A pinned map of the kernel side, with the types of its keys and values: it cannot be opened as another.
-pub(super) struct PinnedMap<K, V> {
+
+/// A map of the kernel side, with the types of its keys and values: it cannot be opened as another.
+pub(super) struct MapDef<K, V> {
     pub(super) name: &'static str,
     types: PhantomData<fn() -> (K, V)>,
 }
 
-/// Declares the maps that agents open, and lists them with the sizes of their keys and values.
-macro_rules! pinned_maps {
-    ($($(#[$about:meta])* $NAME:ident: $Key:ty => $Value:ty;)*) => {
+/// Declares the maps of an object that user space opens, and lists them with the sizes of their keys and values.
+macro_rules! maps {
+    ($($(#[$about:meta])* $NAME:ident $(as $name:literal)?: $Key:ty => $Value:ty;)*) => {
         $(
             $(#[$about])*
-            pub(super) const $NAME: PinnedMap<$Key, $Value> = PinnedMap {
-                name: stringify!($NAME),
-                types: PhantomData,
+            pub(in crate::kernel) const $NAME: MapDef<$Key, $Value> = MapDef {
+                name: maps!(@name $NAME $($name)?),
+                types: std::marker::PhantomData,
             };
         )*
 
-        /// All of them.
-        pub(super) const PINNED_MAPS: &[&str] = &[$(stringify!($NAME)),*];
+        /// The names of all of them.
+        #[allow(dead_code, reason = "only those of pinned maps are listed outside of tests")]
+        pub(in crate::kernel) const MAPS: &[&str] = &[$(maps!(@name $NAME $($name)?)),*];
 
         #[cfg(test)]
-        const SIZES: &[(&str, usize, usize)] =
-            &[$((stringify!($NAME), size_of::<$Key>(), size_of::<$Value>())),*];
+        pub(super) const SIZES: &[(&str, usize, usize)] = &[
+            $((maps!(@name $NAME $($name)?), size_of::<$Key>(), size_of::<$Value>())),*
+        ];
     };
+    (@name $NAME:ident $name:literal) => { $name };
+    (@name $NAME:ident) => { stringify!($NAME) };
 }
 
-pinned_maps! {
-    /// What each agent is responsible for, by its PID namespace.
-    SCOPE_LEASES: ScopeId => Scope;
-    /// Sealed processes, by the kernel's own number.
-    SEALED: u32 => Sealed;
-    /// How many processes a seal has.
-    TREES: u64 => u64;
-    /// Programs that are held, by the kernel's own number.
-    HELD: u32 => Held;
-    /// Mounts of secret files, by the address of their superblock.
-    VAULTS: u64 => Vault;
-    /// The seal that a delivering thread mounts for.
-    MOUNTING: Maker => u64;
-    /// Counters of a scope.
-    COUNTERS: ScopeId => Counters;
-    /// Names that are watched.
-    BINDINGS: BindingKey => u64;
-    /// Which hashes of names may be watched.
-    NAME_FILTER: u32 => u32;
-    /// How many agents want every exec reported.
-    ALL_EXECS: u32 => u32;
-    /// The ring of each delivering thread; a value is the ring's descriptor.
-    RINGS: RingKey => u32;
-    /// When each hook last ran for a self-test.
-    FIRED: u32 => u64;
-    /// Seals that may map code of their image alone.
-    IMAGE_ONLY: u64 => u8;
-    /// What [`OWN_CGROUP`] answers.
-    CGROUP_NAME: u32 => [u8; NAME_LEN];
-    /// Our own maps, programs and links.
-    OWN_OBJECTS: OwnObject => u8;
+/// The pinned maps, which every agent of a node opens.
+pub(super) mod pinned {
+    use sidecar_common::{
+        layout::NAME_LEN,
+        policy::{
+            BindingKey, Counters, Held, Maker, OwnObject, RingKey, Scope, ScopeId, Sealed, Vault,
+        },
+    };
+
+    use super::MapDef;
+
+    maps! {
+        /// What each agent is responsible for, by its PID namespace.
+        SCOPE_LEASES: ScopeId => Scope;
+        /// Sealed processes, by the kernel's own number.
+        SEALED: u32 => Sealed;
+        /// How many processes a seal has.
+        TREES: u64 => u64;
+        /// Programs that are held, by the kernel's own number.
+        HELD: u32 => Held;
+        /// Mounts of secret files, by the address of their superblock.
+        VAULTS: u64 => Vault;
+        /// The seal that a delivering thread mounts for.
+        MOUNTING: Maker => u64;
+        /// Counters of a scope.
+        COUNTERS: ScopeId => Counters;
+        /// Names that are watched.
+        BINDINGS: BindingKey => u64;
+        /// Which hashes of names may be watched.
+        NAME_FILTER: u32 => u32;
+        /// How many agents want every exec reported.
+        ALL_EXECS: u32 => u32;
+        /// The ring of each delivering thread; a value is the ring's descriptor.
+        RINGS: RingKey => u32;
+        /// When each hook last ran for a self-test.
+        FIRED: u32 => u64;
+        /// Seals that may map code of their image alone.
+        IMAGE_ONLY: u64 => u8;
+        /// What [`OWN_CGROUP`] answers.
+        CGROUP_NAME: u32 => [u8; NAME_LEN];
+        /// Our own maps, programs and links.
+        OWN_OBJECTS: OwnObject => u8;
+    }
 }
+
+/// The maps of the network monitor's object.
+pub(super) mod network {
+    use aya::maps::lpm_trie::Key;
+    use sidecar_common::network::{Settings, UdpFlow, UdpKey};
+
+    use super::MapDef;
+
+    maps! {
+        /// What is asked of it: a global variable, of which the kernel makes a map that is called as its section is.
+        SETTINGS as ".data.settings": u32 => Settings;
+        /// A bit for every port.
+        PORTS: u32 => u64;
+        /// Networks that a filter names.
+        CIDRS: Key<[u8; 16]> => u8;
+        /// UDP flows that are followed.
+        UDP_FLOWS: UdpKey => UdpFlow;
+        /// Sockets whose end is reported.
+        SOCKETS: u64 => u32;
+        /// Counters of what was lost.
+        LOST: u32 => u64;
+    }
+}
+
+/// The maps of the system call monitor's object.
+pub(super) mod syscalls {
+    use sidecar_common::syscall::{Call, Rate, Settings};
+
+    use super::MapDef;
+
+    maps! {
+        /// What is asked of it, as [`network::SETTINGS`](super::network::SETTINGS).
+        SETTINGS as ".data.settings": u32 => Settings;
+        /// How each call is watched, by its number.
+        CALLS: u32 => Call;
+        /// Users whose calls are watched.
+        UIDS: u32 => u8;
+        /// What was judged of control groups.
+        GROUPS: u64 => u32;
+        /// What control groups had of the second that runs.
+        RATES: u64 => Rate;
+        /// Counters of what was lost.
+        LOST: u32 => u64;
+    }
+}
+
+/// The monitors' ring of records.
+pub(super) const RECORDS: &str = "RECORDS";
 
 #[cfg(test)]
 mod tests {
@@ -139,10 +197,10 @@ mod tests {
     use aya_obj::{Object, ProgramSection};
 
     use super::*;
-    use crate::kernel::{load, network, parts::OWN_LEVEL, syscalls};
+    use crate::kernel::{self, load, parts::OWN_LEVEL};
 
-    /// Maps that the kernel side has for itself.
-    const ITS_OWN: [&str; 8] = [
+    /// Maps that each object has for itself.
+    const GUARDS_OWN: &[&str] = &[
         "ENDED",
         "INITS",
         "MOUNTED_BELOW",
@@ -152,6 +210,8 @@ mod tests {
         "SEALED_FILTER",
         "SYSCALL_SLOT",
     ];
+    const NETWORKS_OWN: &[&str] = &["CONNECTING", "PLACES_TOLD", RECORDS, "UDP_UNWANTED"];
+    const SYSCALLS_OWN: &[&str] = &["EXECS", "PLACES_TOLD", RECORDS, "SCRATCH", "THREADS"];
 
     fn programs(object: &Object, is_meant: impl Fn(&ProgramSection) -> bool) -> BTreeSet<&str> {
         let programs = object.programs.iter();
@@ -189,8 +249,8 @@ mod tests {
     #[test]
     fn every_program_of_the_monitors_objects_is_loaded_by_a_list() {
         for (object, lists) in [
-            (network::OBJECT, network::program_names()),
-            (syscalls::OBJECT, syscalls::program_names()),
+            (kernel::network::OBJECT, kernel::network::program_names()),
+            (kernel::syscalls::OBJECT, kernel::syscalls::program_names()),
         ] {
             let object = Object::parse(object).unwrap();
             assert_eq!(programs(&object, |_| true), set(&[&lists, &[OWN_LEVEL]]));
@@ -198,16 +258,34 @@ mod tests {
     }
 
     #[test]
-    fn every_map_of_the_guards_object_has_the_types_it_is_opened_with() {
-        let object = Object::parse(load::OBJECT).unwrap();
-        // (a section of globals is a map, too, and nobody opens it)
-        let names = object.maps.keys().map(String::as_str);
-        let names: BTreeSet<&str> = names.filter(|name| !name.starts_with('.')).collect();
-        assert_eq!(names, set(&[PINNED_MAPS, &ITS_OWN]));
-        for (name, key, value) in SIZES {
-            let map = &object.maps[*name];
-            let sizes = (map.key_size() as usize, map.value_size() as usize);
-            assert_eq!(sizes, (*key, *value), "{name}");
+    fn every_map_has_the_types_it_is_opened_with() {
+        for (object, opened, its_own, sizes) in [
+            (load::OBJECT, pinned::MAPS, GUARDS_OWN, pinned::SIZES),
+            (
+                kernel::network::OBJECT,
+                network::MAPS,
+                NETWORKS_OWN,
+                network::SIZES,
+            ),
+            (
+                kernel::syscalls::OBJECT,
+                syscalls::MAPS,
+                SYSCALLS_OWN,
+                syscalls::SIZES,
+            ),
+        ] {
+            let object = Object::parse(object).unwrap();
+            // (a section of globals is a map, too, and most are opened by nobody)
+            let names = object.maps.keys().map(String::as_str);
+            let names: BTreeSet<&str> = names
+                .filter(|name| !name.starts_with('.') || opened.contains(name))
+                .collect();
+            assert_eq!(names, set(&[opened, its_own]));
+            for (name, key, value) in sizes {
+                let map = &object.maps[*name];
+                let found = (map.key_size() as usize, map.value_size() as usize);
+                assert_eq!(found, (*key, *value), "{name}");
+            }
         }
     }
 }

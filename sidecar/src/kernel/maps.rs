@@ -11,13 +11,16 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError},
 };
 use nix::unistd::gettid;
-use sidecar_common::policy::{
-    BindingKey, Counters, Held, HeldFlags, Maker, Scope, ScopeId, Sealed, SealedFlags, Vault,
+use sidecar_common::{
+    policy::{
+        BindingKey, Counters, Held, HeldFlags, Maker, Scope, ScopeId, Sealed, SealedFlags, Vault,
+    },
+    provenance::FileOrigin,
 };
 
 use super::{
     Error, ask,
-    contract::{self, PinnedMap},
+    contract::{self, MapDef, pinned},
     pins,
 };
 
@@ -41,15 +44,12 @@ impl Pinned<'_> {
 
     pub(super) fn hash<K: Pod, V: Pod>(
         &self,
-        map: &PinnedMap<K, V>,
+        map: &MapDef<K, V>,
     ) -> Result<HashMap<MapData, K, V>, Error> {
         HashMap::try_from(Map::HashMap(self.data(map.name)?)).map_err(failed(map.name))
     }
 
-    pub(super) fn array<V: Pod>(
-        &self,
-        map: &PinnedMap<u32, V>,
-    ) -> Result<Array<MapData, V>, Error> {
+    pub(super) fn array<V: Pod>(&self, map: &MapDef<u32, V>) -> Result<Array<MapData, V>, Error> {
         Array::try_from(Map::Array(self.data(map.name)?)).map_err(failed(map.name))
     }
 }
@@ -89,15 +89,15 @@ impl Maps {
     pub(crate) fn open_at(dir: &Path) -> Result<Self, Error> {
         let pinned = Pinned(dir);
         Ok(Self {
-            scopes: pinned.hash(&contract::SCOPE_LEASES)?,
-            sealed: pinned.hash(&contract::SEALED)?,
-            trees: pinned.hash(&contract::TREES)?,
-            image_only: pinned.hash(&contract::IMAGE_ONLY)?,
-            held: pinned.hash(&contract::HELD)?,
-            vaults: pinned.hash(&contract::VAULTS)?,
-            mounting: pinned.hash(&contract::MOUNTING)?,
-            counters: pinned.hash(&contract::COUNTERS)?,
-            bindings: pinned.hash(&contract::BINDINGS)?,
+            scopes: pinned.hash(&pinned::SCOPE_LEASES)?,
+            sealed: pinned.hash(&pinned::SEALED)?,
+            trees: pinned.hash(&pinned::TREES)?,
+            image_only: pinned.hash(&pinned::IMAGE_ONLY)?,
+            held: pinned.hash(&pinned::HELD)?,
+            vaults: pinned.hash(&pinned::VAULTS)?,
+            mounting: pinned.hash(&pinned::MOUNTING)?,
+            counters: pinned.hash(&pinned::COUNTERS)?,
+            bindings: pinned.hash(&pinned::BINDINGS)?,
         })
     }
 
@@ -118,7 +118,7 @@ impl Maps {
             Some(scope) if scope.agent != 0 && scope.agent_pid == pid => {
                 let left = Scope { agent: 0, ..scope };
                 let ended = self.scopes.insert(id, left, BPF_EXIST);
-                ended.map_err(failed(contract::SCOPE_LEASES.name))
+                ended.map_err(failed(pinned::SCOPE_LEASES.name))
             }
             _ => Ok(()),
         }
@@ -165,7 +165,7 @@ impl Maps {
 
     /// A held program.
     pub(crate) fn held(&self, tgid: u32) -> Result<Option<Held>, Error> {
-        present(contract::HELD.name, self.held.get(&tgid, 0))
+        present(pinned::HELD.name, self.held.get(&tgid, 0))
     }
 
     /// All that is held in a scope.
@@ -181,7 +181,7 @@ impl Maps {
     pub(crate) fn forget_held(&mut self, tgid: u32) -> Result<(), Error> {
         match self.held.remove(&tgid) {
             Err(e) if !matches!(e, MapError::KeyNotFound | MapError::SyscallError(_)) => {
-                Err(failed(contract::HELD.name)(e))
+                Err(failed(pinned::HELD.name)(e))
             }
             _ => Ok(()),
         }
@@ -197,7 +197,7 @@ impl Maps {
     pub(crate) fn waive(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
         let is_still = |now: &Held| now.seal == held.seal && now.flags.contains(HeldFlags::COMING);
         if !self.held(tgid)?.as_ref().is_some_and(is_still) {
-            return Err(failed(contract::HELD.name)(MapError::KeyNotFound));
+            return Err(failed(pinned::HELD.name)(MapError::KeyNotFound));
         }
         let held = Held {
             flags: held.flags | HeldFlags::WAIVED,
@@ -206,7 +206,7 @@ impl Maps {
         // EXIST: if it died meanwhile its entry is gone and must not come back
         self.held
             .insert(tgid, held, BPF_EXIST)
-            .map_err(failed(contract::HELD.name))
+            .map_err(failed(pinned::HELD.name))
     }
 
     /// A held program was given its secrets, and goes its way: from here on it is of its new tree alone. An error if it is
@@ -214,10 +214,10 @@ impl Maps {
     pub(crate) fn settle(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
         // (as nearly all)
         if held.earlier_seal == 0 {
-            return self.held.remove(&tgid).map_err(failed(contract::HELD.name));
+            return self.held.remove(&tgid).map_err(failed(pinned::HELD.name));
         }
         match ask::run(contract::SETTLE, &[tgid.into()])? {
-            0 => Err(failed(contract::HELD.name)(MapError::KeyNotFound)),
+            0 => Err(failed(pinned::HELD.name)(MapError::KeyNotFound)),
             _ => Ok(()),
         }
     }
@@ -228,23 +228,23 @@ impl Maps {
         Ok(ask::run(contract::IS_EXECUTED, &[number.into(), seal])? == 1)
     }
 
-    /// Where a file of ours comes from (`sidecar_common::provenance`), of a process with that root, in the mount namespace of
+    /// Where a file of ours comes from, of a process with that root, in the mount namespace of
     /// that number.
     pub(crate) fn provenance(
         file: BorrowedFd<'_>,
         root: BorrowedFd<'_>,
         namespace: u32,
-    ) -> Result<u32, Error> {
+    ) -> Result<FileOrigin, Error> {
         let number = |fd: BorrowedFd<'_>| u64::from(fd.as_raw_fd().cast_unsigned());
         let arguments = [number(file), number(root), namespace.into()];
-        ask::run(contract::PROVENANCE, &arguments)
+        ask::run(contract::PROVENANCE, &arguments).map(FileOrigin::from_bits_retain)
     }
 
     /// From here on a tree runs nothing but what is in its image, until it ends.
     pub(crate) fn keep_to_image(&mut self, seal: u64) -> Result<(), Error> {
         self.image_only
             .insert(seal, 1, 0)
-            .map_err(failed(contract::IMAGE_ONLY.name))
+            .map_err(failed(pinned::IMAGE_ONLY.name))
     }
 
     /// Takes the seal off a process that is let go without secrets. One that it had before is its again: what it was
@@ -321,7 +321,7 @@ impl Maps {
         let thread = gettid().as_raw().cast_unsigned();
         self.mounting
             .insert(Maker { scope, thread }, seal, 0)
-            .map_err(failed(contract::MOUNTING.name))
+            .map_err(failed(pinned::MOUNTING.name))
     }
 
     /// What the kernel side counted for a scope.

@@ -1,18 +1,18 @@
 //! What is ours among the kernel's BPF objects: below the node nobody but an agent gets a descriptor of it, and the kernel
 //! side is told which they are.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use aya::{
     Ebpf,
     maps::{HashMap, MapData},
     programs::{ProgramInfo, links::FdLink},
 };
-use sidecar_common::policy::{OBJECT_LINK, OBJECT_MAP, OBJECT_PROGRAM, OwnObject};
+use sidecar_common::policy::{ObjectKind, OwnObject};
 
 use super::{
     Error,
-    contract::OWN_OBJECTS,
+    contract::pinned::OWN_OBJECTS,
     load::{Loaded, chain},
     maps::{Pinned, failed},
     pins,
@@ -23,7 +23,7 @@ pub(super) fn note(loaded: &mut Loaded) -> Result<(), Error> {
     let mut objects = of(&loaded.ebpf)?;
     for (name, link) in &loaded.links {
         let info = link.info().map_err(|e| unknown(name, &e))?;
-        objects.insert((OBJECT_LINK, info.id()));
+        objects.insert(object(ObjectKind::Link, info.id()));
     }
     let map = loaded
         .ebpf
@@ -33,8 +33,7 @@ pub(super) fn note(loaded: &mut Loaded) -> Result<(), Error> {
             cause: "not in the kernel object".into(),
         })?;
     let mut own = HashMap::try_from(map).map_err(failed(OWN_OBJECTS.name))?;
-    for (kind, id) in objects {
-        let object = OwnObject { kind, id };
+    for object in objects {
         own.insert(object, 1u8, 0)
             .map_err(failed(OWN_OBJECTS.name))?;
     }
@@ -52,19 +51,18 @@ pub(super) fn note_monitor(ebpf: &Ebpf) -> Result<(), Error> {
 /// Notes an agent's ring, of which the kernel side has a map of maps.
 pub(super) fn note_map(map: &MapData) -> Result<(), Error> {
     let info = map.info().map_err(failed("ring"))?;
-    insert([(OBJECT_MAP, info.id())])
+    insert([object(ObjectKind::Map, info.id())])
 }
 
 /// Notes a link that is attached later.
 pub(super) fn note_link(name: &str, link: &FdLink) -> Result<(), Error> {
     let info = link.info().map_err(|e| unknown(name, &e))?;
-    insert([(OBJECT_LINK, info.id())])
+    insert([object(ObjectKind::Link, info.id())])
 }
 
-fn insert(objects: impl IntoIterator<Item = (u32, u32)>) -> Result<(), Error> {
+fn insert(objects: impl IntoIterator<Item = OwnObject>) -> Result<(), Error> {
     let mut own = Pinned(&pins::dir()).hash(&OWN_OBJECTS)?;
-    for (kind, id) in objects {
-        let object = OwnObject { kind, id };
+    for object in objects {
         own.insert(object, 1u8, 0)
             .map_err(failed(OWN_OBJECTS.name))?;
     }
@@ -72,16 +70,24 @@ fn insert(objects: impl IntoIterator<Item = (u32, u32)>) -> Result<(), Error> {
 }
 
 /// The programs of a loaded object, and all the maps that they use: those of its own memory, too.
-fn of(ebpf: &Ebpf) -> Result<BTreeSet<(u32, u32)>, Error> {
-    let mut objects = BTreeSet::new();
+fn of(ebpf: &Ebpf) -> Result<HashSet<OwnObject>, Error> {
+    let mut objects = HashSet::new();
     for (name, program) in ebpf.programs() {
         // (one that this kernel does not need is not loaded)
         let Ok(info) = program.info() else { continue };
-        objects.insert((OBJECT_PROGRAM, info.id()));
+        objects.insert(object(ObjectKind::Program, info.id()));
         let maps = ProgramInfo::map_ids(&info).map_err(|e| unknown(name, &e))?;
-        objects.extend(maps.into_iter().flatten().map(|id| (OBJECT_MAP, id)));
+        let maps = maps.into_iter().flatten();
+        objects.extend(maps.map(|id| object(ObjectKind::Map, id)));
     }
     Ok(objects)
+}
+
+fn object(kind: ObjectKind, id: u32) -> OwnObject {
+    OwnObject {
+        kind: kind as u32,
+        id,
+    }
 }
 
 fn unknown(name: &str, error: &dyn std::error::Error) -> Error {

@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use aya::{
-    Ebpf,
-    maps::{Array, Map, MapData},
+    Ebpf, Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, RingBuf, lpm_trie::Key},
     programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use sidecar_common::monitor::Within;
@@ -12,15 +12,13 @@ use sidecar_common::monitor::Within;
 use super::{
     Error,
     claim::{own_namespace, own_scope},
+    contract::{MapDef, RECORDS},
     load::{chain, program},
     maps::failed,
 };
 
 /// A program of every monitor's, which is attached nowhere.
 pub(super) const OWN_LEVEL: &str = "own_level";
-
-/// What is asked of a kernel side: in its own memory, of which the kernel makes a map that is called as the section is.
-pub(super) const SETTINGS: &str = ".data.settings";
 
 /// Makes an error of what a monitor, by its key below `monitoring`, met with.
 pub(super) fn refused(monitor: &'static str, what: &str, error: &dyn std::error::Error) -> Error {
@@ -47,7 +45,7 @@ pub(super) fn within(ebpf: &mut Ebpf, monitor: &'static str) -> Result<Within, E
 }
 
 /// A map, out of the object.
-pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
     ebpf.take_map(name).ok_or_else(|| Error::Map {
         name,
         cause: "not in the kernel object".into(),
@@ -55,17 +53,30 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Error> {
 }
 
 /// An array, out of the object.
-pub(super) fn array<V: aya::Pod>(
+pub(super) fn array<V: Pod>(
     ebpf: &mut Ebpf,
-    name: &'static str,
+    map: &MapDef<u32, V>,
 ) -> Result<Array<MapData, V>, Error> {
-    Array::try_from(take(ebpf, name)?).map_err(failed(name))
+    Array::try_from(take(ebpf, map.name)?).map_err(failed(map.name))
 }
 
 /// A hash, out of the object.
-pub(super) fn hash<K: aya::Pod, V: aya::Pod>(
+pub(super) fn hash<K: Pod, V: Pod>(
     ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<aya::maps::HashMap<MapData, K, V>, Error> {
-    aya::maps::HashMap::try_from(take(ebpf, name)?).map_err(failed(name))
+    map: &MapDef<K, V>,
+) -> Result<HashMap<MapData, K, V>, Error> {
+    HashMap::try_from(take(ebpf, map.name)?).map_err(failed(map.name))
+}
+
+/// A table of networks, out of the object.
+pub(super) fn trie<K: Pod, V: Pod>(
+    ebpf: &mut Ebpf,
+    map: &MapDef<Key<K>, V>,
+) -> Result<LpmTrie<MapData, K, V>, Error> {
+    LpmTrie::try_from(take(ebpf, map.name)?).map_err(failed(map.name))
+}
+
+/// The ring of records, out of the object.
+pub(super) fn records(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, Error> {
+    RingBuf::try_from(take(ebpf, RECORDS)?).map_err(failed(RECORDS))
 }

@@ -16,7 +16,11 @@ use nix::{
 };
 use sidecar_common::layout::LAYOUT_VERSION;
 
-use super::{Error, contract, libraries, load, own_objects};
+use super::{
+    Error,
+    contract::{self, pinned},
+    libraries, load, own_objects,
+};
 
 /// Where BPF objects are pinned on every system.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -118,7 +122,7 @@ pub(super) fn ensure_complete() -> Result<(), Error> {
     let pins = contract::PINNED_PROGRAMS
         .iter()
         .map(|name| program(&dir(), name));
-    for path in pins.chain(contract::PINNED_MAPS.iter().map(|name| map(&dir(), name))) {
+    for path in pins.chain(pinned::MAPS.iter().map(|name| map(&dir(), name))) {
         if let Err(e) = fs::symlink_metadata(&path) {
             return Err(Error::Incomplete {
                 path,

@@ -3,9 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
-use sidecar_common::event::{
-    Access, Exec, Exit, Header, KIND_ACCESS, KIND_EXEC, KIND_EXIT, KIND_HELD, KIND_REFUSED,
-};
+use sidecar_common::event::{Access, Exec, Exit, Header, RecordKind};
 
 /// What the kernel side says.
 #[derive(Debug)]
@@ -29,13 +27,12 @@ impl Record {
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let parse = || -> Option<Self> {
             let header: Header = whole(bytes)?;
-            Some(match header.kind {
-                KIND_HELD => Self::Held(header),
-                KIND_ACCESS => Self::Access(Box::new(whole(bytes)?)),
-                KIND_EXIT => Self::Exit(whole(bytes)?),
-                KIND_EXEC => Self::Exec(Box::new(whole(bytes)?)),
-                KIND_REFUSED => Self::Refused(Box::new(whole(bytes)?)),
-                _ => return None,
+            Some(match RecordKind::try_from(header.kind).ok()? {
+                RecordKind::Held => Self::Held(header),
+                RecordKind::Access => Self::Access(Box::new(whole(bytes)?)),
+                RecordKind::Exit => Self::Exit(whole(bytes)?),
+                RecordKind::Exec => Self::Exec(Box::new(whole(bytes)?)),
+                RecordKind::Refused => Self::Refused(Box::new(whole(bytes)?)),
             })
         };
         parse().unwrap_or(Self::Unknown)

@@ -22,7 +22,8 @@ use rustix::{
 use sidecar_common::proof::{ANSWER, COMMAND, Proof};
 
 use super::{
-    Error, contract,
+    Error,
+    contract::pinned,
     lockdown::{Locked, is_confidential},
     maps::Pinned,
     pins,
@@ -154,7 +155,7 @@ pub(crate) struct SelfTest {
 impl SelfTest {
     /// Opens what hooks count in.
     pub(crate) fn open() -> Result<Self, Error> {
-        let fired = Pinned(&pins::dir()).array(&contract::FIRED)?;
+        let fired = Pinned(&pins::dir()).array(&pinned::FIRED)?;
         Ok(Self { fired })
     }
 

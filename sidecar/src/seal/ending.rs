@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::time::TimeSpec;
 use rustix::process::Signal;
-use sidecar_common::event::{EXIT_LAST, EXIT_ROOT, Exit};
+use sidecar_common::event::{Exit, ExitFlags};
 
 use super::{Work, deliver_file::Vault, due::Due, text, waiting::Waiting};
 use crate::{
@@ -33,7 +33,7 @@ impl Work {
             // it was refused, or would have been
             return self.forget_waiting(exit.seal);
         };
-        if exit.flags & EXIT_ROOT != 0 {
+        if exit.flags.contains(ExitFlags::ROOT) {
             tree.has_root = false;
             self.metrics.sealed_processes.dec();
             let comm = text(&exit.comm);
@@ -56,7 +56,7 @@ impl Work {
             self.journal
                 .emit(exit.header.time_ns, Kind::Exited, who, detail);
         }
-        if exit.flags & EXIT_LAST != 0 {
+        if exit.flags.contains(ExitFlags::LAST) {
             self.forget(exit.seal);
         }
     }

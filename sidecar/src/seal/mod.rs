@@ -39,7 +39,10 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use sidecar_common::policy::{Held, HeldFlags, ScopeId};
+use sidecar_common::{
+    policy::{Held, HeldFlags, ScopeId},
+    provenance::FileOrigin,
+};
 
 use self::{
     adopt::Adoption,
@@ -447,7 +450,7 @@ fn is_executed(file: BorrowedFd<'_>, seal: u64) -> bool {
 }
 
 /// Asks the kernel side where a file comes from, of a process with that root.
-fn where_from(file: BorrowedFd<'_>, root: &Root) -> io::Result<u32> {
+fn where_from(file: BorrowedFd<'_>, root: &Root) -> io::Result<FileOrigin> {
     Maps::provenance(file, root.as_fd(), root.namespace).map_err(io::Error::other)
 }
 

@@ -14,10 +14,7 @@ use std::{
     path::Path,
 };
 
-use sidecar_common::{
-    policy::HeldFlags,
-    provenance::{CHANGED, FOREIGN, IN_LAYERS, IN_ROOT, READ_ONLY, ROOTS_ALONE, is_of_image},
-};
+use sidecar_common::{policy::HeldFlags, provenance::FileOrigin};
 
 use super::{
     stack::Stack,
@@ -29,7 +26,7 @@ use crate::{
 };
 
 /// Asks the kernel side about a file, of a process with that root.
-pub(super) type Ask = dyn Fn(BorrowedFd<'_>, &Root) -> io::Result<u32>;
+pub(super) type Ask = dyn Fn(BorrowedFd<'_>, &Root) -> io::Result<FileOrigin>;
 
 /// What a binding wants of a program.
 pub(super) fn wanted(binding: &Binding, evidence: &Evidence<'_>) -> Provenance {
@@ -118,7 +115,7 @@ pub(super) fn check_code(process: Process, ask: &Ask, binding: &Binding) -> Resu
     let root = process.root_mount().map_err(unknown)?;
     for file in process.mapped_code().map_err(unknown)? {
         let answer = ask(file.as_fd(), &root).map_err(unknown)?;
-        if !is_of_image(answer) {
+        if !answer.is_of_image() {
             let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
             return Err(Refusal::Provenance {
                 what: path.map_err(unknown)?.display().to_string(),
@@ -146,10 +143,10 @@ impl Judge {
         }
     }
 
-    fn is_met_by(self, answer: u32) -> bool {
+    fn is_met_by(self, answer: FileOrigin) -> bool {
         match self {
-            Self::System => answer & ROOTS_ALONE != 0,
-            Self::Image => is_of_image(answer),
+            Self::System => answer.contains(FileOrigin::ROOTS_ALONE),
+            Self::Image => answer.is_of_image(),
         }
     }
 
@@ -167,8 +164,8 @@ impl Judge {
 }
 
 /// Why a file is not root's alone.
-fn why_not_roots(answer: u32, entry: &Entry) -> io::Result<String> {
-    if answer & FOREIGN != 0 {
+fn why_not_roots(answer: FileOrigin, entry: &Entry) -> io::Result<String> {
+    if answer.contains(FileOrigin::FOREIGN) {
         return Ok("it lies on a file system that somebody mounted in a pod, or in a user namespace of his own".into());
     }
     let found = entry.why_open_to_others()?;
@@ -178,15 +175,15 @@ fn why_not_roots(answer: u32, entry: &Entry) -> io::Result<String> {
 }
 
 /// Why a file is not of the image.
-fn why_not_of_image(answer: u32) -> &'static str {
-    if answer & IN_ROOT == 0 {
+fn why_not_of_image(answer: FileOrigin) -> &'static str {
+    if !answer.contains(FileOrigin::IN_ROOT) {
         "it lies on another mount than its container's root (a volume, a tmpfs, another container)"
-    } else if answer & FOREIGN != 0 {
+    } else if answer.contains(FileOrigin::FOREIGN) {
         "it lies on a file system that somebody mounted in the pod, not the container's runtime"
-    } else if answer & (READ_ONLY | IN_LAYERS) == 0 {
+    } else if !answer.intersects(FileOrigin::READ_ONLY | FileOrigin::IN_LAYERS) {
         "it lies on a file system that does not tell the image from later changes (neither an overlay nor one that is never written)"
     } else {
-        debug_assert!(answer & CHANGED != 0);
+        debug_assert!(answer.contains(FileOrigin::CHANGED));
         "it was made or changed after its container was"
     }
 }

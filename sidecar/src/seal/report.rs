@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use sidecar_common::{
-    event::{
-        Exec, REASON_FORK_UNSEALED, REASON_HELD_FULL, REASON_HOOK_SILENT, REASON_NO_AGENT,
-        REASON_NO_FORK, REASON_NOTE_LOST, REASON_OTHER_FILE, REASON_SEALED_FULL, Subject,
-    },
+    event::{Access, AccessKind, Exec, RefusalReason, Subject, Verdict},
     policy::Held,
 };
 
@@ -81,9 +78,10 @@ impl Work {
         let (label, reason) = why_refused(exec.reason);
         self.metrics.count_refused(label);
         let name = text(&exec.name);
-        let action = match exec.reason {
-            REASON_NO_FORK => Action::GoesOn,
-            _ => Action::Killed,
+        let action = if exec.reason == RefusalReason::NoFork as u32 {
+            Action::GoesOn
+        } else {
+            Action::Killed
         };
         let time_ns = exec.header.time_ns;
         let origin = self.origins.of(exec.subject.pid, time_ns);
@@ -149,20 +147,21 @@ impl Work {
         }
     }
 
-    pub(super) fn report_access(&mut self, access: &sidecar_common::event::Access) {
-        use sidecar_common::event as e;
+    pub(super) fn report_access(&mut self, access: &Access) {
         let name = text(&access.name);
-        let what = match access.what {
-            e::WHAT_FILE => SECRET_FILE,
-            e::WHAT_PTRACE => "ptrace",
-            e::WHAT_PROCESS_VM => "process_vm",
+        let kind = AccessKind::try_from(access.what);
+        let is_file = kind == Ok(AccessKind::SecretFile);
+        let what = match kind {
+            Ok(AccessKind::SecretFile) => SECRET_FILE,
+            Ok(AccessKind::Ptrace) => "ptrace",
+            Ok(AccessKind::ProcessVm) => "process_vm",
             _ if name.is_empty() => "mem",
             _ => &without_spaces(&name),
         };
-        let (kind, verdict) = match access.verdict {
-            e::VERDICT_BLOCKED => (Kind::Blocked, "blocked"),
-            e::VERDICT_AUDIT => (Kind::Audit, "audit"),
-            _ => (Kind::Audit, "allowed"),
+        let (kind, verdict) = match Verdict::try_from(access.verdict) {
+            Ok(Verdict::Blocked) => (Kind::Blocked, "blocked"),
+            Ok(Verdict::Audit) => (Kind::Audit, "audit"),
+            Ok(Verdict::Allowed) | Err(_) => (Kind::Audit, "allowed"),
         };
         if kind == Kind::Blocked {
             self.metrics.count_blocked(what);
@@ -170,7 +169,6 @@ impl Work {
             self.metrics.count_audited(what);
         }
         let target = text(&access.target.comm);
-        let is_file = access.what == e::WHAT_FILE;
         let tree = self.trees.get(&access.seal);
         let binding = tree.and_then(|tree| Some(tree.memory.as_ref()?.bindings()));
         let time_ns = access.header.time_ns;
@@ -200,37 +198,39 @@ pub(super) fn joined<'b>(bindings: impl IntoIterator<Item = &'b Binding>) -> Str
 
 /// Why the kernel side refuses a program.
 fn why_refused(reason: u32) -> (Reason, &'static str) {
+    let Ok(reason) = RefusalReason::try_from(reason) else {
+        return (Reason::Kernel, "the kernel side refused it");
+    };
     match reason {
-        REASON_SEALED_FULL => (
+        RefusalReason::SealedFull => (
             Reason::MapFull,
             "the kernel side's map of sealed processes is full",
         ),
-        REASON_HELD_FULL => (
+        RefusalReason::HeldFull => (
             Reason::MapFull,
             "the kernel side's map of held programs is full",
         ),
-        REASON_FORK_UNSEALED => (
+        RefusalReason::ForkUnsealed => (
             Reason::MapFull,
             "it forked, and the child could not be sealed",
         ),
-        REASON_NO_FORK => (
+        RefusalReason::NoFork => (
             Reason::MapFull,
             "it may not fork: the kernel side's map of sealed processes is nearly full",
         ),
-        REASON_OTHER_FILE => (
+        RefusalReason::OtherFile => (
             Reason::OtherFile,
             "the kernel executes another file than the one asked for",
         ),
-        REASON_NO_AGENT => (Reason::NoAgent, "its agent ended while it was started"),
-        REASON_NOTE_LOST => (
+        RefusalReason::NoAgent => (Reason::NoAgent, "its agent ended while it was started"),
+        RefusalReason::NoteLost => (
             Reason::Kernel,
             "thousands of other starts of watched programs failed while it was started",
         ),
-        REASON_HOOK_SILENT => (
+        RefusalReason::HookSilent => (
             Reason::Guard,
             "the hook that would have held it did not run: security programs are switched off",
         ),
-        _ => (Reason::Kernel, "the kernel side refused it"),
     }
 }
 

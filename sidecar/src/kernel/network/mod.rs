@@ -11,20 +11,22 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, RingBuf},
+    maps::{Array, HashMap, MapData},
     programs::{BtfTracePoint, FEntry, KProbe},
 };
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use sidecar_common::network::{LOST_COUNTERS, UdpFlow, UdpKey, WATCH_UNIX};
+use sidecar_common::network::{LOST_COUNTERS, UdpFlow, UdpKey, WatchFlags};
 
 pub(crate) use self::records::{NetworkRecord, NetworkRing};
 pub(crate) use self::settings::NetworkWish;
 use self::{settings::Applied, unix::Unix};
 use super::{
-    Error, fields,
+    Error,
+    contract::network as contract,
+    fields,
     load::program,
     maps, own_objects,
-    parts::{SETTINGS, array, refused, take, within},
+    parts::{array, hash, records, refused, trie, within},
     points::{self, Point},
     relocate::relocate,
 };
@@ -84,13 +86,10 @@ impl Network {
             .btf(None)
             .load(&object)
             .map_err(|e| refused(MONITOR, "its maps", &e))?;
-        let lost = array(&mut ebpf, "LOST")?;
-        let udp_flows =
-            HashMap::try_from(take(&mut ebpf, "UDP_FLOWS")?).map_err(maps::failed("UDP_FLOWS"))?;
-        let sockets =
-            HashMap::try_from(take(&mut ebpf, "SOCKETS")?).map_err(maps::failed("SOCKETS"))?;
-        let ring =
-            RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(maps::failed("RECORDS"))?;
+        let lost = array(&mut ebpf, &contract::LOST)?;
+        let udp_flows = hash(&mut ebpf, &contract::UDP_FLOWS)?;
+        let sockets = hash(&mut ebpf, &contract::SOCKETS)?;
+        let ring = records(&mut ebpf)?;
         let within = within(&mut ebpf, MONITOR)?;
         let mut applied = Applied::take(&mut ebpf, within)?;
         let points = points::of(&[
@@ -121,7 +120,7 @@ impl Network {
             program.attach(name, 0).map_err(failed(name))?;
         }
         let mut unix = Unix::new(fields.knows_unix != 0);
-        unix.follow(&mut ebpf, wish.watch & WATCH_UNIX != 0)?;
+        unix.follow(&mut ebpf, wish.watch.contains(WatchFlags::UNIX))?;
         own_objects::note_monitor(&ebpf)?;
         // Last: until then the programs find nothing to do.
         applied.apply(wish)?;
@@ -143,7 +142,10 @@ impl Network {
 
     /// From here on by another wish. What is followed already is followed on, but for Unix sockets that nobody asks for any more.
     pub(crate) fn change(&mut self, wish: &NetworkWish) -> Result<(), Error> {
-        let (was_asked, is_asked) = (self.unix.is_attached(), wish.watch & WATCH_UNIX != 0);
+        let (was_asked, is_asked) = (
+            self.unix.is_attached(),
+            wish.watch.contains(WatchFlags::UNIX),
+        );
         if is_asked {
             self.unix.follow(&mut self.ebpf, true)?;
             own_objects::note_monitor(&self.ebpf)?;

@@ -5,11 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::maps::{MapData, RingBuf};
 use sidecar_common::{
     event::Header,
-    monitor::{KIND_PLACE, Place},
-    network::{
-        Answer, Flow, Gone, KIND_ACCEPT, KIND_ANSWER, KIND_CLOSE, KIND_CONNECT, KIND_GONE,
-        KIND_UNIX, Unix,
-    },
+    monitor::Place,
+    network::{Answer, Flow, Gone, RecordKind, Unix},
 };
 
 use super::super::ring::whole;
@@ -36,13 +33,14 @@ impl NetworkRecord {
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let parse = || -> Option<Self> {
             let header: Header = whole(bytes)?;
-            Some(match header.kind {
-                KIND_CONNECT | KIND_ACCEPT | KIND_CLOSE => Self::Flow(Box::new(whole(bytes)?)),
-                KIND_UNIX => Self::Unix(Box::new(whole(bytes)?)),
-                KIND_GONE => Self::Gone(whole(bytes)?),
-                KIND_ANSWER => Self::Answer(Box::new(whole(bytes)?)),
-                KIND_PLACE => Self::Place(Box::new(whole(bytes)?)),
-                _ => return None,
+            Some(match RecordKind::try_from(header.kind).ok()? {
+                RecordKind::Connect | RecordKind::Accept | RecordKind::Close => {
+                    Self::Flow(Box::new(whole(bytes)?))
+                }
+                RecordKind::Unix => Self::Unix(Box::new(whole(bytes)?)),
+                RecordKind::Gone => Self::Gone(whole(bytes)?),
+                RecordKind::Answer => Self::Answer(Box::new(whole(bytes)?)),
+                RecordKind::Place => Self::Place(Box::new(whole(bytes)?)),
             })
         };
         parse().unwrap_or(Self::Unknown)

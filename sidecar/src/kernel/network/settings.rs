@@ -9,10 +9,10 @@ use aya::{
 use ipnet::IpNet;
 use sidecar_common::{
     monitor::Within,
-    network::{ONLY_CIDRS, ONLY_PORTS, PORT_WORDS, Settings},
+    network::{PORT_WORDS, Settings, WatchFlags},
 };
 
-use super::{Error, SETTINGS, array, maps::failed, take};
+use super::{Error, array, contract, maps::failed, trie};
 
 /// Bits of a prefix that an IPv4 network has more when it is written as IPv6 maps it.
 const MAPPED_BITS: u32 = 96;
@@ -21,7 +21,7 @@ const MAPPED_BITS: u32 = 96;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NetworkWish {
     /// `WATCH_*` bits.
-    pub(crate) watch: u32,
+    pub(crate) watch: WatchFlags,
     /// Only connections to these; empty for all.
     pub(crate) ports: Vec<RangeInclusive<u16>>,
     /// Only other ends in these; empty for all.
@@ -40,9 +40,9 @@ pub(super) struct Applied {
 impl Applied {
     pub(super) fn take(ebpf: &mut Ebpf, within: Within) -> Result<Self, Error> {
         Ok(Self {
-            settings: array(ebpf, SETTINGS)?,
-            ports: array(ebpf, "PORTS")?,
-            cidrs: LpmTrie::try_from(take(ebpf, "CIDRS")?).map_err(failed("CIDRS"))?,
+            settings: array(ebpf, &contract::SETTINGS)?,
+            ports: array(ebpf, &contract::PORTS)?,
+            cidrs: trie(ebpf, &contract::CIDRS)?,
             within,
             generation: 0,
         })
@@ -52,12 +52,16 @@ impl Applied {
     pub(super) fn apply(&mut self, wish: &NetworkWish) -> Result<(), Error> {
         for (index, word) in port_words(&wish.ports).into_iter().enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            self.ports.set(index, word, 0).map_err(failed("PORTS"))?;
+            self.ports
+                .set(index, word, 0)
+                .map_err(failed(contract::PORTS.name))?;
         }
         let wanted: BTreeSet<(u32, [u8; 16])> = wish.cidrs.iter().map(prefix).collect();
         for (length, address) in &wanted {
             let key = Key::new(*length, *address);
-            self.cidrs.insert(&key, 1, 0).map_err(failed("CIDRS"))?;
+            self.cidrs
+                .insert(&key, 1, 0)
+                .map_err(failed(contract::CIDRS.name))?;
         }
         let stale: Vec<Key<[u8; 16]>> = self
             .cidrs
@@ -66,16 +70,18 @@ impl Applied {
             .filter(|key| !wanted.contains(&(key.prefix_len(), key.data())))
             .collect();
         for key in stale {
-            self.cidrs.remove(&key).map_err(failed("CIDRS"))?;
+            self.cidrs
+                .remove(&key)
+                .map_err(failed(contract::CIDRS.name))?;
         }
         let only = [
-            (!wish.ports.is_empty(), ONLY_PORTS),
-            (!wish.cidrs.is_empty(), ONLY_CIDRS),
+            (!wish.ports.is_empty(), WatchFlags::ONLY_PORTS),
+            (!wish.cidrs.is_empty(), WatchFlags::ONLY_CIDRS),
         ];
-        let only: u32 = only
+        let only: WatchFlags = only
             .into_iter()
-            .filter_map(|(is_asked, bit)| is_asked.then_some(bit))
-            .sum();
+            .filter_map(|(is_asked, flag)| is_asked.then_some(flag))
+            .collect();
         self.generation = self.generation.wrapping_add(1);
         let settings = Settings {
             within: self.within,
@@ -83,7 +89,7 @@ impl Applied {
             generation: self.generation,
         };
         let set = self.settings.set(0, settings, 0);
-        set.map_err(failed(SETTINGS))
+        set.map_err(failed(contract::SETTINGS.name))
     }
 }
 

@@ -13,16 +13,18 @@ use aya::{
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::{
     event::Header,
-    monitor::{KIND_PLACE, Place},
-    syscall::{GROUP_UNWANTED, GROUP_WANTED, KIND_SYSCALL, LOST_COUNTERS, Rate, Syscall},
+    monitor::Place,
+    syscall::{GroupVerdict, LOST_COUNTERS, Rate, RecordKind, Syscall},
 };
 
 use self::{attached::Attached, settings::Applied};
 pub(crate) use self::{attached::How, settings::SyscallsWish};
 use super::{
-    Error, fields,
+    Error,
+    contract::syscalls as contract,
+    fields,
     maps::failed,
-    parts::{SETTINGS, array, hash, refused, take, within},
+    parts::{array, hash, records, refused, within},
     relocate::relocate,
     ring::whole,
 };
@@ -62,13 +64,13 @@ impl Syscalls {
             .btf(None)
             .load(&object)
             .map_err(|e| refused(MONITOR, "its maps", &e))?;
-        let ring = RingBuf::try_from(take(&mut ebpf, "RECORDS")?).map_err(failed("RECORDS"))?;
+        let ring = records(&mut ebpf)?;
         let within = within(&mut ebpf, MONITOR)?;
         let mut syscalls = Self {
             applied: Applied::take(&mut ebpf, within)?,
-            groups: hash(&mut ebpf, "GROUPS")?,
-            rates: hash(&mut ebpf, "RATES")?,
-            lost: array(&mut ebpf, "LOST")?,
+            groups: hash(&mut ebpf, &contract::GROUPS)?,
+            rates: hash(&mut ebpf, &contract::RATES)?,
+            lost: array(&mut ebpf, &contract::LOST)?,
             attached: Attached::new(ebpf),
         };
         syscalls.change(wish)?;
@@ -90,12 +92,12 @@ impl Syscalls {
     /// Whether a control group's calls are to be told of, as long as the wish says that it matters.
     pub(crate) fn judge(&mut self, cgroup: u64, is_wanted: bool) -> Result<(), Error> {
         let verdict = if is_wanted {
-            GROUP_WANTED
+            GroupVerdict::Wanted
         } else {
-            GROUP_UNWANTED
+            GroupVerdict::Unwanted
         };
-        let judged = self.groups.insert(cgroup, verdict, 0);
-        judged.map_err(failed("GROUPS"))
+        let judged = self.groups.insert(cgroup, verdict as u32, 0);
+        judged.map_err(failed(contract::GROUPS.name))
     }
 
     /// Takes every judgement back.
@@ -147,10 +149,9 @@ impl SyscallRecord {
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let parse = || -> Option<Self> {
             let header: Header = whole(bytes)?;
-            Some(match header.kind {
-                KIND_SYSCALL => Self::Call(Box::new(whole(bytes)?)),
-                KIND_PLACE => Self::Place(Box::new(whole(bytes)?)),
-                _ => return None,
+            Some(match RecordKind::try_from(header.kind).ok()? {
+                RecordKind::Syscall => Self::Call(Box::new(whole(bytes)?)),
+                RecordKind::Place => Self::Place(Box::new(whole(bytes)?)),
             })
         };
         parse().unwrap_or(Self::Unknown)

@@ -8,14 +8,10 @@ use aya::{
 };
 use sidecar_common::{
     monitor::Within,
-    syscall::{
-        CALL_ENDS, CALL_EXEC, CALL_LENGTH_BY_POINTER, CALL_MESSAGE, CALL_NARROW, CALL_PART,
-        CALL_PARTS, CALL_WATCHED, CHANGING, MAX_UIDS, ONLY_FAILED, ONLY_GROUPS, ONLY_UIDS,
-        Settings,
-    },
+    syscall::{CallFlags, FilterFlags, MAX_UIDS, Settings},
 };
 
-use super::{Error, SETTINGS, array, failed, hash};
+use super::{Error, array, contract, failed, hash};
 use crate::config::calls::{self, Call, End, Meaning};
 
 /// What is asked of the kernel side.
@@ -44,9 +40,9 @@ pub(super) struct Applied {
 impl Applied {
     pub(super) fn take(ebpf: &mut Ebpf, within: Within) -> Result<Self, Error> {
         Ok(Self {
-            settings: array(ebpf, SETTINGS)?,
-            calls: array(ebpf, "CALLS")?,
-            uids: hash(ebpf, "UIDS")?,
+            settings: array(ebpf, &contract::SETTINGS)?,
+            calls: array(ebpf, &contract::CALLS)?,
+            uids: hash(ebpf, &contract::UIDS)?,
             within,
         })
     }
@@ -55,13 +51,15 @@ impl Applied {
     pub(super) fn apply(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
         self.make_room(wish)?;
         for uid in &wish.uids {
-            self.uids.insert(*uid, 1, 0).map_err(failed("UIDS"))?;
+            self.uids
+                .insert(*uid, 1, 0)
+                .map_err(failed(contract::UIDS.name))?;
         }
         for (number, call) in calls::numbered(&wish.calls) {
             let set = self.calls.set(number, watched(number, call), 0);
-            set.map_err(failed("CALLS"))?;
+            set.map_err(failed(contract::CALLS.name))?;
         }
-        self.set(wish, CHANGING)
+        self.set(wish, FilterFlags::CHANGING)
     }
 
     /// If users of before and of now are too many together, nobody is left out for a moment: whoever reads what is told
@@ -75,29 +73,29 @@ impl Applied {
             uids: Vec::new(),
             ..wish.clone()
         };
-        self.set(&of_all_users, CHANGING)?;
+        self.set(&of_all_users, FilterFlags::CHANGING)?;
         self.forget(&stale)
     }
 
-    /// By this wish; whether it is [`CHANGING`] is said beside it.
-    fn set(&mut self, wish: &SyscallsWish, changing: u32) -> Result<(), Error> {
+    /// By this wish; whether it is [`FilterFlags::CHANGING`] is said beside it.
+    fn set(&mut self, wish: &SyscallsWish, changing: FilterFlags) -> Result<(), Error> {
         let only = [
-            (wish.only_failed, ONLY_FAILED),
-            (!wish.uids.is_empty(), ONLY_UIDS),
-            (wish.only_groups, ONLY_GROUPS),
+            (wish.only_failed, FilterFlags::ONLY_FAILED),
+            (!wish.uids.is_empty(), FilterFlags::ONLY_UIDS),
+            (wish.only_groups, FilterFlags::ONLY_GROUPS),
         ];
         let settings = Settings {
             within: self.within,
             flags: only
                 .into_iter()
-                .filter_map(|(is_asked, bit)| is_asked.then_some(bit))
-                .fold(changing, |flags, bit| flags | bit),
+                .filter_map(|(is_asked, flag)| is_asked.then_some(flag))
+                .fold(changing, |flags, flag| flags | flag),
             rate: wish.rate,
             agent: std::process::id(),
             reserved: 0,
         };
         let set = self.settings.set(0, settings, 0);
-        set.map_err(failed(SETTINGS))
+        set.map_err(failed(contract::SETTINGS.name))
     }
 
     /// What is wanted is in force: nothing else is told of.
@@ -110,10 +108,10 @@ impl Applied {
             let set = self
                 .calls
                 .set(number, sidecar_common::syscall::Call::default(), 0);
-            set.map_err(failed("CALLS"))?;
+            set.map_err(failed(contract::CALLS.name))?;
         }
         self.forget(&self.stale_uids(wish))?;
-        self.set(wish, 0)
+        self.set(wish, FilterFlags::empty())
     }
 
     fn stale_uids(&self, wish: &SyscallsWish) -> Vec<u32> {
@@ -123,7 +121,7 @@ impl Applied {
 
     fn forget(&mut self, uids: &[u32]) -> Result<(), Error> {
         for uid in uids {
-            self.uids.remove(uid).map_err(failed("UIDS"))?;
+            self.uids.remove(uid).map_err(failed(contract::UIDS.name))?;
         }
         Ok(())
     }
@@ -131,20 +129,17 @@ impl Applied {
 
 /// How the call of a number is watched.
 fn watched(number: u32, call: &Call) -> sidecar_common::syscall::Call {
+    let mut flags = CallFlags::WATCHED;
+    flags.set(CallFlags::NARROW, calls::is_narrow(number));
+    flags.set(CallFlags::PART, calls::is_part(number));
+    flags |= match call.end {
+        End::Returns => CallFlags::empty(),
+        End::Ends => CallFlags::ENDS,
+        End::Execs => CallFlags::EXEC,
+        End::Parts => CallFlags::PARTS,
+    };
     let mut watched = sidecar_common::syscall::Call {
-        flags: CALL_WATCHED
-            | if calls::is_narrow(number) {
-                CALL_NARROW
-            } else {
-                0
-            }
-            | if calls::is_part(number) { CALL_PART } else { 0 }
-            | match call.end {
-                End::Returns => 0,
-                End::Ends => CALL_ENDS,
-                End::Execs => CALL_EXEC,
-                End::Parts => CALL_PARTS,
-            },
+        flags,
         arguments: u32::try_from(call.arguments.len()).unwrap_or(0),
         ..Default::default()
     };
@@ -162,11 +157,11 @@ fn watched(number: u32, call: &Call) -> sidecar_common::syscall::Call {
             }
             Meaning::AddressOut => {
                 (watched.address, watched.address_length) = (place, place + 1);
-                watched.flags |= CALL_LENGTH_BY_POINTER;
+                watched.flags |= CallFlags::LENGTH_BY_POINTER;
             }
             Meaning::Message => {
                 watched.address = place;
-                watched.flags |= CALL_MESSAGE;
+                watched.flags |= CallFlags::MESSAGE;
             }
             _ => {}
         }
@@ -186,18 +181,21 @@ mod tests {
         assert_eq!(of("renameat2").texts, [2, 4]);
         let accept = of("accept4");
         assert_eq!((accept.address, accept.address_length), (2, 3));
-        assert_eq!(accept.flags, CALL_WATCHED | CALL_LENGTH_BY_POINTER);
+        assert_eq!(
+            accept.flags,
+            CallFlags::WATCHED | CallFlags::LENGTH_BY_POINTER
+        );
         let how = of("openat2");
         assert_eq!((how.address, how.address_length), (3, 4));
-        assert_eq!(of("sendmsg").flags, CALL_WATCHED | CALL_MESSAGE);
-        assert_eq!(of("exit_group").flags, CALL_WATCHED | CALL_ENDS);
+        assert_eq!(of("sendmsg").flags, CallFlags::WATCHED | CallFlags::MESSAGE);
+        assert_eq!(of("exit_group").flags, CallFlags::WATCHED | CallFlags::ENDS);
         assert_eq!(of("execveat").texts, [2, 0]);
         let narrow = watched(NARROW, calls::find("close").unwrap());
-        assert_eq!(narrow.flags, CALL_WATCHED | CALL_NARROW);
+        assert_eq!(narrow.flags, CallFlags::WATCHED | CallFlags::NARROW);
         let part = watched(SOCKETCALL + 1, calls::find("socket").unwrap());
         assert_eq!(
             (part.flags, part.arguments),
-            (CALL_WATCHED | CALL_NARROW | CALL_PART, 3)
+            (CallFlags::WATCHED | CallFlags::NARROW | CallFlags::PART, 3)
         );
     }
 }

@@ -7,9 +7,7 @@ mod unix;
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use sidecar_common::network::{
-    KIND_CLOSE, UDP, WATCH_INBOUND, WATCH_OUTBOUND, WATCH_TCP, WATCH_UDP, WATCH_UNIX,
-};
+use sidecar_common::network::{RecordKind, UDP, WatchFlags};
 
 use self::{names::Names, udp::UdpFlows, unix::UnixConnections};
 use super::{desk::Desk, watch::Monitor};
@@ -23,7 +21,7 @@ const AT_ONCE: usize = 512;
 
 /// What is told of, and what is not.
 pub(super) struct Filter {
-    watch: u32,
+    watch: WatchFlags,
     ports: Vec<PortRange>,
     cidrs: Vec<ipnet::IpNet>,
     /// Names or ids; empty for all. The kernel side does not know them.
@@ -33,17 +31,17 @@ pub(super) struct Filter {
 impl Filter {
     pub(super) fn of(config: &config::Network) -> Self {
         let watch = [
-            (config.protocols.tcp, WATCH_TCP),
-            (config.protocols.udp, WATCH_UDP),
-            (config.protocols.unix, WATCH_UNIX),
-            (config.direction != Direction::Inbound, WATCH_OUTBOUND),
-            (config.direction != Direction::Outbound, WATCH_INBOUND),
+            (config.protocols.tcp, WatchFlags::TCP),
+            (config.protocols.udp, WatchFlags::UDP),
+            (config.protocols.unix, WatchFlags::UNIX),
+            (config.direction != Direction::Inbound, WatchFlags::OUTBOUND),
+            (config.direction != Direction::Outbound, WatchFlags::INBOUND),
         ];
         Self {
             watch: watch
                 .into_iter()
-                .filter_map(|(is_asked, bit)| is_asked.then_some(bit))
-                .sum(),
+                .filter_map(|(is_asked, flag)| is_asked.then_some(flag))
+                .collect(),
             ports: config.ports.clone(),
             cidrs: config.cidrs.clone(),
             containers: config.containers.clone(),
@@ -90,7 +88,7 @@ impl NetworkMonitor {
     fn take(&mut self, record: NetworkRecord, desk: &mut Desk) {
         match record {
             NetworkRecord::Flow(flow) => {
-                if flow.begun.protocol == UDP && flow.header.kind != KIND_CLOSE {
+                if flow.begun.protocol == UDP && flow.header.kind != RecordKind::Close as u32 {
                     self.udp.begin(flow.begun.ends.udp_key(flow.socket));
                 }
                 self.report(&flow, desk);
@@ -158,7 +156,7 @@ impl Monitor for NetworkMonitor {
 
     fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
         self.kernel.change(&filter.wish())?;
-        if filter.watch & WATCH_UNIX == 0 {
+        if !filter.watch.contains(WatchFlags::UNIX) {
             self.unix.forget();
         }
         self.containers = filter.containers;

@@ -5,9 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use nix::errno::Errno;
 use sidecar_common::{
     monitor::Owner,
-    network::{
-        ABORTED, Address, CONNECTION_INBOUND, Ends, Flow, KIND_ACCEPT, KIND_CONNECT, TCP, UDP, Unix,
-    },
+    network::{ABORTED, Address, ConnectionFlags, Ends, Flow, RecordKind, TCP, UDP, Unix},
 };
 
 use super::NetworkMonitor;
@@ -117,8 +115,8 @@ fn count(traffic: &Traffic, detail: &Detail<'_>) {
 
 /// What becomes of a record.
 fn describe(flow: &Flow, connection: Connection) -> (Kind, Detail<'static>) {
-    match flow.header.kind {
-        KIND_CONNECT => {
+    match RecordKind::try_from(flow.header.kind) {
+        Ok(RecordKind::Connect) => {
             let outcome = outcome(flow.begun.protocol, flow.error);
             (
                 Kind::Connect,
@@ -128,7 +126,7 @@ fn describe(flow: &Flow, connection: Connection) -> (Kind, Detail<'static>) {
                 },
             )
         }
-        KIND_ACCEPT => (Kind::Accept, Detail::Accept { connection }),
+        Ok(RecordKind::Accept) => (Kind::Accept, Detail::Accept { connection }),
         _ => {
             let duration_ns = flow.header.time_ns.saturating_sub(flow.begun.since_ns);
             let detail = Detail::Close {
@@ -154,7 +152,7 @@ fn connection(flow: &Flow) -> Connection {
     } = flow.begun.ends;
     let local = (address(local), local_port);
     let remote = (address(remote), u16::from_be(remote_port));
-    let is_inbound = flow.begun.flags & CONNECTION_INBOUND != 0;
+    let is_inbound = flow.begun.flags.contains(ConnectionFlags::INBOUND);
     let ((src_ip, src_port), (dst_ip, dst_port)) = if is_inbound {
         (remote, local)
     } else {
@@ -178,8 +176,8 @@ fn connection(flow: &Flow) -> Connection {
     }
 }
 
-fn direction(flags: u16) -> &'static str {
-    if flags & CONNECTION_INBOUND != 0 {
+fn direction(flags: ConnectionFlags) -> &'static str {
+    if flags.contains(ConnectionFlags::INBOUND) {
         "inbound"
     } else {
         "outbound"
@@ -189,7 +187,7 @@ fn direction(flags: u16) -> &'static str {
 /// What becomes of a connection by a Unix socket.
 fn describe_unix(unix: &Unix) -> (Kind, Detail<'static>) {
     let connection = unix_connection(unix);
-    if unix.flags & CONNECTION_INBOUND != 0 {
+    if unix.flags.contains(ConnectionFlags::INBOUND) {
         return (Kind::Accept, Detail::Accept { connection });
     }
     let outcome = outcome(TCP, unix.error);
@@ -245,7 +243,6 @@ fn outcome(protocol: u16, error: u32) -> Outcome {
 mod tests {
     use bytemuck::Zeroable as _;
     use serde_json::json;
-    use sidecar_common::network::KIND_CLOSE;
 
     use super::*;
 
@@ -273,7 +270,7 @@ mod tests {
 
     #[test]
     fn the_source_is_who_began_it() {
-        let mut began = flow(KIND_CONNECT);
+        let mut began = flow(RecordKind::Connect as u32);
         let told = as_json(&began);
         assert_eq!(
             (&told["src_ip"], &told["src_port"]),
@@ -287,8 +284,8 @@ mod tests {
             (&told["netns"], &told["outcome"]),
             (&7.into(), &"established".into())
         );
-        began.header.kind = KIND_ACCEPT;
-        began.begun.flags = CONNECTION_INBOUND;
+        began.header.kind = RecordKind::Accept as u32;
+        began.begun.flags = ConnectionFlags::INBOUND;
         let told = as_json(&began);
         assert_eq!(
             (&told["src_ip"], &told["dst_port"]),
@@ -300,7 +297,7 @@ mod tests {
     #[test]
     fn every_error_is_an_outcome() {
         let told = |errno: Errno| {
-            let mut flow = flow(KIND_CONNECT);
+            let mut flow = flow(RecordKind::Connect as u32);
             flow.error = (errno as i32).cast_unsigned();
             as_json(&flow)["outcome"].as_str().unwrap().to_owned()
         };
@@ -316,7 +313,7 @@ mod tests {
 
     #[test]
     fn an_end_tells_what_passed() {
-        let mut ended = flow(KIND_CLOSE);
+        let mut ended = flow(RecordKind::Close as u32);
         ended.header.time_ns = 30;
         ended.begun.since_ns = 10;
         (ended.sent, ended.received) = (5, 6);
@@ -350,7 +347,7 @@ mod tests {
         unix.error = (Errno::EACCES as i32).cast_unsigned();
         assert_eq!(told(&unix)["outcome"], "denied");
         // the kernel may say more than there is, and an accepted one has no outcome
-        (unix.length, unix.peer, unix.flags) = (u16::MAX, 0, CONNECTION_INBOUND);
+        (unix.length, unix.peer, unix.flags) = (u16::MAX, 0, ConnectionFlags::INBOUND);
         let told = told(&unix);
         assert_eq!(told["path"], "/run/docker.sock");
         assert!(told.get("peer_pid").is_none() && told.get("outcome").is_none());

@@ -8,7 +8,7 @@ use std::{
 use bytemuck::Zeroable as _;
 use sidecar_common::{
     event::Header,
-    network::{Flow, KIND_CLOSE, UdpFlow, UdpKey},
+    network::{Flow, RecordKind, UdpFlow, UdpKey},
 };
 
 use crate::{kernel::Network, observe::Clock};
@@ -97,7 +97,7 @@ fn is_idle(flow: &UdpFlow, now_ns: u64) -> bool {
 fn closed(socket: u64, flow: &UdpFlow) -> Flow {
     Flow {
         header: Header {
-            kind: KIND_CLOSE,
+            kind: RecordKind::Close as u32,
             tgid: 0,
             time_ns: flow.last_ns,
         },
