@@ -1,12 +1,13 @@
 //! kernelseal: secrets that only the program they are for can read.
 //!
-//! Floor by floor: [`cli`] says what was asked, [`agent`] wires everything, [`seal`] does the main
-//! job, [`monitor`] stands beside it; below them `secrets`, `process`, `kernel`, and below those `config`, `kube`, `vault`, `observe`.
+//! From top to bottom: [`cli`] says what was asked, [`agent`] wires everything, [`seal`] does the main
+//! job, [`monitor`] stands beside it. Below them are `secrets`, `kube`, `observe`, `process`, `kernel`, `config` and `util`.
+//! Imports lead down only.
 
 mod agent;
 mod check;
 mod cli;
-#[expect(unreachable_pub, reason = "its items are the interface of a room")]
+#[expect(unreachable_pub, reason = "its items are the interface of a module")]
 mod config;
 mod confinement;
 mod guardian;
@@ -16,7 +17,6 @@ mod limits;
 mod monitor;
 mod observe;
 mod out_of_reach;
-mod patience;
 mod privileges;
 mod process;
 mod seal;
@@ -24,8 +24,8 @@ mod secrets;
 mod status;
 mod takeover;
 mod top;
+mod util;
 mod validate;
-mod vault;
 
 use std::{alloc::System, process::ExitCode};
 

@@ -160,7 +160,7 @@ fn pod_of(uid: &str, pod_logs: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Container;
+    use crate::process::Container;
 
     #[test]
     fn place_of_a_pod_is_told_by_name_where_the_kubelets_logs_have_it() {

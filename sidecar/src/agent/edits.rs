@@ -12,8 +12,9 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Monitoring, Network, Syscalls, Watch},
+    config::{Config, Monitoring, Network, Syscalls},
     observe::{Journal, Lifecycle, Metrics},
+    util::FileWatch,
 };
 
 /// How often files are looked at. A change is taken up at the second look that finds it.
@@ -48,14 +49,14 @@ impl Signals {
 
 /// Files, looked at from time to time.
 pub(super) struct Looks {
-    watch: Watch,
+    watch: FileWatch,
     interval: Interval,
 }
 
 impl Looks {
     pub(super) fn at(files: impl IntoIterator<Item = PathBuf>) -> Self {
         Self {
-            watch: Watch::of(files),
+            watch: FileWatch::of(files),
             interval: interval(LOOK),
         }
     }
@@ -167,7 +168,7 @@ impl Edits {
         let Config {
             secrets, policy, ..
         } = &*self.config;
-        tracing::info!(bindings = secrets.len(), mode = ?policy.mode, "another configuration is in force");
+        tracing::info!(bindings = secrets.len(), mode = ?policy.mode, "configuration reloaded");
         let monitoring = |config: &Config| Monitoring {
             // (which is heeded at once)
             network: Network::default(),

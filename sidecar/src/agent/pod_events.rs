@@ -11,8 +11,8 @@ use tokio::{sync::mpsc::Receiver, time::sleep};
 use super::own_pod;
 use crate::{
     kube::{Cluster, Digest, EventPen, Fault, Pace},
-    observe::{Journal, Notice, Notices, PodRef, Topic, node_in_kubernetes},
-    process::Pod,
+    observe::{Journal, Notice, Notices, Topic, node_in_kubernetes},
+    process::{Pod, PodRef},
 };
 
 /// After a refusal of the API's, before it is tried again.

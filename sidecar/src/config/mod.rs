@@ -32,7 +32,6 @@ mod tests;
 mod validate;
 mod vault;
 mod warnings;
-mod watch;
 mod yaml;
 
 use std::{
@@ -55,7 +54,6 @@ pub use self::{
     schema::json_schema,
     syscalls::Syscalls,
     vault::{Address, Vault, VaultAuth, VaultKubernetes},
-    watch::Watch,
 };
 use self::{fields::Report, yaml::START};
 

@@ -123,8 +123,6 @@ pub(super) fn read(text: &str) -> Result<Node, Problem> {
         // Whether they would come as events depends on features other crates may ask for.
         emit_comments: false,
         disallow_directives: true,
-        // Said, because kube turns the parser's feature for them on.
-        emit_comments: false,
         emit_unresolved_aliases: true,
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,

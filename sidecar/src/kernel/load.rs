@@ -18,6 +18,7 @@ use super::{
     relocate::relocate,
     self_test,
 };
+use crate::util::error_chain;
 
 /// The kernel side, as `build.rs` left it.
 pub(super) static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernelseal.bpf.o"));
@@ -130,12 +131,7 @@ fn refused(what: String, said: String) -> Error {
 /// An error and its causes on one line; the verifier's log, if there is one, shortened to its end.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     const KEPT: usize = 1500;
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
+    let mut text = error_chain(error);
     if text.len() > KEPT {
         let from = (text.len() - KEPT..text.len()).find(|i| text.is_char_boundary(*i));
         text = format!("… {}", &text[from.unwrap_or(0)..]);

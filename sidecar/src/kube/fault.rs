@@ -1,10 +1,9 @@
 //! What can go wrong between us and the API, in words that quote no answer: one may hold a Secret.
 
-use std::error::Error as StdError;
-
 use kube::{Error, client::AuthError, core::Status, runtime::watcher};
 
 use super::{ObjectKind, SecretId};
+use crate::util::error_chain;
 
 /// Why a watch has nothing to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +38,9 @@ impl Fault {
     pub(super) fn of_request(error: &Error) -> Self {
         match error {
             Error::Api(status) => Self::of_status(status),
-            Error::HyperError(e) => Self::Unreachable(chain(e)),
-            Error::ReadEvents(e) => Self::Unreachable(chain(e)),
-            Error::Service(e) => Self::Unreachable(chain(&**e)),
+            Error::HyperError(e) => Self::Unreachable(error_chain(e)),
+            Error::ReadEvents(e) => Self::Unreachable(error_chain(e)),
+            Error::Service(e) => Self::Unreachable(error_chain(&**e)),
             Error::Auth(AuthError::ReadTokenFile(e, path)) => {
                 Self::Credentials(format!("{}: {e}", path.display()))
             }
@@ -147,20 +146,6 @@ fn user(message: &str) -> Option<String> {
     let (user, _) = rest.split_once('"')?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:@/".contains(c);
     (user.len() <= LONGEST && user.chars().all(is_plain)).then(|| user.to_owned())
-}
-
-/// An error and its causes. Those of a connection speak of addresses and certificates.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut said = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let text = next.to_string();
-        if !said.contains(&text) {
-            said = format!("{said}: {text}");
-        }
-        cause = next.source();
-    }
-    said
 }
 
 #[cfg(test)]

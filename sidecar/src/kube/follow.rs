@@ -31,7 +31,7 @@ pub(super) async fn follow<K, S>(
     S: Stream<Item = watcher::Result<Event<K>>> + Send,
 {
     loop {
-        let mut events = pin!(begin().backoff(Retry::new(&pace.patience)));
+        let mut events = pin!(begin().backoff(Retry::new(&pace.retry_policy)));
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => tell(Ok(event)),

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tower::{BoxError, service_fn};
 
-use crate::patience::Patience;
+use crate::util::RetryPolicy;
 
 /// Bytes of an answer that is read as a whole. A Secret has 1 MiB at most; base64 and what else the
 /// API keeps with it may make a few of that.
@@ -25,7 +25,7 @@ const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
     /// With an answer's first byte, and with all of a list.
-    pub(crate) patience: Patience,
+    pub(crate) retry_policy: RetryPolicy,
     /// A watch ends after so long, and is begun anew: a dead connection is noticed by then.
     pub(crate) watch_for: Duration,
     /// From one request to the next. Watches that end at once are no reason to hammer the API.
@@ -35,7 +35,7 @@ pub(crate) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            patience: Patience::default(),
+            retry_policy: RetryPolicy::default(),
             watch_for: Duration::from_mins(2),
             apart: Duration::from_secs(1),
         }
@@ -54,7 +54,7 @@ pub(super) fn open(
         let (through, heard, last) = (through.clone(), heard.clone(), last.clone());
         async move {
             wait_for_turn(&last, pace.apart).await;
-            let answer_within = pace.patience.answer_within;
+            let answer_within = pace.retry_policy.answer_within;
             let is_watch = request.uri().query().is_some_and(is_watch);
             let answer = timeout(answer_within, async {
                 let answer = through.send(request).await?;

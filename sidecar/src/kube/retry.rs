@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use kube::runtime::{utils::Backoff, watcher::ExponentialBackoff};
 
-use crate::patience::Patience;
+use crate::util::RetryPolicy;
 
 /// Without a failure for so long, the next one is a first one.
 const CALM: Duration = Duration::from_mins(2);
@@ -17,9 +17,9 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    pub(super) fn new(patience: &Patience) -> Self {
+    pub(super) fn new(retry_policy: &RetryPolicy) -> Self {
         Self {
-            waits: patience.retries().into(),
+            waits: retry_policy.retries().into(),
             failed: None,
         }
     }
@@ -47,14 +47,14 @@ mod tests {
 
     #[test]
     fn a_list_that_only_begins_does_not_shorten_the_wait() {
-        let patience = Patience::default();
-        let mut retry = Retry::new(&patience);
+        let retry_policy = RetryPolicy::default();
+        let mut retry = Retry::new(&retry_policy);
         let mut waited = Duration::ZERO;
         for _ in 0..20 {
             waited = retry.next().unwrap();
             retry.reset();
         }
-        assert!(waited >= patience.retry_after_many);
-        assert!(waited <= 2 * patience.retry_after_many);
+        assert!(waited >= retry_policy.retry_after_many);
+        assert!(waited <= 2 * retry_policy.retry_after_many);
     }
 }

@@ -16,9 +16,10 @@ use std::{
 use prometheus::IntCounterVec;
 
 use super::{
-    Clock, Container, Detail, Event, Kind, Lifecycle, Notice, Notices, Who,
+    Detail, Event, Kind, Lifecycle, Notice, Notices, Who,
     output::{AuditLog, Stdout},
 };
+use crate::{process::Container, util::Clock};
 
 /// Hand-overs that may wait for the writer, and their bytes: what an attacker makes us say must not
 /// take our memory.

@@ -1,6 +1,5 @@
 //! What the outside sees: events on stdout, the log on stderr, metrics and health over HTTP.
 
-mod clock;
 mod computed;
 mod event;
 pub(crate) mod http;
@@ -14,14 +13,12 @@ mod traffic;
 #[cfg(test)]
 mod wire;
 
-pub(crate) use clock::Clock;
 pub(crate) use event::{
-    Action, Argument, Arguments, Between, Connection, Container, Detail, Event, Kind, Lifecycle,
-    Who,
+    Action, Argument, Arguments, Between, Connection, Detail, Event, Kind, Lifecycle, Who,
 };
 pub(crate) use http::listen;
 pub(crate) use journal::{Journal, NODE_NAME, node_in_kubernetes};
 pub(crate) use labels::{Outcome, Protocol, Reason, SECRET_FILE};
 pub(crate) use metrics::Metrics;
-pub(crate) use notice::{Notice, Notices, PodRef, Topic};
+pub(crate) use notice::{Notice, Notices, Topic};
 pub(crate) use traffic::Traffic;

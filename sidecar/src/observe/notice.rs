@@ -9,6 +9,7 @@ use std::sync::{
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::{Action, Detail, Lifecycle, Who};
+use crate::process::PodRef;
 
 /// Notices that may wait. Who gives one never waits: what is too much is counted, and no more.
 const WAITING: usize = 512;
@@ -22,17 +23,6 @@ pub(crate) enum Topic {
     GuardLost,
     /// An edited configuration is wrong.
     ConfigRejected,
-}
-
-/// A pod, by what Kubernetes calls it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PodRef {
-    /// Its namespace.
-    pub(crate) namespace: String,
-    /// Its name.
-    pub(crate) name: String,
-    /// The API server's own number for it, where it is known: by that `kubectl describe` finds its events.
-    pub(crate) uid: Option<String>,
 }
 
 /// Something for Kubernetes.
@@ -136,7 +126,7 @@ impl Notices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{observe::Container, process::Origin};
+    use crate::process::{Container, Origin};
 
     #[test]
     fn notice_of_a_refusal_names_program_pod_reason_and_end() {

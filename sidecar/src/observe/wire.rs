@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 use super::*;
 use crate::{
     config::parse,
-    process::{Origin, Parent},
+    process::{Container, Origin, Parent},
 };
 
 /// Asks for the snapshots to be written anew.

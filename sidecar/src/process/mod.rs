@@ -1,6 +1,7 @@
 //! Who a process is: the file it executes, where it lives, who it runs for.
 
 mod cgroup;
+mod container;
 mod entry;
 mod kubelet;
 pub(crate) mod lines;
@@ -29,6 +30,7 @@ use rustix::{
 use sha2::{Digest as _, Sha256};
 
 use self::cgroup::Cgroup;
+pub(crate) use self::container::{Container, PodRef};
 pub(crate) use self::entry::{Entry, Root};
 pub(crate) use self::origin::{Origin, Origins, Parent};
 pub(crate) use self::own_pod::{LABELS, POD_NAMESPACE, Pod};

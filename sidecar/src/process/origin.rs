@@ -123,7 +123,7 @@ impl Origins {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Clock;
+    use crate::util::Clock;
 
     #[test]
     fn origin_of_a_child_is_its_file_and_its_parent() {

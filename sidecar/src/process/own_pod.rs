@@ -2,8 +2,7 @@
 
 use std::{collections::BTreeMap, env, fs, io};
 
-use super::{lines, seen::Seen, text};
-use crate::observe::PodRef;
+use super::{container::PodRef, lines, seen::Seen, text};
 
 /// Where the agent's pod has its labels (a downwardAPI volume).
 pub(crate) const LABELS: &str = "/etc/podinfo/labels";

@@ -19,13 +19,13 @@ pub(crate) use self::first::First;
 use super::{
     Process, TICK_NS,
     cgroup::{self, Cgroup, Id},
+    container::Container,
     kubelet::Mounted,
     own_pod::Pod,
     pods::Pods,
     seen::Seen,
     text,
 };
-use crate::observe::Container;
 
 /// Places that are remembered; a node has fewer control groups that live.
 const REMEMBERED: usize = 4096;

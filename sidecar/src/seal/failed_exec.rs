@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     config::Binding,
-    observe::{Action, Clock, Detail, Kind, Reason},
+    observe::{Action, Detail, Kind, Reason},
     process::{Place, Process},
+    util::Clock,
 };
 
 /// (Which of them it is the kernel has told nobody but who asked for it.)

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     config::{Binding, OnFailure},
-    observe::{Action, Clock, Detail, Kind},
+    observe::{Action, Detail, Kind},
     process::{Origin, Place, Process},
+    util::Clock,
 };
 
 impl Work {

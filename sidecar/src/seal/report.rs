@@ -10,8 +10,9 @@ use sidecar_common::{
 use super::{Delivered, Secret, Tree, Work, deliver_env, text};
 use crate::{
     config::Binding,
-    observe::{Action, Clock, Detail, Kind, Reason, SECRET_FILE, Who},
+    observe::{Action, Detail, Kind, Reason, SECRET_FILE, Who},
     process::Place,
+    util::Clock,
 };
 
 impl Work {

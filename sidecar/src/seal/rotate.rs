@@ -22,9 +22,10 @@ use super::{
 };
 use crate::{
     config::{Binding, Config, OnRotate, RotateSignal, SecretRef, Source},
-    observe::{Clock, Detail, Kind, Who},
+    observe::{Detail, Kind, Who},
     process::Process,
     secrets::Value,
+    util::Clock,
 };
 
 /// How long a program that is to be started again has for its end, before it is killed.

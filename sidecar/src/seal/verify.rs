@@ -313,7 +313,7 @@ mod tests {
         super::{Orders, digests::Counting},
         *,
     };
-    use crate::{config::parse, observe::Container, process::NamedPod};
+    use crate::{config::parse, process::Container, process::NamedPod};
 
     const UID: &str = "0a1b2c3d-1111-2222-3333-444455556666";
 

@@ -7,8 +7,8 @@ use sidecar_common::policy::Held;
 
 use super::{Work, due::Due, failure::Failure, held::HeldTask};
 use crate::{
-    observe::Clock,
     process::{Place, Process},
+    util::Clock,
 };
 
 /// How long one waits for what is lacking, until it is looked for again.

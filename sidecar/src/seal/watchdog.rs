@@ -20,7 +20,8 @@ use super::{refuse::origin_of, report::joined};
 use crate::{
     config::{Config, OnFailure, Policy},
     kernel::Maps,
-    observe::{Action, Clock, Detail, Journal, Kind, Metrics, Reason, Who},
+    observe::{Action, Detail, Journal, Kind, Metrics, Reason, Who},
+    util::Clock,
 };
 
 /// However well others come along, no program waits for longer.

@@ -9,14 +9,16 @@ use std::{
 
 use super::{
     Value,
+    backends::{
+        environ,
+        vault::{self, Session, TrustError},
+    },
     changes::Changes,
-    environ,
     remote::{Held, Keys, Remote},
 };
 use crate::{
     config,
     kube::{self, Cluster, ClusterError, Pace, SecretId},
-    vault::{self, Session, TrustError},
 };
 
 /// What to do where there is no Secret.

@@ -13,15 +13,14 @@ use std::{
 use secrecy::{ExposeSecret as _, zeroize::Zeroizing};
 
 use super::{
-    Value, environ,
-    file::read,
+    Value,
+    backends::{environ, file::read, vault::TrustError},
     origins::{self, Origins},
     remote::{Held, RemoteError},
 };
 use crate::{
     config::{Config, Position, SecretKeyRef, Source, VaultRef},
     kube::{ClusterError, SecretId},
-    vault::TrustError,
 };
 
 /// A source that gives no value. Says which, never what.

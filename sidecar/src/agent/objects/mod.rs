@@ -26,7 +26,7 @@ use crate::{
     config::{Config, Syscalls},
     kube::{Fault, ObjectKind, ObjectNews, Pace, StatusPen, watch_objects},
     monitor::{Asker, Attached, Monitors},
-    patience::Patience,
+    util::RetryPolicy,
 };
 
 /// From one request to the next: lists come in pages.
@@ -92,12 +92,12 @@ impl Objects {
         if self.listening.is_some() {
             return;
         }
-        let patience = Patience {
+        let retry_policy = RetryPolicy {
             retry_after_many: LOOK_AGAIN,
-            ..Patience::default()
+            ..RetryPolicy::default()
         };
         let pace = Pace {
-            patience,
+            retry_policy,
             apart: APART,
             ..Pace::default()
         };
@@ -109,7 +109,7 @@ impl Objects {
         if self.reports.receiver_count() == 0 {
             let pen = StatusPen::of_node(client.clone(), node, pace);
             let reports = self.reports.subscribe();
-            tokio::spawn(report::write(pen, node.clone(), patience, reports));
+            tokio::spawn(report::write(pen, node.clone(), retry_policy, reports));
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{
     kube::{AskingObject, Fault, NodeStatus, StatusPen},
-    patience::Patience,
+    util::RetryPolicy,
 };
 
 /// What is to be said of an object; nothing, if this node does not heed objects any more.
@@ -23,11 +23,11 @@ pub(super) type Reports = Arc<Vec<Report>>;
 pub(super) async fn write(
     pen: StatusPen,
     node: String,
-    patience: Patience,
+    retry_policy: RetryPolicy,
     mut reports: watch::Receiver<Reports>,
 ) {
     let mut written = HashMap::new();
-    let mut waits = patience.retries().build();
+    let mut waits = retry_policy.retries().build();
     let mut trouble = None;
     loop {
         let due = reports.borrow_and_update().clone();
@@ -44,7 +44,7 @@ pub(super) async fn write(
         if why.is_some() {
             sleep(waits.next().unwrap_or(Duration::from_secs(1))).await;
         } else {
-            waits = patience.retries().build();
+            waits = retry_policy.retries().build();
             if reports.changed().await.is_err() {
                 return;
             }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 use super::*;
-use crate::{kube::Cluster, observe::PodRef};
+use crate::{kube::Cluster, process::PodRef};
 
 const NAMESPACE: &str = "pod-events";
 

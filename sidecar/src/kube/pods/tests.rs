@@ -12,14 +12,14 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
 use super::*;
-use crate::{kube::Cluster, patience::Patience};
+use crate::{kube::Cluster, util::RetryPolicy};
 
 /// Until then, what is to happen has happened.
 const SOON: Duration = Duration::from_secs(30);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(20);
 const PACE: Pace = Pace {
-    patience: Patience {
+    retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(2),
         retry_after: Duration::from_millis(100),
         retry_after_many: Duration::from_millis(500),

@@ -11,7 +11,7 @@ use sidecar_common::{
     network::{Flow, RecordKind, UdpFlow, UdpKey},
 };
 
-use crate::{kernel::Network, observe::Clock};
+use crate::{kernel::Network, util::Clock};
 
 /// After so long without a datagram a flow has ended.
 const IDLE: Duration = Duration::from_secs(30);

@@ -18,15 +18,18 @@ use super::{
     Open, Sources,
     vault::{self, configuration},
 };
-use crate::{patience::Patience, secrets::Origins, vault::Pace};
+use crate::{
+    secrets::{Origins, backends::vault::Pace},
+    util::RetryPolicy,
+};
 
 /// A start waits so long here, at most: this server is one of several programs at work.
 const WAIT: Duration = Duration::from_secs(20);
 /// As with the server that stands for Vault, but for how long this one may take.
 const PACE: Pace = Pace {
-    patience: Patience {
+    retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(10),
-        ..vault::PACE.patience
+        ..vault::PACE.retry_policy
     },
     ..vault::PACE
 };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{observe::Container, process::NamedPod};
+use crate::process::{Container, NamedPod};
 
 /// What tests ask for and programs do.
 const NAMES: [&str; 4] = ["openat", "close", "connect", "getpid"];

@@ -17,13 +17,13 @@ use super::{Open, Sources, WAIT};
 use crate::{
     config::{self, Config},
     kube::{Cluster, Pace},
-    patience::Patience,
     secrets::Origins,
+    util::RetryPolicy,
 };
 
 /// Faster than the product's.
 const PACE: Pace = Pace {
-    patience: Patience {
+    retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(2),
         retry_after: Duration::from_millis(100),
         retry_after_many: Duration::from_millis(500),

@@ -90,9 +90,9 @@ fn after_failures_it_is_asked_less_often() {
     let mut scene = Scene::new("first").impatient();
     scene.server.set(VaultFault::Refuse(500));
     let _open = scene.open(&[PASSWORD]);
-    scene.work(PACE.patience.retry_after_many * 4);
+    scene.work(PACE.retry_policy.retry_after_many * 4);
     let before = scene.server.requests().len();
-    scene.work(PACE.patience.retry_after_many * 6);
+    scene.work(PACE.retry_policy.retry_after_many * 6);
     let asked = scene.server.requests().len() - before;
     assert!((1..=7).contains(&asked), "{asked}");
 }

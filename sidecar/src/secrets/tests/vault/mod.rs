@@ -17,14 +17,13 @@ use serde_json::json;
 use super::{Open, STEP, Sources, WAIT};
 use crate::{
     config::{self, Config, Position},
-    patience::Patience,
-    secrets::{Origins, SourceError},
-    vault::Pace,
+    secrets::{Origins, SourceError, backends::vault::Pace},
+    util::RetryPolicy,
 };
 
 /// Faster than the product's.
 pub(super) const PACE: Pace = Pace {
-    patience: Patience {
+    retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(1),
         retry_after: Duration::from_millis(40),
         retry_after_many: Duration::from_millis(150),

@@ -112,7 +112,7 @@ fn a_config_map_is_swapped() -> Result<()> {
     ensure_both(&finds(&one)?, "hunter2")?;
     ensure_none(&finds(&two)?)?;
     map.swap(&Config::seal("two").value("TOKEN", "other").to_string())?;
-    agent.wait_for_log("another configuration is in force", SOON)?;
+    agent.wait_for_log("configuration reloaded", SOON)?;
     ensure_none(&finds(&one)?)?;
     ensure_both(&finds(&two)?, "other")?;
     Ok(())
@@ -126,7 +126,7 @@ fn a_hangup() -> Result<()> {
     agent.wait_for_log("says what it said before", SOON)?;
     map.swap(&Config::token_for("two").to_string())?;
     agent.signal(Signal::SIGHUP)?;
-    agent.wait_for_log("another configuration is in force", SOON)?;
+    agent.wait_for_log("configuration reloaded", SOON)?;
     ensure_none(&finds(&one)?)?;
     ensure_both(&finds(&two)?, "hunter2")
 }
@@ -161,7 +161,7 @@ fn what_is_wrong_changes_nothing() -> Result<()> {
     agent.wait_for_log("secretKeyRef none/k", SOON)?;
     ensure_both(&finds(&one)?, "hunter2")?;
     map.swap(&config.value("SECOND", "x").to_string())?;
-    agent.wait_for_log("another configuration is in force", SOON)?;
+    agent.wait_for_log("configuration reloaded", SOON)?;
     ensure!(is_good()?);
     Ok(())
 }
@@ -195,7 +195,7 @@ fn the_mode_changes() -> Result<()> {
             let log = agent.log();
             log[before..]
                 .iter()
-                .any(|line| line.contains("another configuration is in force"))
+                .any(|line| line.contains("configuration reloaded"))
         })?;
         ensure!(reads() == is_open, "{mode}");
         agent.wait_for(is("mode_changed", mode), SOON)?;

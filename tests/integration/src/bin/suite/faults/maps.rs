@@ -178,7 +178,7 @@ fn no_room_for_another_name() -> Result<()> {
     ensure!(!is_ready()?, "ready with a name that is not watched");
     ensure_both(&report(&mut asked_for_token(&one))?.1, "hunter2")?;
     drop(filled);
-    agent.wait_for_log("another configuration is in force", SOON)?;
+    agent.wait_for_log("configuration reloaded", SOON)?;
     ensure!(is_ready()?);
     ensure_both(&report(&mut asked_for_token(&two))?.1, "other")
 }

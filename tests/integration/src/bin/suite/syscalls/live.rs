@@ -36,8 +36,7 @@ fn on_and_off() -> Result<()> {
         until("taken up", SOON, || {
             let log = agent.log();
             log[before..].iter().any(|line| {
-                line.contains("another configuration is in force")
-                    || line.contains("what it said before")
+                line.contains("configuration reloaded") || line.contains("what it said before")
             })
         })?;
         let pid = shell("true </dev/null; kill -0 $$")?;

@@ -103,7 +103,9 @@ impl Session {
             }
             let why = fault.tell("", &self.config);
             tracing::warn!("the token for Vault cannot be prolonged: {why}");
-            token.put_off(Some(Instant::now() + self.pace.patience.retry_after_many));
+            token.put_off(Some(
+                Instant::now() + self.pace.retry_policy.retry_after_many,
+            ));
         }
         let header = token.header.clone();
         *held = Some(token);

@@ -104,7 +104,7 @@ impl Line {
         let request = request
             .body(Full::new(body))
             .map_err(|_| Fault::Unreachable("the address or a path is not one of HTTP".into()))?;
-        let longest = self.pace.patience.answer_within;
+        let longest = self.pace.retry_policy.answer_within;
         timeout(longest, self.exchange(request))
             .await
             .map_err(|_| Fault::Unreachable(format!("no answer within {longest:?}")))?

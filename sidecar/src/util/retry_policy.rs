@@ -6,7 +6,7 @@ use backon::ExponentialBuilder;
 
 /// See the module.
 #[derive(Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct RetryPolicy {
     /// An answer must be there by then.
     pub(crate) answer_within: Duration,
     /// Before asking again after a failure, at first.
@@ -15,7 +15,7 @@ pub(crate) struct Patience {
     pub(crate) retry_after_many: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             answer_within: Duration::from_secs(10),
@@ -25,7 +25,7 @@ impl Default for Patience {
     }
 }
 
-impl Patience {
+impl RetryPolicy {
     /// Waits without end, longer with every failure.
     pub(crate) fn retries(&self) -> ExponentialBuilder {
         ExponentialBuilder::default()

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use secrecy::zeroize::Zeroizing;
 
 use super::{answer::header, fault::Fault};
-use crate::{config::VaultKubernetes, secrets};
+use crate::{config::VaultKubernetes, secrets::backends::file};
 
 /// A file's token, without the newline at its end.
 pub(super) fn token(path: &Path) -> Result<HeaderValue, Fault> {
@@ -35,6 +35,5 @@ pub(super) fn login(login: &VaultKubernetes) -> Result<Zeroizing<Vec<u8>>, Fault
 }
 
 fn credentials(path: &Path) -> Result<Zeroizing<Vec<u8>>, Fault> {
-    secrets::read_file(path)
-        .map_err(|cause| Fault::Credentials(format!("{}: {cause}", path.display())))
+    file::read(path).map_err(|cause| Fault::Credentials(format!("{}: {cause}", path.display())))
 }

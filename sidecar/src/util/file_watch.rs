@@ -11,24 +11,24 @@ use std::{
 
 /// Files, as they were when it was last said that they had changed.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub(crate) struct FileWatch {
     files: Vec<Watched>,
 }
 
 #[derive(Debug)]
 struct Watched {
     path: PathBuf,
-    known: Print,
+    known: Fingerprint,
     /// As it was at the last look: where that is another, it may be written just now.
-    seen: Print,
+    seen: Fingerprint,
 }
 
 /// Tells contents of a file apart, unless somebody goes out of his way: device and inode, length, times of change.
 /// All zeros is that of no file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Print([i128; 5]);
+struct Fingerprint([i128; 5]);
 
-impl Print {
+impl Fingerprint {
     fn of(path: &Path) -> Self {
         let Ok(found) = fs::metadata(path) else {
             return Self::default();
@@ -45,12 +45,12 @@ impl Print {
     }
 }
 
-impl Watch {
+impl FileWatch {
     /// These files, as they are now.
     #[must_use]
-    pub fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+    pub(crate) fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let files = paths.into_iter().map(|path| {
-            let known = Print::of(&path);
+            let known = Fingerprint::of(&path);
             Watched {
                 path,
                 known,
@@ -63,10 +63,10 @@ impl Watch {
     }
 
     /// Whether one has changed and is as it was at the last look: nobody is at it any more.
-    pub fn has_changed(&mut self) -> bool {
+    pub(crate) fn has_changed(&mut self) -> bool {
         let mut has_changed = false;
         for file in &mut self.files {
-            let now = Print::of(&file.path);
+            let now = Fingerprint::of(&file.path);
             has_changed |= now != file.known && now == file.seen;
             if now == file.seen {
                 file.known = now;
@@ -88,11 +88,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "one").unwrap();
-        let mut watch = Watch::of([path.clone()]);
+        let mut watch = FileWatch::of([path.clone()]);
         assert!(!watch.has_changed());
         fs::write(&path, "three").unwrap();
         assert!(!watch.has_changed());
-        fs::write(&path, "fourty-two").unwrap();
+        fs::write(&path, "forty-two").unwrap();
         assert!(!watch.has_changed(), "it was written again");
         assert!(watch.has_changed());
         assert!(!watch.has_changed());
@@ -115,7 +115,7 @@ mod tests {
         }
         symlink("..2026_1", at("..data")).unwrap();
         symlink("..data/config.yaml", at("config.yaml")).unwrap();
-        let mut watch = Watch::of([at("config.yaml")]);
+        let mut watch = FileWatch::of([at("config.yaml")]);
         symlink("..2026_2", at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
         assert!(!watch.has_changed());

@@ -5,14 +5,14 @@ use std::{collections::HashMap, fs::OpenOptions, io, ops::Range, os::unix::fs::F
 
 use secrecy::zeroize::Zeroizing;
 
-use super::Value;
 use crate::process::text;
+use crate::secrets::Value;
 
 /// Where the environment is read and wiped.
-pub(super) const MEMORY: &str = "/proc/self/mem";
+pub(in crate::secrets) const MEMORY: &str = "/proc/self/mem";
 
 /// Takes the named variables: their values, and their bytes in our initial stack become zeros.
-pub(super) fn take(names: &[&str]) -> io::Result<HashMap<String, Value>> {
+pub(in crate::secrets) fn take(names: &[&str]) -> io::Result<HashMap<String, Value>> {
     let mut taken = HashMap::new();
     if names.is_empty() {
         return Ok(taken);

@@ -17,13 +17,13 @@ pub(crate) use secret::watch;
 pub(crate) use session::Session;
 pub(crate) use trust::TrustError;
 
-use crate::patience::Patience;
+use crate::util::RetryPolicy;
 
 /// How often, and for how long, Vault is asked.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace {
     /// With an answer as a whole.
-    pub(crate) patience: Patience,
+    pub(crate) retry_policy: RetryPolicy,
     /// From one reading of a secret to the next, unless its lease is shorter than twice that.
     pub(crate) refresh: Duration,
     /// The least between two readings, whatever a lease says.
@@ -35,7 +35,7 @@ pub(crate) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            patience: Patience::default(),
+            retry_policy: RetryPolicy::default(),
             refresh: Duration::from_mins(1),
             apart: Duration::from_secs(1),
             login_apart: Duration::from_mins(1),

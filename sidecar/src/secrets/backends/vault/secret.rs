@@ -14,11 +14,11 @@ pub(crate) async fn watch(
     mut tell: impl FnMut(Result<Option<Data>, Fault>),
 ) {
     let pace = *session.pace();
-    let mut retries = pace.patience.retries().build();
+    let mut retries = pace.retry_policy.retries().build();
     loop {
         let wait = match session.read(&path).await {
             Ok(found) => {
-                retries = pace.patience.retries().build();
+                retries = pace.retry_policy.retries().build();
                 let lease = found.as_ref().map(|content| content.lease);
                 tell(Ok(found.map(|content| content.data)));
                 match lease {
@@ -30,7 +30,7 @@ pub(crate) async fn watch(
             }
             Err(fault) => {
                 tell(Err(fault));
-                retries.next().unwrap_or(pace.patience.retry_after_many)
+                retries.next().unwrap_or(pace.retry_policy.retry_after_many)
             }
         };
         session.pause(wait).await;

@@ -1,0 +1,5 @@
+//! Where secrets come from.
+
+pub(super) mod environ;
+pub(super) mod file;
+pub(super) mod vault;
