@@ -80,7 +80,9 @@ fn netns() -> Result<u64> {
 fn change(agent: &mut Agent, path: &Path, keys: &Value) -> Result<()> {
     let in_force = |agent: &mut Agent| {
         let lines = agent.log().iter();
-        lines.filter(|line| line.contains("is in force")).count()
+        lines
+            .filter(|line| line.contains("configuration reloaded"))
+            .count()
     };
     let before = in_force(agent);
     fs::write(path, config(keys).to_string())?;

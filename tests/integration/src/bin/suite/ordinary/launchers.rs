@@ -110,8 +110,8 @@ fn all_start(name: &str, script: &str, ways: usize) -> Result<String> {
     ensure!(!text.contains("status"), "{text}");
     ensure!(stopped()?.is_empty(), "{:?}", stopped()?);
     println!("{starts} starts by {name}, the agent paused {pauses} times");
-    // (of those that were sealed in the very end it is not heard any more)
-    ensure!(pauses + ways >= ways * times / between, "{pauses} pauses");
+    // (cron starts all of them at once: what is sealed while the agent is paused is heard of when all is over)
+    ensure!(pauses > 0, "the agent was not paused");
     Ok(text)
 }
 
