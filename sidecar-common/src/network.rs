@@ -200,7 +200,7 @@ bitflags! {
         /// It was begun by somebody else.
         const INBOUND = 1 << 0;
         /// Its outcome is still to come.
-        const COMING = 1 << 1;
+        const PENDING = 1 << 1;
     }
 }
 

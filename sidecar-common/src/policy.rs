@@ -218,7 +218,7 @@ pub struct Held {
     /// When, on the monotonic clock, in nanoseconds.
     pub since_ns: u64,
     /// `mm->start_stack`: the stack pointer at the first instruction. Random per exec, so it also
-    /// tells this exec from any other. Before the exec ([`HeldFlags::COMING`]): the thread that executes, as
+    /// tells this exec from any other. Before the exec ([`HeldFlags::PRE_EXEC`]): the thread that executes, as
     /// [`Held::of_thread`] has it.
     pub stack: u64,
     /// The seal given at this exec.
@@ -295,7 +295,7 @@ bitflags! {
     pub struct HeldFlags: u32 {
         /// Its exec is still to come: a stop would show to its parent, so it is held before that. It tries again
         /// and again until the agent is attached.
-        const COMING = 1 << 0;
+        const PRE_EXEC = 1 << 0;
         /// Somebody traces the task.
         const TRACED = 1 << 1;
         /// Nobody waits for a program that is coming any more: it starts without secrets.

@@ -13,9 +13,9 @@
     reason = "helpers return 64 bits of which the documented part is meant"
 )]
 
+mod cgroup_paths;
 pub mod kernel;
 pub mod monitor;
-mod places;
 
 /// What each of the three objects has beside its programs and maps.
 ///

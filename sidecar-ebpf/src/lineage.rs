@@ -144,7 +144,7 @@ fn unhold(tgid: u32) -> Option<(u64, Sealed)> {
     // SAFETY: a live map value; an entry used again meanwhile has another seal, and is not removed twice.
     let (seal, earlier, is_coming, scope) = unsafe {
         let held = &*held;
-        let is_coming = held.flags.contains(HeldFlags::COMING);
+        let is_coming = held.flags.contains(HeldFlags::PRE_EXEC);
         (held.seal, earlier_of(held), is_coming, held.scope)
     };
     HELD.remove(tgid).ok()?;

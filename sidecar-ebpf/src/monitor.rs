@@ -21,12 +21,12 @@ use sidecar_common::{
 };
 
 use crate::{
+    cgroup_paths,
     kernel::{self, Ptr, load, off, read},
-    places,
 };
 
-/// Something in an object's own memory, which the kernel makes a map of one value of; the agent finds it by its section's name. To
-/// look at it takes no call and no question: the verifier knows the address.
+/// A global variable. Its section is a map of a single entry, which the agent finds by the section's name. An access is a direct
+/// load, with no helper call and no null check.
 #[repr(transparent)]
 pub struct Shared<T>(UnsafeCell<T>);
 
@@ -119,7 +119,7 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
         // SAFETY: reserved memory of this size.
         unsafe {
             (*place).header = header(KIND_PLACE, now());
-            places::write(place, cgroup, kernel::current());
+            cgroup_paths::write(place, cgroup, kernel::current());
         }
         entry.submit(0);
         let _ = self.places_told.insert(cgroup, 1, 0);

@@ -16,7 +16,6 @@ mod kube;
 mod limits;
 mod monitor;
 mod observe;
-mod out_of_reach;
 mod privileges;
 mod process;
 mod seal;
@@ -24,6 +23,7 @@ mod secrets;
 mod status;
 mod takeover;
 mod top;
+mod unsupported;
 mod util;
 mod validate;
 

@@ -65,7 +65,7 @@ pub(super) fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u3
         if tracing != 0 || follow(task, off!(task_mm)).is_null() {
             return 0;
         }
-        pending.flags = HeldFlags::COMING;
+        pending.flags = HeldFlags::PRE_EXEC;
         if read::<u64>(task, off!(task_blocked)) & (1 << (SIGCONT - 1)) != 0 {
             pending.flags |= HeldFlags::CONTINUED;
         }
@@ -111,7 +111,7 @@ pub(crate) fn open(file: Ptr) -> i32 {
 pub(super) fn coming_by(tgid: u32, start_ns: u64) -> Option<&'static Held> {
     // SAFETY: a live map value; its agent only replaces it.
     let held = unsafe { sealed::HELD.get(tgid) };
-    held.filter(|held| held.flags.contains(HeldFlags::COMING) && held.start_ns == start_ns)
+    held.filter(|held| held.flags.contains(HeldFlags::PRE_EXEC) && held.start_ns == start_ns)
 }
 
 /// A system call starts over where a signal is pending that comes to nothing. A stop that is

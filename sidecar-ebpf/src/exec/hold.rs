@@ -62,7 +62,7 @@ fn without_note(task: Ptr, tgid: u32) -> bool {
     // for it may be attached.
     // SAFETY: a live map value; its agent only replaces it.
     if let Some(held) = unsafe { sealed::HELD.get(tgid) }
-        && held.flags.contains(HeldFlags::COMING)
+        && held.flags.contains(HeldFlags::PRE_EXEC)
     {
         let scope = held.scope;
         let _ = sealed::HELD.remove(tgid);

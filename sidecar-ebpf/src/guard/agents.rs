@@ -9,7 +9,7 @@ use sidecar_common::{
     proof::Proof,
 };
 
-use super::{Own, Reach, decide, self_test::fired};
+use super::{AccessRequest, SelfAccess, decide, self_test::fired};
 use crate::{
     kernel::{self, Ptr, load},
     sealed,
@@ -50,13 +50,13 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
         fired(Proof::TaskSetrlimit);
         reach(task, tgid, sealed, PRLIMIT, true)
     } else if ctx.arg::<u32>(1) == RLIMIT_CORE {
-        decide(&Reach {
+        decide(&AccessRequest {
             sealed,
             task,
             tgid,
             what: AccessKind::Named,
             guarded_by: ScopeFlags::BLOCK_MEM,
-            own: Own::Always,
+            own: SelfAccess::Always,
             name: PRLIMIT,
         })
     } else {
@@ -128,13 +128,13 @@ fn reach(task: Ptr, tgid: u32, sealed: Sealed, name: [u8; COMM_LEN], is_told: bo
     if !is_told {
         return kernel::eperm();
     }
-    decide(&Reach {
+    decide(&AccessRequest {
         sealed,
         task,
         tgid,
         what: AccessKind::Named,
         guarded_by: ScopeFlags::empty(),
-        own: Own::Never,
+        own: SelfAccess::Never,
         name,
     })
 }

@@ -13,7 +13,7 @@ use sidecar_common::{
     policy::{Maker, ScopeFlags, Sealed, SealedFlags, Vault},
 };
 
-use super::{Own, Reach, decide, plain, procfs::short_name};
+use super::{AccessRequest, SelfAccess, decide, procfs::short_name, unguarded_sb};
 use crate::{
     kernel::{self, Ptr, follow, load, off},
     provenance, sealed,
@@ -80,7 +80,7 @@ pub(super) fn open(file: Ptr, vault: Vault) -> i32 {
 /// Somebody reaches for secret files: only their tree may.
 #[inline(always)]
 pub(super) fn reach(vault: Vault, what: AccessKind, name: [u8; COMM_LEN]) -> i32 {
-    decide(&Reach {
+    decide(&AccessRequest {
         sealed: Sealed {
             seal: vault.seal,
             start_ns: 0,
@@ -91,7 +91,7 @@ pub(super) fn reach(vault: Vault, what: AccessKind, name: [u8; COMM_LEN]) -> i32
         tgid: 0,
         what,
         guarded_by: ScopeFlags::empty(),
-        own: Own::Always,
+        own: SelfAccess::Always,
         name,
     })
 }
@@ -100,7 +100,7 @@ pub(super) fn reach(vault: Vault, what: AccessKind, name: [u8; COMM_LEN]) -> i32
 #[lsm(hook = "sb_free_security")]
 pub fn sb_free_security(ctx: LsmContext) -> i32 {
     let sb: Ptr = ctx.arg(0);
-    plain::forget(sb);
+    unguarded_sb::forget(sb);
     let _ = VAULTS.remove(kernel::untyped(sb as u64));
     provenance::unmounted(kernel::untyped(sb as u64));
     0

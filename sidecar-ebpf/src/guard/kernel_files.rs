@@ -6,7 +6,7 @@
 use sidecar_common::{event::Verdict, layout::COMM_LEN};
 
 use super::{
-    finish, instruments, judge,
+    finish, judge, kernel_interfaces,
     procfs::{name, short_name},
 };
 use crate::{
@@ -74,7 +74,7 @@ fn decide(class: u32, dentry: Ptr) -> i32 {
             0
         };
     };
-    let reach = instruments::of_nobody(number.namespace, short_name(dentry));
+    let reach = kernel_interfaces::of_nobody(number.namespace, short_name(dentry));
     let verdict = if class == SWITCH {
         // (it is the node's own to do, and its agent hears of it)
         Some(if is_on_node {
@@ -82,7 +82,7 @@ fn decide(class: u32, dentry: Ptr) -> i32 {
         } else {
             Verdict::Blocked
         })
-    } else if instruments::is_kept_from(number.namespace, &scope) {
+    } else if kernel_interfaces::is_kept_from(number.namespace, &scope) {
         judge(&reach)
     } else {
         None

@@ -14,7 +14,7 @@ use sidecar_common::{
     policy::ScopeFlags,
 };
 
-use super::{Own, Reach, decide};
+use super::{AccessRequest, SelfAccess, decide};
 use crate::{
     kernel::{self, Ptr},
     provenance, sealed,
@@ -53,13 +53,13 @@ fn maps_code(file: Ptr) -> i32 {
     if provenance::of_own(file).is_of_image() {
         return 0;
     }
-    decide(&Reach {
+    decide(&AccessRequest {
         sealed: now,
         task,
         tgid: kernel::current_tgid(),
         what: AccessKind::Named,
         guarded_by: ScopeFlags::empty(),
-        own: Own::Never,
+        own: SelfAccess::Never,
         name: MAPPING,
     })
 }

@@ -2,15 +2,15 @@
 
 mod agents;
 mod files;
-mod instruments;
 mod kernel_files;
+mod kernel_interfaces;
 pub(crate) mod libraries;
 mod mounts;
 mod pins;
-mod plain;
 mod procfs;
 pub(crate) mod ptrace;
 pub(crate) mod self_test;
+mod unguarded_sb;
 
 use aya_ebpf::{
     helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_uid_gid},
@@ -33,7 +33,7 @@ use crate::{
 const PROC_MAGIC: u64 = 0x9fa0;
 
 /// What somebody reaches for.
-struct Reach {
+struct AccessRequest {
     /// Who is reached for.
     sealed: Sealed,
     /// Its task; null for a file.
@@ -45,14 +45,14 @@ struct Reach {
     /// The policy's bit that guards it; 0: always guarded.
     guarded_by: ScopeFlags,
     /// Whether the tree's own members may, when the policy lets them read themselves.
-    own: Own,
+    own: SelfAccess,
     /// For the record.
     name: [u8; COMM_LEN],
 }
 
 /// Which members of the sealed tree an access is open to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Own {
+enum SelfAccess {
     /// All, always: the secret files are theirs.
     Always,
     /// All, if the policy's `allowSelfRead` says so.
@@ -71,7 +71,7 @@ pub fn file_open(ctx: LsmContext) -> i32 {
     let file: Ptr = ctx.arg(0);
     let inode: Ptr = load!(file, file_inode);
     let sb: Ptr = load!(inode, inode_sb);
-    if plain::is(sb) {
+    if unguarded_sb::is(sb) {
         if load!(file, file_flags as u32) & EXECUTES == 0 {
             0
         } else {
@@ -97,7 +97,7 @@ fn open_elsewhere(file: Ptr, inode: Ptr, sb: Ptr) -> i32 {
     } else if files::vault(sb).is_some() {
         open_secret(file, sb)
     } else {
-        plain::remember(sb);
+        unguarded_sb::remember(sb);
         0
     }
 }
@@ -118,7 +118,7 @@ pub fn file_permission(ctx: LsmContext) -> i32 {
     let file: Ptr = ctx.arg(0);
     let inode: Ptr = load!(file, file_inode);
     let sb: Ptr = load!(inode, inode_sb);
-    if plain::is(sb) {
+    if unguarded_sb::is(sb) {
         0
     } else {
         use_elsewhere(file, inode, sb, ctx.arg(1))
@@ -141,7 +141,7 @@ fn use_elsewhere(file: Ptr, inode: Ptr, sb: Ptr, mask: u32) -> i32 {
         }
     } else {
         if files::vault(sb).is_none() {
-            plain::remember(sb);
+            unguarded_sb::remember(sb);
         }
         0
     }
@@ -157,13 +157,13 @@ fn is_written(file: Ptr) -> bool {
 
 /// Allows or refuses, and reports.
 #[inline(always)]
-fn decide(reach: &Reach) -> i32 {
+fn decide(reach: &AccessRequest) -> i32 {
     finish(reach, judge(reach))
 }
 
 /// Reports what was decided, if anything is to be reported, and does it. (In one place of each hook: the verifier follows each.)
 #[inline(always)]
-fn finish(reach: &Reach, verdict: Option<Verdict>) -> i32 {
+fn finish(reach: &AccessRequest, verdict: Option<Verdict>) -> i32 {
     let Some(verdict) = verdict else {
         return 0;
     };
@@ -177,7 +177,7 @@ fn finish(reach: &Reach, verdict: Option<Verdict>) -> i32 {
 
 /// What becomes of it; `None`: it is allowed, and not reported.
 #[inline(always)]
-fn judge(reach: &Reach) -> Option<Verdict> {
+fn judge(reach: &AccessRequest) -> Option<Verdict> {
     let scope = sealed::scope(reach.sealed.scope).unwrap_or(sealed::STRICT);
     let actor = kernel::current_tgid();
     if sealed::is_agent_of(&scope) && is_agents(reach) {
@@ -186,14 +186,14 @@ fn judge(reach: &Reach) -> Option<Verdict> {
     // an agent, or its helper, looks at itself: its runtime does when it starts
     if actor == reach.tgid
         && reach.sealed.flags.contains(SealedFlags::AGENT)
-        && reach.own == Own::ByPolicy
+        && reach.own == SelfAccess::ByPolicy
     {
         return None;
     }
     let is_own = match reach.own {
-        Own::Always => true,
-        Own::ByPolicy => scope.flags.contains(ScopeFlags::SELF_READ),
-        Own::Never => false,
+        SelfAccess::Always => true,
+        SelfAccess::ByPolicy => scope.flags.contains(ScopeFlags::SELF_READ),
+        SelfAccess::Never => false,
     } && sealed::current().is_some_and(|actor| actor.seal == reach.sealed.seal);
     let is_guarded = reach.guarded_by.is_empty() || scope.flags.intersects(reach.guarded_by);
     if is_own || !is_guarded {
@@ -218,12 +218,12 @@ fn judge(reach: &Reach) -> Option<Verdict> {
 
 /// An agent reaches for what it holds and for the files it delivers; for nothing else.
 #[inline(always)]
-fn is_agents(reach: &Reach) -> bool {
+fn is_agents(reach: &AccessRequest) -> bool {
     reach.tgid == 0 || sealed::HELD.get_ptr(reach.tgid).is_some()
 }
 
 #[inline(always)]
-fn report(reach: &Reach, verdict: Verdict) {
+fn report(reach: &AccessRequest, verdict: Verdict) {
     let Some(mut entry) = ring::reserve::<Access>(reach.sealed.scope, reach.sealed.seal as u32)
     else {
         return;

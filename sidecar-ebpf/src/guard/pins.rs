@@ -11,8 +11,8 @@ use sidecar_common::{
 };
 
 use super::{
-    instruments,
     kernel_files::{climb, depth_of, name_at},
+    kernel_interfaces,
     procfs::name,
 };
 use crate::{
@@ -79,7 +79,7 @@ fn changed_in_bpf_fs(dentry: Ptr) -> i32 {
     // (what is loaded is renamed to a version that is not there yet)
     let is_there = !follow(dentry, off!(dentry_inode)).is_null();
     if is_there && is_of_nobody_below() && is_pin(kernel::untyped(dentry as u64)) != 0 {
-        instruments::refuse_below_node(&PINS)
+        kernel_interfaces::refuse_below_node(&PINS)
     } else {
         0
     }
@@ -149,8 +149,8 @@ pub fn bpf_prog(ctx: LsmContext) -> i32 {
 /// Who was started from outside of a PID namespace that has no agent may be the one that begins.
 #[inline(always)]
 fn pinned_given(kind: ObjectKind, id: u32) -> i32 {
-    if is_own(kind, id) && is_of_nobody_below() && !instruments::may_begin() {
-        instruments::refuse_below_node(&BPF)
+    if is_own(kind, id) && is_of_nobody_below() && !kernel_interfaces::may_begin() {
+        kernel_interfaces::refuse_below_node(&BPF)
     } else {
         0
     }
@@ -159,7 +159,7 @@ fn pinned_given(kind: ObjectKind, id: u32) -> i32 {
 #[inline(always)]
 fn given(kind: ObjectKind, id: u32) -> i32 {
     if is_own(kind, id) && is_of_nobody_below() {
-        instruments::refuse_below_node(&BPF)
+        kernel_interfaces::refuse_below_node(&BPF)
     } else {
         0
     }

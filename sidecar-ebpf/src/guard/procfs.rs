@@ -8,7 +8,7 @@ use sidecar_common::{
     proof::Proof,
 };
 
-use super::{Own, Reach, decide, is_written, kernel_files, self_test::fired};
+use super::{AccessRequest, SelfAccess, decide, is_written, kernel_files, self_test::fired};
 use crate::{
     kernel::{Ptr, follow, load, load_text, off, read},
     sealed,
@@ -160,7 +160,7 @@ fn reach(dentry: Ptr, pid: Ptr, is_written: bool, proof: Proof) -> i32 {
     }
     let (what, guarded_by, own) = if is_agent && is_written && sealed::is_neighbour(sealed.scope) {
         // whatever it is: it changes how the agent runs
-        (AccessKind::Named, ScopeFlags::empty(), Own::Never)
+        (AccessKind::Named, ScopeFlags::empty(), SelfAccess::Never)
     } else if let Some((what, guarded_by)) = guarded(file_name) {
         // an agent is guarded whatever the policy switches off
         (
@@ -170,12 +170,12 @@ fn reach(dentry: Ptr, pid: Ptr, is_written: bool, proof: Proof) -> i32 {
             } else {
                 guarded_by
             },
-            Own::ByPolicy,
+            SelfAccess::ByPolicy,
         )
     } else {
         return 0;
     };
-    decide(&Reach {
+    decide(&AccessRequest {
         sealed,
         task,
         tgid,

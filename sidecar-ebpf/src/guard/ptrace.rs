@@ -13,7 +13,7 @@ use sidecar_common::{
 };
 use sidecar_ebpf::monitor::Task;
 
-use super::{Own, Reach, agents, decide};
+use super::{AccessRequest, SelfAccess, agents, decide};
 use crate::{
     kernel::{self, Ptr, load, off, read},
     sealed,
@@ -137,13 +137,21 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
         if !Running::now().reaches_by_reading() {
             return 0;
         }
-        (AccessKind::Mem, ScopeFlags::BLOCK_MEM, Own::Never)
+        (AccessKind::Mem, ScopeFlags::BLOCK_MEM, SelfAccess::Never)
     } else if mode & MODE_FSCREDS != 0 {
-        (AccessKind::Mem, ScopeFlags::BLOCK_MEM, Own::ByPolicy)
+        (AccessKind::Mem, ScopeFlags::BLOCK_MEM, SelfAccess::ByPolicy)
     } else if Running::now().copies_memory() {
-        (AccessKind::ProcessVm, ScopeFlags::BLOCK_MEM, Own::ByPolicy)
+        (
+            AccessKind::ProcessVm,
+            ScopeFlags::BLOCK_MEM,
+            SelfAccess::ByPolicy,
+        )
     } else {
-        (AccessKind::Ptrace, ScopeFlags::BLOCK_PTRACE, Own::Never)
+        (
+            AccessKind::Ptrace,
+            ScopeFlags::BLOCK_PTRACE,
+            SelfAccess::Never,
+        )
     };
     // nobody attaches to an agent, whatever the policy switches off
     let guarded_by = if sealed.flags.contains(SealedFlags::AGENT) {
@@ -151,7 +159,7 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     } else {
         guarded_by
     };
-    decide(&Reach {
+    decide(&AccessRequest {
         sealed,
         task: child,
         tgid,
@@ -176,13 +184,13 @@ pub fn ptrace_traceme(_ctx: LsmContext) -> i32 {
     let Some(sealed): Option<Sealed> = sealed::current() else {
         return 0;
     };
-    decide(&Reach {
+    decide(&AccessRequest {
         sealed,
         task: kernel::current(),
         tgid: kernel::current_tgid(),
         what: AccessKind::Ptrace,
         guarded_by: ScopeFlags::BLOCK_PTRACE,
-        own: Own::Never,
+        own: SelfAccess::Never,
         name: [0; COMM_LEN],
     })
 }

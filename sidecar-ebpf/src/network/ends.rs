@@ -6,7 +6,7 @@ use crate::{
     at,
     kernel::{Ptr, follow, read},
     look,
-    looks::Look,
+    probe::Look,
 };
 
 /// Of which internet a socket is.

@@ -19,7 +19,7 @@ mod connections;
 mod datagram;
 mod ends;
 mod filter;
-mod looks;
+mod probe;
 mod records;
 mod sockets;
 mod tcp;
@@ -47,7 +47,7 @@ pub(crate) use at;
 /// Such a field itself, looked at in either way.
 macro_rules! look {
     ($look:ty, $base:expr, $field:ident as $kind:ty) => {
-        <$look as $crate::looks::Look>::at::<
+        <$look as $crate::probe::Look>::at::<
             $kind,
             {
                 sidecar_common::network::NETWORK_OFFSET_IN_LOAD

@@ -13,9 +13,8 @@ use crate::{
     ends::{self, Family, Ports},
     filter::{self, Asked},
     kernel::Ptr,
-    look,
-    looks::{Look, Typed, Untyped},
-    monitor,
+    look, monitor,
+    probe::{Look, Typed, Untyped},
     records::{self, Last, OUT},
 };
 
@@ -73,7 +72,7 @@ fn begin(sock: Ptr) {
         return;
     };
     // (of an attempt nobody is told how long it took)
-    follow::<Typed>(sock, asked, ConnectionFlags::COMING, 0);
+    follow::<Typed>(sock, asked, ConnectionFlags::PENDING, 0);
 }
 
 #[inline(always)]
@@ -83,7 +82,7 @@ fn establish(sock: Ptr) {
     };
     let connection = place.connection();
     let ports = Ports::of::<Typed>(sock);
-    if connection.flags != ConnectionFlags::COMING || !is_of(ports, connection) {
+    if connection.flags != ConnectionFlags::PENDING || !is_of(ports, connection) {
         return;
     }
     let now = monitor::now();
@@ -187,7 +186,7 @@ fn close<L: Look>(sock: Ptr, mut place: Place) {
     {
         let now = monitor::now();
         let retransmits = || look!(L, tcp, tcp_retransmits as u32);
-        if connection.flags != ConnectionFlags::COMING {
+        if connection.flags != ConnectionFlags::PENDING {
             let passed = || {
                 let retransmits = retransmits();
                 let mut sent = look!(L, tcp, tcp_sent as u64);

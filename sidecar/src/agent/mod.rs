@@ -1,14 +1,15 @@
 //! The one place that wires everything: from a configuration to an agent at work, and its end.
 
-mod edits;
+mod acquire;
+mod active_agent;
+mod config_reload;
 mod guard_watch;
 mod neighbours;
 mod objects;
 mod own_events;
 mod pod_events;
 mod readiness;
-mod shift;
-mod stake;
+mod server;
 mod unknown_image;
 mod unmatched;
 
@@ -24,29 +25,27 @@ use std::{
 use anyhow::{Context as _, ensure};
 use tokio::{sync::mpsc, time::Interval};
 
-pub(crate) use self::stake::load_kernel_side;
+pub(crate) use self::acquire::load_kernel_side;
 use self::{
-    edits::{Edits, Looks, Signals, interval},
+    acquire::ensure_loaded,
+    active_agent::ActiveAgent,
+    config_reload::{ConfigReloader, FileWatcher, Signals, interval},
     neighbours::Neighbours,
-    objects::Objects,
+    objects::SyscallMonitorController,
     own_events::OwnEvents,
     readiness::Readiness,
-    shift::Shift,
-    stake::ensure_loaded,
     unmatched::Unmatched,
 };
 use crate::{
-    config::{self, Config, Mode, Monitoring, Position},
+    config::{self, Config, Mode, Position},
     kernel::{self, pins},
     limits,
     monitor::Monitors,
-    observe::{
-        self, Journal, Metrics,
-        http::{Answers, Server},
-    },
-    out_of_reach, privileges,
+    observe::{self, Journal, Metrics},
+    privileges,
     process::{LABELS, Pod, Pods},
-    secrets::{self, Known, Origins, Store},
+    secrets::{self, SecretBackends, Store},
+    unsupported,
 };
 
 /// `kernelseal run`: until SIGTERM or SIGINT.
@@ -81,7 +80,7 @@ fn read(path: &Path) -> anyhow::Result<Config> {
 
 /// What parses but does nothing, or nothing here, must not be taken for protection.
 fn refuse_what_cannot_be_done(path: &Path, config: &Config) -> anyhow::Result<()> {
-    let found = out_of_reach::find(
+    let found = unsupported::find(
         config,
         own_pod().as_ref(),
         Path::new(LABELS).exists(),
@@ -91,7 +90,11 @@ fn refuse_what_cannot_be_done(path: &Path, config: &Config) -> anyhow::Result<()
     Ok(())
 }
 
-async fn open_store(path: &Path, config: &Config, origins: &mut Origins) -> anyhow::Result<Store> {
+async fn open_store(
+    path: &Path,
+    config: &Config,
+    origins: &mut SecretBackends,
+) -> anyhow::Result<Store> {
     let store = Store::open(config, origins).await;
     store.map_err(|wrong| anyhow::anyhow!(in_file(path, wrong)))
 }
@@ -130,56 +133,58 @@ async fn serve_until(
     metrics: Metrics,
 ) -> anyhow::Result<()> {
     let mut ready = Readiness::default();
-    let mut origins = Origins::default();
+    let mut origins = SecretBackends::default();
     let pods = Pods::default();
-    let mut server = server(&config, &metrics, &ready, origins.known(), &pods)?;
-    let mut edits = Edits::of(path, config, metrics.clone(), journal.clone())?;
+    let mut server = server::wire(&config, &metrics, &ready, origins.known(), &pods)?;
+    let mut reloader = ConfigReloader::of(path, config, metrics.clone(), journal.clone())?;
     let mut neighbours = Neighbours::find().await?;
-    let mut objects = Objects::of(neighbours.as_ref());
+    let mut objects = SyscallMonitorController::of(neighbours.as_ref());
     let mut known = None;
     // Before the first secret is read.
-    ensure_guard_works(&edits.config)?;
-    let mut store = open_store(path, &edits.config, &mut origins).await?;
+    ensure_guard_works(&reloader.config)?;
+    let mut store = open_store(path, &reloader.config, &mut origins).await?;
     let mut monitors = Monitors::new(journal.clone(), metrics.clone(), own_pod());
     let mut own = OwnEvents::new(journal.clone());
-    while edits.config.policy.mode == Mode::Disabled {
+    while reloader.config.policy.mode == Mode::Disabled {
         own.waits_disabled();
         known = known.or_else(|| neighbours.take().map(|found| found.listen(&pods)));
         monitors.know(known.clone());
-        objects.heed_edit(&mut monitors, &edits.config).await?;
-        store.settle(edits.config.policy.hold_timeout).await;
+        objects.heed_edit(&mut monitors, &reloader.config).await?;
+        store.settle(reloader.config.policy.hold_timeout).await;
         ready.set_unguarded_by_policy();
-        if !is_edited(&mut edits, &mut objects, &mut monitors, signals).await {
+        if !is_edited(&mut reloader, &mut objects, &mut monitors, signals).await {
             own.stopping(Mode::Disabled);
             return Ok(());
         }
-        match open_store(path, &edits.config, &mut origins).await {
-            Ok(opened) => (store, ()) = (opened, edits.accept()),
-            Err(e) => edits.reject(&e),
+        match open_store(path, &reloader.config, &mut origins).await {
+            Ok(opened) => (store, ()) = (opened, reloader.accept()),
+            Err(e) => reloader.reject(&e),
         }
     }
     ready.set_in_force(false);
-    ensure_guard_works(&edits.config)?;
-    let mut sources = Looks::at(store.files(&edits.config));
+    ensure_guard_works(&reloader.config)?;
+    let mut sources = FileWatcher::at(store.files(&reloader.config));
     let mut changes = origins.changes().listen();
     let mut others = pods.changes();
-    // (no waiting from here on, or who listens for secrets would hear of them before we are guarded)
+    // Do not `.await` between here and `ActiveAgent::begin`: tasks that watch secrets would cache values before this process is
+    // guarded.
     let known = known.or_else(|| neighbours.map(|neighbours| neighbours.listen(&pods)));
     monitors.know(known.clone());
-    let (mut shift, mut has_ended) =
-        Shift::begin(&edits.config, store, &metrics, known, journal, &mut server).await?;
-    own.started(edits.config.policy.mode);
-    ready.set_guarded(shift.is_guarded());
+    let config = reloader.config.clone();
+    let (mut active, mut has_ended) =
+        ActiveAgent::begin(&config, store, &metrics, known, journal, &mut server).await?;
+    own.started(reloader.config.policy.mode);
+    ready.set_guarded(active.is_guarded());
     // (only now: where something is sealed already, the guard lets nobody but the scope's agent open perf events)
-    let mut tick = interval(Shift::interval(&edits.config.policy));
-    let heeding = objects.heed_edit(&mut monitors, &edits.config);
-    let heeded = meanwhile(heeding, &mut shift, &mut tick, signals).await;
+    let mut tick = interval(ActiveAgent::interval(&reloader.config.policy));
+    let heeding = objects.heed_edit(&mut monitors, &reloader.config);
+    let heeded = meanwhile(heeding, &mut active, &mut tick, signals).await;
     if !matches!(heeded, Some(Ok(()))) {
-        shift.end(&edits.config.policy, false)?;
+        active.end(&reloader.config.policy, false)?;
         return heeded.unwrap_or(Ok(()));
     }
     ready.set_in_force(true);
-    let unmatched = Unmatched::begin(edits.config.clone());
+    let unmatched = Unmatched::begin(reloader.config.clone());
 
     let mut applied = None;
     // (the kernel side may have no room for it now, and later)
@@ -189,45 +194,45 @@ async fn serve_until(
             () = signals.end() => break false,
             _ = has_ended.recv() => break true,
             _ = tick.tick() => {
-                is_renewed = look(&mut shift, &mut edits, &mut ready, is_renewed);
+                is_renewed = look(&mut active, &mut reloader, &mut ready, is_renewed);
                 if monitors.have_failed() {
                     ready.set_in_force(false);
                 }
             }
-            () = sources.change() => shift.refresh()?,
-            Ok(()) = changes.changed() => shift.refresh()?,
-            Ok(()) = others.changed() => shift.look_again()?,
-            () = edits.next() => {
-                let config = edits.config.clone();
+            () = sources.change() => active.refresh()?,
+            Ok(()) = changes.changed() => active.refresh()?,
+            Ok(()) = others.changed() => active.look_again()?,
+            () = reloader.next() => {
+                let config = reloader.config.clone();
                 let taking = take_up(path, &config, &mut origins, &mut objects, &mut monitors);
-                let store = match meanwhile(taking, &mut shift, &mut tick, signals).await {
+                let store = match meanwhile(taking, &mut active, &mut tick, signals).await {
                     Some(Ok(store)) => store,
                     Some(Err(e)) => {
-                        edits.reject(&e);
+                        reloader.reject(&e);
                         continue;
                     }
                     None => break false,
                 };
-                sources = Looks::at(store.files(&edits.config));
-                tick = interval(Shift::interval(&edits.config.policy));
-                shift.settle(&store, &edits.config.policy).await;
-                applied = Some(shift.reconfigure(&edits.config, store)?);
+                sources = FileWatcher::at(store.files(&reloader.config));
+                tick = interval(ActiveAgent::interval(&reloader.config.policy));
+                active.settle(&store, &reloader.config.policy).await;
+                applied = Some(active.reconfigure(&reloader.config, store)?);
             }
             () = objects.change() => {
-                let heeding = objects.heed(&mut monitors, &edits.config.monitoring.syscalls);
-                if meanwhile(heeding, &mut shift, &mut tick, signals).await.is_none() {
+                let heeding = objects.heed(&mut monitors, &reloader.config.monitoring.syscalls);
+                if meanwhile(heeding, &mut active, &mut tick, signals).await.is_none() {
                     break false;
                 }
             }
             () = heard(&mut applied) => {
                 applied = None;
-                is_renewed = renew(&mut shift, &mut edits, &mut ready);
-                unmatched.look(edits.config.clone());
+                is_renewed = renew(&mut active, &mut reloader, &mut ready);
+                unmatched.look(reloader.config.clone());
             }
         }
     };
     ready.set_in_force(false);
-    let ended = shift.end(&edits.config.policy, has_ended_early);
+    let ended = active.end(&reloader.config.policy, has_ended_early);
     // (which may take its time: the kernel waits for each probe to be quiet)
     drop(monitors);
     ended
@@ -235,16 +240,16 @@ async fn serve_until(
 
 /// Waits for another configuration, and heeds objects meanwhile; `false` if a signal ends us first.
 async fn is_edited(
-    edits: &mut Edits,
-    objects: &mut Objects,
+    reloader: &mut ConfigReloader,
+    objects: &mut SyscallMonitorController,
     monitors: &mut Monitors,
     signals: &mut Signals,
 ) -> bool {
-    let syscalls = edits.config.monitoring.syscalls.clone();
+    let syscalls = reloader.config.monitoring.syscalls.clone();
     loop {
         tokio::select! {
             () = signals.end() => return false,
-            () = edits.next() => return true,
+            () = reloader.next() => return true,
             () = objects.change() => objects.heed(monitors, &syscalls).await,
         }
     }
@@ -255,8 +260,8 @@ async fn is_edited(
 async fn take_up(
     path: &Path,
     config: &Config,
-    origins: &mut Origins,
-    objects: &mut Objects,
+    origins: &mut SecretBackends,
+    objects: &mut SyscallMonitorController,
     monitors: &mut Monitors,
 ) -> anyhow::Result<Store> {
     let store = open_store(path, config, origins).await?;
@@ -265,25 +270,30 @@ async fn take_up(
 }
 
 /// Has the kernel side take the last configuration; whether it did.
-fn renew(shift: &mut Shift, edits: &mut Edits, ready: &mut Readiness) -> bool {
-    let renewed = shift.renew(&edits.config);
+fn renew(active: &mut ActiveAgent, reloader: &mut ConfigReloader, ready: &mut Readiness) -> bool {
+    let renewed = active.renew(&reloader.config);
     ready.set_in_force(renewed.is_ok());
     match &renewed {
-        Ok(()) => edits.accept(),
-        Err(e) => edits.is_in_force_by_halves(e),
+        Ok(()) => reloader.accept(),
+        Err(e) => reloader.is_in_force_by_halves(e),
     }
     renewed.is_ok()
 }
 
 /// Looks after what is held and whether the guard works, and renews what the kernel side did not take; whether it has it now.
-fn look(shift: &mut Shift, edits: &mut Edits, ready: &mut Readiness, is_renewed: bool) -> bool {
-    shift.look();
-    ready.set_guarded(shift.is_guarded());
-    if is_renewed || shift.renew(&edits.config).is_err() {
+fn look(
+    active: &mut ActiveAgent,
+    reloader: &mut ConfigReloader,
+    ready: &mut Readiness,
+    is_renewed: bool,
+) -> bool {
+    active.look();
+    ready.set_guarded(active.is_guarded());
+    if is_renewed || active.renew(&reloader.config).is_err() {
         return is_renewed;
     }
     ready.set_in_force(true);
-    edits.accept();
+    reloader.accept();
     true
 }
 
@@ -316,7 +326,7 @@ fn ensure_alone(config: &Config) -> Result<(), kernel::Error> {
 /// Waits for something that takes its time, and looks after what is held meanwhile; `None` if a signal ends us first.
 async fn meanwhile<T>(
     work: impl Future<Output = T>,
-    shift: &mut Shift,
+    active: &mut ActiveAgent,
     tick: &mut Interval,
     signals: &mut Signals,
 ) -> Option<T> {
@@ -325,7 +335,7 @@ async fn meanwhile<T>(
         tokio::select! {
             done = &mut work => return Some(done),
             () = signals.end() => return None,
-            _ = tick.tick() => shift.look(),
+            _ = tick.tick() => active.look(),
         }
     }
 }
@@ -343,43 +353,6 @@ async fn heard(answer: &mut Option<mpsc::Receiver<Infallible>>) {
         Some(answer) => drop(answer.recv().await),
         None => future::pending().await,
     }
-}
-
-/// What answers over HTTP, if the configuration asks for it. It begins when this process is guarded, if it is to be.
-fn server(
-    config: &Config,
-    metrics: &Metrics,
-    ready: &Readiness,
-    known: Known,
-    pods: &Pods,
-) -> anyhow::Result<Option<Server>> {
-    let Monitoring {
-        enabled,
-        metrics_port,
-        ..
-    } = config.monitoring;
-    if !enabled || metrics_port == 0 {
-        return Ok(None);
-    }
-    metrics.ages({
-        let known = known.clone();
-        move || known.ages()
-    })?;
-    let pods = pods.clone();
-    let notes = move || {
-        let weaker = kernel::version::weaker().map(str::to_owned);
-        weaker.chain(known.notes()).chain(pods.note()).collect()
-    };
-    let answers = Answers {
-        metrics: metrics.clone(),
-        ready: ready.published(),
-        notes: Box::new(notes),
-    };
-    let mut server = Server::new(metrics_port, answers);
-    if config.policy.mode == Mode::Disabled {
-        server.begin();
-    }
-    Ok(Some(server))
 }
 
 /// The pod that all we see belongs to: there is one where we live in a pod's PID namespace.

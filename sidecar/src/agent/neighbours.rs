@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::own_pod;
 use crate::{
-    kube::{Cluster, NodePod, Pace, PodNews, watch_pods},
+    kube::{Cluster, NodePod, PodNews, PollPolicy, watch_pods},
     observe::node_in_kubernetes,
     process::{NamedPod, Pods},
 };
@@ -58,9 +58,9 @@ async fn listen(client: Client, node: String, pods: Pods) {
         let pods = pods.clone();
         move || pods.heard()
     };
-    let pace = Pace {
+    let pace = PollPolicy {
         apart: APART,
-        ..Pace::default()
+        ..PollPolicy::default()
     };
     watch_pods(client, node, pace, heard, |news| match news {
         Ok(PodNews::All(all)) => {

@@ -10,7 +10,7 @@ use tokio::{sync::mpsc::Receiver, time::sleep};
 
 use super::own_pod;
 use crate::{
-    kube::{Cluster, Digest, EventPen, Fault, Pace},
+    kube::{Cluster, Digest, EventPen, Fault, PollPolicy},
     observe::{Journal, Notice, Notices, Topic, node_in_kubernetes},
     process::{Pod, PodRef},
 };
@@ -137,5 +137,5 @@ async fn pen() -> Result<EventPen, Fault> {
     let cluster = cluster.ok_or_else(|| Fault::Credentials("they are gone".into()))?;
     let client = cluster.client().map_err(credentials)?;
     let node = node_in_kubernetes().unwrap_or_else(|| "kernelseal".into());
-    Ok(EventPen::of_node(client, &node, Pace::default()))
+    Ok(EventPen::of_node(client, &node, PollPolicy::default()))
 }

@@ -5,10 +5,9 @@ use std::{cell::Cell, io::Write as _, process::Command};
 use sidecar_common::{layout::Offsets, network::NetworkOffsets};
 
 use super::{
-    Error,
+    Error, attach_ids,
     network::{ACCEPTED, STATES},
     offsets::{self, Types},
-    points,
 };
 use crate::limits;
 
@@ -54,7 +53,7 @@ pub(crate) fn print() -> anyhow::Result<()> {
     let fields = Fields {
         shared: offsets::resolve(&types)?,
         network,
-        states: points::number_of_tracepoint(&types, STATES)?,
+        states: attach_ids::number_of_tracepoint(&types, STATES)?,
         accepted: types.number(ACCEPTED)?,
         knows_unix: knows_unix.into(),
     };

@@ -10,11 +10,10 @@ use aya::{
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::{
-    Cause, Error,
+    Cause, Error, attach_ids,
     contract::{FIND_SYSCALL_SLOT, HOOKS, LATE, MMAP_FILE, PINNED_PROGRAMS, TRACEPOINTS},
     lockdown::{Locked, lacks_helper},
     offsets::{self, Types},
-    points,
     relocate::relocate,
     self_test,
 };
@@ -42,7 +41,7 @@ pub(crate) fn load() -> Result<Loaded, Error> {
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let types = Types::of_running_kernel()?;
     let offsets = offsets::resolve(&types)?;
-    let points = points::table(&types, &[HOOKS, &[MMAP_FILE]].concat(), TRACEPOINTS)?;
+    let points = attach_ids::table(&types, &[HOOKS, &[MMAP_FILE]].concat(), TRACEPOINTS)?;
     drop(types);
     let mut ebpf = EbpfLoader::new()
         .btf(None)

@@ -19,9 +19,9 @@ use sidecar_common::{
 };
 
 use super::{
-    Error, ask,
+    Error,
     contract::{self, MapDef, pinned},
-    pins,
+    pins, prog_run,
 };
 
 /// `BPF_EXIST` (uapi/linux/bpf.h): change what is there, add nothing.
@@ -195,7 +195,8 @@ impl Maps {
 
     /// A program that is coming is to start without secrets.
     pub(crate) fn waive(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
-        let is_still = |now: &Held| now.seal == held.seal && now.flags.contains(HeldFlags::COMING);
+        let is_still =
+            |now: &Held| now.seal == held.seal && now.flags.contains(HeldFlags::PRE_EXEC);
         if !self.held(tgid)?.as_ref().is_some_and(is_still) {
             return Err(failed(pinned::HELD.name)(MapError::KeyNotFound));
         }
@@ -211,12 +212,12 @@ impl Maps {
 
     /// A held program was given its secrets, and goes its way: from here on it is of its new tree alone. An error if it is
     /// not held any more: the watchdog may have taken its seal off.
-    pub(crate) fn settle(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
+    pub(crate) fn finish_delivery(&mut self, tgid: u32, held: &Held) -> Result<(), Error> {
         // (as nearly all)
         if held.earlier_seal == 0 {
             return self.held.remove(&tgid).map_err(failed(pinned::HELD.name));
         }
-        match ask::run(contract::SETTLE, &[tgid.into()])? {
+        match prog_run::run(contract::SETTLE, &[tgid.into()])? {
             0 => Err(failed(pinned::HELD.name)(MapError::KeyNotFound)),
             _ => Ok(()),
         }
@@ -225,7 +226,7 @@ impl Maps {
     /// Whether an open file of ours is the script that was executed when that seal was given.
     pub(crate) fn is_executed(file: BorrowedFd<'_>, seal: u64) -> Result<bool, Error> {
         let number = file.as_raw_fd().cast_unsigned();
-        Ok(ask::run(contract::IS_EXECUTED, &[number.into(), seal])? == 1)
+        Ok(prog_run::run(contract::IS_EXECUTED, &[number.into(), seal])? == 1)
     }
 
     /// Where a file of ours comes from, of a process with that root, in the mount namespace of
@@ -237,7 +238,7 @@ impl Maps {
     ) -> Result<FileOrigin, Error> {
         let number = |fd: BorrowedFd<'_>| u64::from(fd.as_raw_fd().cast_unsigned());
         let arguments = [number(file), number(root), namespace.into()];
-        ask::run(contract::PROVENANCE, &arguments).map(FileOrigin::from_bits_retain)
+        prog_run::run(contract::PROVENANCE, &arguments).map(FileOrigin::from_bits_retain)
     }
 
     /// From here on a tree runs nothing but what is in its image, until it ends.

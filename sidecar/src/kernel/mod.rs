@@ -1,9 +1,10 @@
 //! The only user-space code that knows aya: the shared kernel side, and one agent's share of it.
 
-mod ask;
-mod claim;
+mod attach_ids;
+mod cgroup_paths;
 mod contract;
 pub(crate) mod fields;
+mod lease;
 mod libraries;
 mod load;
 mod lockdown;
@@ -13,8 +14,8 @@ mod offsets;
 mod own_objects;
 mod parts;
 pub(crate) mod pins;
-mod places;
-mod points;
+mod prog_run;
+mod registry;
 mod relocate;
 mod ring;
 mod self_test;
@@ -23,14 +24,14 @@ pub(crate) mod version;
 
 use std::{io, path::PathBuf};
 
-pub(crate) use ask::own_cgroup;
-pub(crate) use claim::{Claim, Wish, ensure_free, hand_over, own_scope};
+pub(crate) use cgroup_paths::path_of;
+pub(crate) use lease::{ScopeLease, ScopeRequest, ensure_free, hand_over, own_scope};
 pub(crate) use load::load;
 pub(crate) use lockdown::{LOCKDOWN, Locked, is_confidential};
 pub(crate) use maps::Maps;
 pub(crate) use network::{Network, NetworkRecord, NetworkRing, NetworkWish};
 pub(crate) use offsets::VMLINUX_BTF;
-pub(crate) use places::path_of;
+pub(crate) use prog_run::own_cgroup;
 pub(crate) use ring::{Record, Ring};
 pub(crate) use self_test::{
     Answer, Cause, LSM_LIST, SelfTest, ask as ask_hook, boot_lsm, ensure_fires, names_bpf,

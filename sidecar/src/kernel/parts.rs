@@ -11,8 +11,8 @@ use sidecar_common::monitor::Within;
 
 use super::{
     Error,
-    claim::{own_namespace, own_scope},
     contract::{MapDef, RECORDS},
+    lease::{own_namespace, own_scope},
     load::{chain, program},
     maps::failed,
 };

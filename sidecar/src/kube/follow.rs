@@ -8,10 +8,10 @@ use kube::runtime::{
     watcher::{self, Event},
 };
 
-use super::{Fault, Pace, retry::Retry};
+use super::{Fault, PollPolicy, retry::Retry};
 
 /// A watcher's configuration for what the fields say, or for all there is, at our pace.
-pub(super) fn config(fields: Option<&str>, pace: &Pace) -> watcher::Config {
+pub(super) fn config(fields: Option<&str>, pace: &PollPolicy) -> watcher::Config {
     let seconds = u32::try_from(pace.watch_for.as_secs()).unwrap_or(u32::MAX);
     let config = watcher::Config::default().timeout(seconds.max(1));
     match fields {
@@ -23,7 +23,7 @@ pub(super) fn config(fields: Option<&str>, pace: &Pace) -> watcher::Config {
 /// Tells every event, and what keeps us from hearing more, for as long as it is polled. `begin` gives a new
 /// watcher.
 pub(super) async fn follow<K, S>(
-    pace: Pace,
+    pace: PollPolicy,
     begin: impl Fn() -> S,
     mut tell: impl FnMut(Result<Event<K>, Fault>),
 ) where

@@ -23,7 +23,7 @@ const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 
 /// How often, and for how long, the API is asked.
 #[derive(Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct PollPolicy {
     /// With an answer's first byte, and with all of a list.
     pub(crate) retry_policy: RetryPolicy,
     /// A watch ends after so long, and is begun anew: a dead connection is noticed by then.
@@ -32,7 +32,7 @@ pub(crate) struct Pace {
     pub(crate) apart: Duration,
 }
 
-impl Default for Pace {
+impl Default for PollPolicy {
     fn default() -> Self {
         Self {
             retry_policy: RetryPolicy::default(),
@@ -45,7 +45,7 @@ impl Default for Pace {
 /// A client that calls `heard` whenever the API answers well, and with every piece of a watch.
 pub(super) fn open(
     through: Client,
-    pace: Pace,
+    pace: PollPolicy,
     heard: impl Fn() + Clone + Send + Sync + 'static,
 ) -> Client {
     let namespace = through.default_namespace().to_owned();

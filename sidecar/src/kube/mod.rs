@@ -16,11 +16,11 @@ pub(crate) mod webhook;
 pub(crate) use cluster::{Cluster, ClusterError};
 pub(crate) use events::{Digest, EventPen, PodEvent};
 pub(crate) use fault::Fault;
-pub(crate) use line::Pace;
+pub(crate) use line::PollPolicy;
 #[cfg(test)]
 pub(crate) use objects::ObjectId;
 pub(crate) use objects::{
-    Asked, AskingObject, NodeStatus, ObjectKind, ObjectNews, StatusPen, definition, watch_objects,
+    AskingObject, NodeStatus, ObjectKind, ObjectNews, Spec, StatusPen, definition, watch_objects,
 };
 pub(crate) use pods::{NodePod, PodNews, watch_pods};
 pub(crate) use secret::{Data, SecretId, watch};

@@ -13,7 +13,7 @@ use kube::{
     runtime::watcher::{Event, watcher},
 };
 
-use super::{Fault, Pace, follow, line};
+use super::{Fault, PollPolicy, follow, line};
 
 /// On the API's picture of a static pod: the uid that the kubelet knows it by, in control groups too.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -58,7 +58,7 @@ pub(crate) enum PodNews {
 pub(crate) async fn watch_pods(
     client: Client,
     node: String,
-    pace: Pace,
+    pace: PollPolicy,
     heard: impl Fn() + Clone + Send + Sync + 'static,
     mut tell: impl FnMut(Result<PodNews, Fault>),
 ) {

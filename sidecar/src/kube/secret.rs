@@ -11,7 +11,7 @@ use kube::{
 use secrecy::zeroize::Zeroizing;
 use serde::Deserialize;
 
-use super::{Fault, Pace, follow, line};
+use super::{Fault, PollPolicy, follow, line};
 
 /// Which Secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,7 +30,7 @@ pub(crate) type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
 pub(crate) async fn watch(
     client: Client,
     id: SecretId,
-    pace: Pace,
+    pace: PollPolicy,
     heard: impl Fn() + Clone + Send + Sync + 'static,
     mut tell: impl FnMut(Result<Option<Data>, Fault>),
 ) {

@@ -1,7 +1,7 @@
 //! What stands beside the sealing and tells of what programs do. Each monitor is loaded while the configuration asks
 //! for it, has a thread of its own that reads its records, and costs nothing when it is off.
 
-mod desk;
+mod context;
 mod names;
 mod network;
 mod syscalls;
@@ -11,9 +11,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-pub(crate) use self::syscalls::{Asker, Attached};
+pub(crate) use self::syscalls::{Attached, Subscription};
 use self::{
-    desk::Desk,
+    context::MonitorContext,
     network::NetworkMonitor,
     syscalls::SyscallMonitor,
     watch::{Monitor, Watch},
@@ -25,16 +25,16 @@ use crate::{
 };
 
 /// What a monitor's desk is made of.
-struct Supplies {
+struct MonitorDeps {
     journal: Journal,
     metrics: Metrics,
     pod: Option<Pod>,
     pods: Option<Pods>,
 }
 
-impl Supplies {
-    fn desk(&self, own_cgroup: impl Fn() -> PathBuf) -> anyhow::Result<Desk> {
-        Ok(Desk {
+impl MonitorDeps {
+    fn context(&self, own_cgroup: impl Fn() -> PathBuf) -> anyhow::Result<MonitorContext> {
+        Ok(MonitorContext {
             journal: self.journal.clone(),
             metrics: self.metrics.clone(),
             whereabouts: Whereabouts::new(&own_cgroup(), self.pod.clone(), self.pods.clone())
@@ -45,7 +45,7 @@ impl Supplies {
 
 /// The monitors that are at work.
 pub(crate) struct Monitors {
-    supplies: Supplies,
+    deps: MonitorDeps,
     network: Option<Watch<NetworkMonitor>>,
     syscalls: Option<Watch<SyscallMonitor>>,
 }
@@ -53,14 +53,14 @@ pub(crate) struct Monitors {
 impl Monitors {
     /// None yet. `pod` is the one that all we see belongs to.
     pub(crate) fn new(journal: Journal, metrics: Metrics, pod: Option<Pod>) -> Self {
-        let supplies = Supplies {
+        let deps = MonitorDeps {
             journal,
             metrics,
             pod,
             pods: None,
         };
         Self {
-            supplies,
+            deps,
             network: None,
             syscalls: None,
         }
@@ -68,7 +68,7 @@ impl Monitors {
 
     /// Those that are loaded from here on know the node's pods.
     pub(crate) fn know(&mut self, pods: Option<Pods>) {
-        self.supplies.pods = pods;
+        self.deps.pods = pods;
     }
 
     /// Brings them to what the configuration asks for, and system calls' also to what `others` do. On an error they are as
@@ -76,20 +76,20 @@ impl Monitors {
     pub(crate) async fn heed(
         &mut self,
         config: &config::Monitoring,
-        others: &[Asker],
+        others: &[Subscription],
         own_cgroup: impl Fn() -> PathBuf,
     ) -> anyhow::Result<Attached> {
         let wish = &config.network;
         let wish = wish.enabled.then(|| network::Filter::of(wish));
-        let desk = || self.supplies.desk(&own_cgroup);
+        let context = || self.deps.context(&own_cgroup);
         let load = NetworkMonitor::load;
         if wish.is_some() {
-            self.supplies
+            self.deps
                 .metrics
                 .traffic
                 .begin_at_zero(protocols(config.network.protocols));
         }
-        heed(&mut self.network, "network", wish, load, desk).await?;
+        heed(&mut self.network, "network", wish, load, context).await?;
         self.heed_syscalls(&config.syscalls, others, own_cgroup)
             .await
     }
@@ -98,15 +98,15 @@ impl Monitors {
     pub(crate) async fn heed_syscalls(
         &mut self,
         config: &config::Syscalls,
-        others: &[Asker],
+        others: &[Subscription],
         own_cgroup: impl Fn() -> PathBuf,
     ) -> anyhow::Result<Attached> {
         let wish = syscalls::Filter::of(config, others);
-        let desk = || self.supplies.desk(&own_cgroup);
+        let context = || self.deps.context(&own_cgroup);
         let load = SyscallMonitor::load;
-        let attached = heed(&mut self.syscalls, "syscalls", wish, load, desk).await?;
+        let attached = heed(&mut self.syscalls, "syscalls", wish, load, context).await?;
         let attached = attached.unwrap_or_default();
-        self.supplies.metrics.add_calls(attached.keys().copied());
+        self.deps.metrics.add_calls(attached.keys().copied());
         Ok(attached)
     }
 
@@ -132,7 +132,7 @@ async fn heed<M: Monitor>(
     name: &'static str,
     wish: Option<M::Wish>,
     load: fn(M::Wish) -> Result<M, kernel::Error>,
-    desk: impl FnOnce() -> anyhow::Result<Desk>,
+    context: impl FnOnce() -> anyhow::Result<MonitorContext>,
 ) -> anyhow::Result<Option<M::State>> {
     Ok(match (&mut *monitor, wish) {
         (None, None) => None,
@@ -143,11 +143,11 @@ async fn heed<M: Monitor>(
         }
         (Some(watch), Some(wish)) => Some(watch.change(wish).await?),
         (None, Some(wish)) => {
-            let desk = desk()?;
+            let context = context()?;
             // Apart: meanwhile somebody has to see to what is held.
             let loaded = tokio::task::spawn_blocking(move || load(wish)).await??;
             let state = loaded.state();
-            *monitor = Some(Watch::start(name, loaded, desk)?);
+            *monitor = Some(Watch::start(name, loaded, context)?);
             tracing::info!("the {name} monitor is on");
             Some(state)
         }

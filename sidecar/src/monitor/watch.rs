@@ -16,7 +16,7 @@ use nix::{
 };
 use tokio::sync::oneshot;
 
-use super::desk::Desk;
+use super::context::MonitorContext;
 use crate::kernel;
 
 /// Between two looks at the clock, where no record comes.
@@ -36,9 +36,9 @@ pub(super) trait Monitor: Send + 'static {
     /// Readable when there are records.
     fn fd(&self) -> BorrowedFd<'_>;
     /// Takes what there is.
-    fn drain(&mut self, desk: &mut Desk);
+    fn drain(&mut self, context: &mut MonitorContext);
     /// Does what is due, once a second or more often.
-    fn tick(&mut self, desk: &mut Desk);
+    fn tick(&mut self, context: &mut MonitorContext);
     /// From here on by another wish.
     fn change(&mut self, wish: Self::Wish) -> Result<(), kernel::Error>;
     /// What came of the last wish.
@@ -83,7 +83,11 @@ impl<M: Monitor> Orders<M> {
 
 impl<M: Monitor> Watch<M> {
     /// Starts the thread.
-    pub(super) fn start(name: &'static str, mut monitor: M, mut desk: Desk) -> io::Result<Self> {
+    pub(super) fn start(
+        name: &'static str,
+        mut monitor: M,
+        mut context: MonitorContext,
+    ) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let orders = Arc::new(Orders {
             waiting: Mutex::default(),
@@ -95,7 +99,7 @@ impl<M: Monitor> Watch<M> {
             .spawn({
                 let orders = orders.clone();
                 move || {
-                    if let Err(e) = run(&mut monitor, &mut desk, &orders) {
+                    if let Err(e) = run(&mut monitor, &mut context, &orders) {
                         tracing::error!("the {name} monitor failed: {e}");
                     }
                 }
@@ -129,7 +133,11 @@ impl<M: Monitor> Drop for Watch<M> {
     }
 }
 
-fn run<M: Monitor>(monitor: &mut M, desk: &mut Desk, orders: &Orders<M>) -> io::Result<()> {
+fn run<M: Monitor>(
+    monitor: &mut M,
+    context: &mut MonitorContext,
+    orders: &Orders<M>,
+) -> io::Result<()> {
     let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX);
     let mut lost = 0;
     loop {
@@ -142,15 +150,15 @@ fn run<M: Monitor>(monitor: &mut M, desk: &mut Desk, orders: &Orders<M>) -> io::
             Err(e) => return Err(e.into()),
         }
         let is_told = fds[1].any() == Some(true);
-        monitor.drain(desk);
-        monitor.tick(desk);
+        monitor.drain(context);
+        monitor.tick(context);
         let lost_by_now = monitor.lost();
         let count = lost_by_now.saturating_sub(lost);
         if count > 0 {
-            desk.journal.tell_loss(count, M::LOST_IN, None);
+            context.journal.tell_loss(count, M::LOST_IN, None);
             lost = lost_by_now;
         }
-        desk.journal.flush();
+        context.journal.flush();
         for order in if is_told {
             orders.take()
         } else {

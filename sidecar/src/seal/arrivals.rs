@@ -1,4 +1,4 @@
-//! Who is on the way, and who stands behind the exec and is served: the books of it. (What is done with them: `coming.rs`.)
+//! Who is on the way, and who stands behind the exec and is served: the books of it. (What is done with them: `pending_exec.rs`.)
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -9,7 +9,7 @@ use std::{
 use sidecar_common::policy::Held;
 
 use super::{
-    Order, Orders,
+    Command, CommandQueue,
     fair::{FairQueue, Owner},
     held::HoldError,
     tracee::{Traced, Tracee, Tracer},
@@ -21,7 +21,7 @@ pub(super) const FIRST_LOOK: Duration = Duration::from_millis(10);
 pub(super) type Outcome = Result<(), HoldError>;
 
 /// One of them.
-pub(super) struct Coming {
+pub(super) struct PendingExec {
     /// As it was when it came, and then as it was when it had executed.
     pub(super) held: Held,
     pub(super) way: Way,
@@ -58,7 +58,7 @@ pub(super) enum Standing {
 #[derive(Default)]
 pub(super) struct Arrivals {
     /// By their number in the kernel's own.
-    pub(super) coming: HashMap<u32, Coming>,
+    pub(super) coming: HashMap<u32, PendingExec>,
     /// When those that are followed are looked at.
     pub(super) looks: BTreeSet<(Instant, u32)>,
     pub(super) apart: usize,
@@ -101,7 +101,7 @@ impl Arrivals {
         self.standing.insert(held.seal, (tgid, *held, standing));
     }
 
-    pub(super) fn remove(&mut self, tgid: u32) -> Option<Coming> {
+    pub(super) fn remove(&mut self, tgid: u32) -> Option<PendingExec> {
         let coming = self.coming.remove(&tgid)?;
         match coming.way {
             Way::Followed { next, .. } => drop(self.looks.remove(&(next, tgid))),
@@ -120,23 +120,23 @@ impl Arrivals {
             is_told: false,
             was_trapped: false,
         };
-        self.coming.insert(tgid, Coming { held: *held, way });
+        self.coming.insert(tgid, PendingExec { held: *held, way });
     }
 }
 
 /// Tells the delivering thread, when it is dropped, that there is an outcome.
 pub(super) struct Notice {
     tgid: u32,
-    orders: Orders,
+    commands: CommandQueue,
     outcome: Option<mpsc::Sender<Outcome>>,
 }
 
 impl Notice {
-    pub(super) fn of(tgid: u32, orders: &Orders) -> (Self, mpsc::Receiver<Outcome>) {
+    pub(super) fn of(tgid: u32, commands: &CommandQueue) -> (Self, mpsc::Receiver<Outcome>) {
         let (tell, told) = mpsc::channel();
         let notice = Self {
             tgid,
-            orders: orders.clone(),
+            commands: commands.clone(),
             outcome: Some(tell),
         };
         (notice, told)
@@ -154,7 +154,7 @@ impl Drop for Notice {
     fn drop(&mut self) {
         // First the end of what was told, for the other side looks when it is woken.
         self.outcome = None;
-        if let Err(e) = self.orders.give(Order::Proceed(self.tgid)) {
+        if let Err(e) = self.commands.give(Command::Proceed(self.tgid)) {
             tracing::error!("the delivering thread cannot be woken: {e}");
         }
     }

@@ -12,7 +12,7 @@ use std::{
 use sidecar_common::layout::MAX_WORKERS;
 use tokio::sync::mpsc;
 
-use super::{Order, Orders, Sealer};
+use super::{Command, CommandQueue, Sealer};
 use crate::{config::Config, secrets::Store};
 
 /// Each one's stack, in bytes.
@@ -32,7 +32,7 @@ impl Drop for End {
 pub(crate) struct Crew(Vec<Worker>);
 
 struct Worker {
-    orders: Orders,
+    commands: CommandQueue,
     thread: JoinHandle<io::Result<()>>,
 }
 
@@ -47,8 +47,8 @@ impl Crew {
     pub(crate) fn start(sealers: Vec<Sealer>) -> io::Result<(Self, mpsc::Receiver<()>)> {
         let (ended, has_ended) = mpsc::channel(sealers.len().max(1));
         let start = |sealer: Sealer| {
-            let orders = Orders::new()?;
-            let given = orders.clone();
+            let commands = CommandQueue::new()?;
+            let given = commands.clone();
             let end = End(ended.clone());
             let (ready, is_ready) = std::sync::mpsc::channel();
             let thread = thread::Builder::new()
@@ -63,7 +63,7 @@ impl Crew {
                     drop(end);
                     result
                 })?;
-            Ok((Worker { orders, thread }, is_ready))
+            Ok((Worker { commands, thread }, is_ready))
         };
         let started: io::Result<Vec<_>> = sealers.into_iter().map(start).collect();
         let mut workers = Vec::new();
@@ -81,10 +81,10 @@ impl Crew {
     }
 
     /// Gives all of them an order.
-    pub(crate) fn give(&self, order: impl Fn() -> Order) -> io::Result<()> {
+    pub(crate) fn give(&self, order: impl Fn() -> Command) -> io::Result<()> {
         self.0
             .iter()
-            .try_for_each(|worker| worker.orders.give(order()))
+            .try_for_each(|worker| worker.commands.give(order()))
     }
 
     /// Has them work by another configuration. When all do, the receiver hears that nobody sends any more.
@@ -94,7 +94,7 @@ impl Crew {
         store: &Arc<Store>,
     ) -> io::Result<mpsc::Receiver<Infallible>> {
         let (done, is_done) = mpsc::channel(1);
-        self.give(|| Order::Reconfigure(config.clone(), store.clone(), done.clone()))?;
+        self.give(|| Command::Reconfigure(config.clone(), store.clone(), done.clone()))?;
         Ok(is_done)
     }
 

@@ -16,7 +16,7 @@ use std::{
 use sidecar_common::policy::Held;
 
 use super::is_executed;
-use super::{Order, Orders};
+use super::{Command, CommandQueue};
 use crate::process::{Content, FileId, Process, ReadVersion, Script, Version};
 
 /// A longer file is not read, in bytes. (The longest programs that are known have some hundred megabytes.)
@@ -63,7 +63,7 @@ pub(super) struct Digests {
     counting: Arc<Counting>,
     /// For programs that are held, by their seals. Dropped, nobody waits for it.
     held: HashMap<u64, Vec<Wanted>>,
-    orders: Orders,
+    commands: CommandQueue,
 }
 
 struct Wanted {
@@ -83,7 +83,7 @@ struct Job {
     version: Option<Version>,
     slot: Weak<Slot>,
     /// Who is told.
-    orders: Orders,
+    commands: CommandQueue,
 }
 
 #[derive(Default)]
@@ -210,7 +210,7 @@ impl Job {
     /// There is something to look at.
     fn tell(&self) {
         // (the thread that is told may be at its end)
-        let _ = self.orders.give(Order::Look(self.seal));
+        let _ = self.commands.give(Command::Look(self.seal));
     }
 
     fn is_wanted(&self) -> bool {
@@ -246,15 +246,15 @@ impl Job {
 
 impl Digests {
     /// For a thread that delivers, which is given its orders there.
-    pub(super) fn new(counting: Arc<Counting>, orders: Orders) -> Self {
+    pub(super) fn new(counting: Arc<Counting>, commands: CommandQueue) -> Self {
         Self {
             counting,
             held: HashMap::new(),
-            orders,
+            commands,
         }
     }
 
-    /// What is known of the digest of what a held program executes. Where it is not, [`Order::Look`] says when it is.
+    /// What is known of the digest of what a held program executes. Where it is not, [`Command::Look`] says when it is.
     pub(super) fn look_up(
         &mut self,
         held: &Held,
@@ -284,7 +284,7 @@ impl Digests {
             target: target.clone(),
             version,
             slot: Arc::downgrade(&slot),
-            orders: self.orders.clone(),
+            commands: self.commands.clone(),
         };
         let wanted = Wanted {
             target: target.clone(),
@@ -353,7 +353,7 @@ mod tests {
             target: Target::Executable,
             version: None,
             slot: Weak::new(),
-            orders: Orders::new().unwrap(),
+            commands: CommandQueue::new().unwrap(),
         }
     }
 

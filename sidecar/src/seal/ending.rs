@@ -6,7 +6,7 @@ use nix::sys::time::TimeSpec;
 use rustix::process::Signal;
 use sidecar_common::event::{Exit, ExitFlags};
 
-use super::{Work, deliver_file::Vault, due::Due, text, waiting::Waiting};
+use super::{Work, deadline_queue::Due, deferred::Deferred, deliver_file::Vault, text};
 use crate::{
     limits,
     observe::{Detail, Kind, Who},
@@ -151,7 +151,7 @@ impl Work {
         let now = Instant::now();
         // (what ends is told in passing)
         let look = (!self.trees.is_empty()).then(|| now + LOOK_FOR_ENDS);
-        let waiting = self.waiting.iter().map(Waiting::until);
+        let waiting = self.waiting.iter().map(Deferred::until);
         let due = self.due.first().into_iter();
         let first = due
             .chain(waiting)

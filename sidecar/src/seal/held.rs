@@ -140,8 +140,8 @@ impl HeldTask {
         self.traced.ask(written)
     }
 
-    /// Lets the program run. `forget` takes it off the books, at the one moment when it neither
-    /// runs (and could be held anew) nor stays stopped should we die.
+    /// Resumes the program. `forget` deletes its HELD entry after SIGCONT and before the detach. Earlier, a crash of ours would
+    /// leave the program stopped. Later, it could exec and be held again.
     pub(crate) fn release<E>(
         mut self,
         forget: impl FnOnce() -> Result<(), E>,

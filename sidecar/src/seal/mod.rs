@@ -2,21 +2,22 @@
 
 mod adopt;
 mod arrivals;
-mod coming;
+mod command_queue;
 mod crew;
 mod deadline;
+mod deadline_queue;
+mod deferred;
 mod deliver_env;
 mod deliver_file;
 mod digests;
-mod due;
 mod ending;
+mod executable;
 mod failed_exec;
 mod failure;
 mod fair;
-mod genuine;
 mod held;
 mod mountinfo;
-mod orders;
+mod pending_exec;
 mod provenance;
 mod refuse;
 mod registers;
@@ -28,7 +29,6 @@ mod tracee;
 mod variables;
 mod verify;
 mod views;
-mod waiting;
 mod watchdog;
 
 use std::{
@@ -47,25 +47,25 @@ use sidecar_common::{
 use self::{
     adopt::Adoption,
     arrivals::Arrivals,
+    command_queue::CommandQueue,
     deadline::Deadline,
+    deadline_queue::DeadlineQueue,
+    deferred::Deferred,
     deliver_env::DIR_VARIABLE,
     deliver_file::{Mounter, SecretFile, Vault},
     digests::Digests,
-    due::Schedule,
     failure::Failure,
     held::HeldTask,
-    orders::Orders,
     rotate::{Memory, Prints, Rotation},
     stack::Variable,
     tracee::Traced,
     verify::{Evidence, Refusal, Verdict, verify},
-    waiting::Waiting,
 };
 pub(crate) use self::{
     adopt::TakenAway,
+    command_queue::Command,
     crew::Crew,
     digests::Counting,
-    orders::Order,
     sealer::{Sealer, Share},
     variables::StartedWith,
     watchdog::{GivenUp, Turns, Watchdog},
@@ -127,7 +127,7 @@ struct Work {
     trees: HashMap<u64, Tree>,
     prints: Prints,
     /// What is to be done at a time.
-    due: Schedule,
+    due: DeadlineQueue,
     arrivals: Arrivals,
     deadline: Deadline,
     /// What programs that have ended left, and is not taken away yet.
@@ -137,8 +137,8 @@ struct Work {
     wiping: usize,
     rotation: Rotation,
     adoption: Option<Adoption>,
-    orders: Orders,
-    waiting: Vec<Waiting>,
+    commands: CommandQueue,
+    waiting: Vec<Deferred>,
     /// Nothing waits any more.
     is_ending: bool,
     /// Records taken since the ring was last empty.
@@ -151,7 +151,7 @@ struct Work {
 
 impl Work {
     /// The life of a secret, for one program that a signal has stopped before its first instruction.
-    fn live(&mut self, tgid: u32, held: &Held) {
+    fn handle_held(&mut self, tgid: u32, held: &Held) {
         self.turns.begin(held.seal);
         // (once we are attached there is no way back but its end)
         if !self.reserve.see_to_it() && self.may_wait(held) {
@@ -171,7 +171,7 @@ impl Work {
     }
 
     /// The same for one that we were attached to before its exec, and that stands behind that.
-    fn live_traced(&mut self, tgid: u32, held: &Held, traced: Traced) {
+    fn handle_traced(&mut self, tgid: u32, held: &Held, traced: Traced) {
         self.turns.begin(held.seal);
         self.reserve.refill();
         let process = Process::new(held.pid);
@@ -234,7 +234,7 @@ impl Work {
             }
         };
         let maps = &mut self.maps;
-        match task.release(|| maps.settle(tgid, held)) {
+        match task.release(|| maps.finish_delivery(tgid, held)) {
             Ok(()) => {}
             Err(e) => {
                 self.clean(delivered.vault.take());

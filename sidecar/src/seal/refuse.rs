@@ -56,7 +56,7 @@ impl Work {
     /// The same where somebody else is attached.
     pub(super) fn let_go_unattached(&mut self, tgid: u32, held: &Held) {
         self.turns.end(held.seal);
-        if held.flags.contains(HeldFlags::COMING) {
+        if held.flags.contains(HeldFlags::PRE_EXEC) {
             self.maps.unseal(tgid, held);
             let _ = self.maps.waive(tgid, held);
             return;
@@ -172,7 +172,7 @@ impl Work {
 /// The file of a held program, and who started it. Of one that is coming to its exec the file is still the one before.
 pub(super) fn origin_of(held: &Held) -> Origin {
     let origin = Origin::of(held.pid, held.since_ns);
-    if held.flags.contains(HeldFlags::COMING) {
+    if held.flags.contains(HeldFlags::PRE_EXEC) {
         return origin.without_executable();
     }
     origin

@@ -16,8 +16,8 @@ use sidecar_common::policy::{Held, Vault as VaultOwner};
 
 use super::{
     Secret, Work,
+    deadline_queue::Due,
     deliver_file::{FileError, SecretFile, Vault, step},
-    due::Due,
     report::joined,
 };
 use crate::{

@@ -20,12 +20,12 @@ use nix::{
 use sidecar_common::policy::{RingKey, ScopeId};
 
 use super::{
-    GivenUp, Order, Orders, Turns, Work,
+    Command, CommandQueue, GivenUp, Turns, Work,
     arrivals::Arrivals,
     deadline::Deadline,
+    deadline_queue::DeadlineQueue,
     deliver_file::Mounter,
     digests::{Counting, Digests},
-    due::Schedule,
     rotate::{Prints, Rotation},
     variables::StartedWith,
 };
@@ -85,7 +85,7 @@ pub(crate) struct Sealer {
 impl Sealer {
     /// Delivers until it is told to stop, and then whatever is still held. Says when it is `ready`, having opened all that it
     /// needs: from then on a want of descriptors delays it, and does not end it.
-    pub(crate) fn run(self, orders: Orders, ready: &Sender<()>) -> io::Result<()> {
+    pub(crate) fn run(self, commands: CommandQueue, ready: &Sender<()>) -> io::Result<()> {
         let Self {
             share,
             config,
@@ -120,11 +120,11 @@ impl Sealer {
             turns,
             mounter: Mounter::new(share.of)?,
             reserve: Reserve::new(share.of)?,
-            digests: Digests::new(digests, orders.clone()).into(),
+            digests: Digests::new(digests, commands.clone()).into(),
             told_losses,
             trees: HashMap::new(),
             prints: Prints::default(),
-            due: Schedule::default(),
+            due: DeadlineQueue::default(),
             arrivals: Arrivals::default(),
             deadline: Deadline::new()?,
             leaving: VecDeque::new(),
@@ -132,7 +132,7 @@ impl Sealer {
             wiping: 0,
             rotation: Rotation::default(),
             adoption: None,
-            orders,
+            commands,
             waiting: Vec::new(),
             is_ending: false,
             taken_in_a_row: 0,
@@ -151,7 +151,7 @@ impl Sealer {
             work.adopt_some();
             work.rotate_some();
             work.receive(&mut ring);
-            if is_told && work.obey() {
+            if is_told && work.apply() {
                 return work.finish(&mut ring);
             }
         }
@@ -160,27 +160,27 @@ impl Sealer {
 
 impl Work {
     /// Does what it is told; true if that is to stop.
-    fn obey(&mut self) -> bool {
-        for order in self.orders.take() {
+    fn apply(&mut self) -> bool {
+        for order in self.commands.take() {
             match order {
-                Order::Stop => return true,
-                Order::Proceed(tgid) => {
+                Command::Stop => return true,
+                Command::Proceed(tgid) => {
                     self.proceed(tgid);
                     self.journal.flush();
                     continue;
                 }
-                Order::Look(seal) => {
+                Command::Look(seal) => {
                     self.look_at_waiting(seal);
                     self.journal.flush();
                     continue;
                 }
-                Order::LookAgain => {
+                Command::LookAgain => {
                     self.look_again();
                     self.journal.flush();
                     continue;
                 }
-                Order::Refresh => {}
-                Order::Reconfigure(config, store, done) => {
+                Command::Refresh => {}
+                Command::Reconfigure(config, store, done) => {
                     (self.config, self.store) = (config, store);
                     drop(done);
                 }
@@ -195,7 +195,7 @@ impl Work {
     fn wait(&self, ring: &Ring) -> io::Result<bool> {
         let mut fds = [
             PollFd::new(ring.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.orders.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.commands.as_fd(), PollFlags::POLLIN),
         ];
         let at_most = if self.rotation.is_on() || self.adoption.is_some() {
             Some(TimeSpec::new(0, 0))
@@ -252,7 +252,7 @@ impl Work {
             self.wait(ring)?;
             self.do_due();
             self.receive(ring);
-            self.obey();
+            self.apply();
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::{cell::RefCell, io, os::fd::BorrowedFd};
 
 use sidecar_common::policy::{Held, HeldFlags};
 
-use super::{digests::Digests, genuine::is_genuine, provenance::Ask, stack::Stack};
+use super::{digests::Digests, executable::is_bound_executable, provenance::Ask, stack::Stack};
 use crate::{
     config::{Binding, Selector},
     limits,
@@ -34,7 +34,7 @@ pub(crate) enum Refusal {
     #[error("process {0} ({1}) traces it")]
     Traced(u32, String),
     /// The file is not the one the binding names.
-    #[error("it executes {executed}, which is not the {wanted} of binding {binding}")]
+    #[error("executable {executed} does not match {wanted} (binding {binding:?})")]
     OtherFile {
         /// What runs.
         executed: String,
@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
         binding: String,
     },
     /// The file's content is not the one the binding names.
-    #[error("the SHA-256 of {executed} is {found}, binding {binding} wants another")]
+    #[error("the SHA-256 of {executed} is {found}, which does not match binding {binding:?}")]
     OtherContent {
         /// What runs.
         executed: String,
@@ -205,7 +205,7 @@ pub(crate) fn verify<'c>(
                 continue;
             }
         }
-        match is_genuine(binding, evidence) {
+        match is_bound_executable(binding, evidence) {
             Ok(()) => meant.push(binding),
             Err(unknown) if may_wait && unknown.may_pass() => return Verdict::NotYet(unknown),
             Err(unknown @ Refusal::NotCounted) if evidence.may_count => {
@@ -310,7 +310,7 @@ mod tests {
     use std::{collections::BTreeMap, path::Path};
 
     use super::{
-        super::{Orders, digests::Counting},
+        super::{CommandQueue, digests::Counting},
         *,
     };
     use crate::{config::parse, process::Container, process::NamedPod};
@@ -382,7 +382,7 @@ mod tests {
             is_executed: &|_| false,
             ask: &|_, _| Err(io::ErrorKind::Unsupported.into()),
             may_count: false,
-            digests: &Digests::new(Counting::new().into(), Orders::new().unwrap()).into(),
+            digests: &Digests::new(Counting::new().into(), CommandQueue::new().unwrap()).into(),
         };
         match verify(&evidence, config.secrets.iter()) {
             Verdict::Is(meant) => meant.iter().map(|binding| binding.name.as_str()).collect(),

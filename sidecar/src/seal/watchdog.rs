@@ -136,7 +136,7 @@ impl Watchdog {
         });
     }
 
-    /// Deals with what an agent that died left held under another version's kernel side.
+    /// Gives up the programs that a dead agent left held under another version's kernel side.
     pub(crate) fn succeed_agent_of(&mut self, other: Maps) {
         let ours = std::mem::replace(&mut self.maps, other);
         self.give_up(Duration::ZERO, Reason::NoAgent, |_| {
@@ -145,7 +145,7 @@ impl Watchdog {
         self.maps = ours;
     }
 
-    /// Deals with what an agent that died left held, and has been for our own deadline.
+    /// Gives up programs that a dead agent left held for longer than `holdTimeout`.
     pub(crate) fn succeed_agent(&mut self) {
         self.give_up(self.hold_timeout, Reason::NoAgent, |_| {
             "its agent was killed while it was held".into()
@@ -170,7 +170,7 @@ impl Watchdog {
             let origin = origin_of(&held);
             let (action, is_done) = match self.on_failure {
                 OnFailure::Deny => (Action::Killed, kill_held(&self.maps, tgid, &held)),
-                OnFailure::Allow if held.flags.contains(HeldFlags::COMING) => {
+                OnFailure::Allow if held.flags.contains(HeldFlags::PRE_EXEC) => {
                     (Action::Started, self.maps.waive(tgid, &held).is_ok())
                 }
                 OnFailure::Allow => (Action::Started, let_go_held(&mut self.maps, tgid, &held)),

@@ -9,6 +9,6 @@ mod sources;
 mod tests;
 mod value;
 
-pub(crate) use origins::{Known, Origins};
+pub(crate) use origins::{Known, SecretBackends};
 pub(crate) use sources::{SourceError, Store};
 pub(crate) use value::{Value, protect_process};

@@ -14,11 +14,11 @@ use super::{
         vault::{self, Session, TrustError},
     },
     changes::Changes,
-    remote::{Held, Keys, Remote},
+    remote::{CachedSecret, Held, Keys},
 };
 use crate::{
     config,
-    kube::{self, Cluster, ClusterError, Pace, SecretId},
+    kube::{self, Cluster, ClusterError, PollPolicy, SecretId},
 };
 
 /// What to do where there is no Secret.
@@ -28,12 +28,12 @@ const WRITE: &str = "Vault answers 404: write it (`vault kv put`), or see to the
 
 /// See the module.
 #[derive(Default)]
-pub(crate) struct Origins {
+pub(crate) struct SecretBackends {
     environ: HashMap<String, Value>,
     kubernetes: Option<(Cluster, ::kube::Client)>,
-    pace: Pace,
+    pace: PollPolicy,
     vault: Option<Arc<Session>>,
-    vault_pace: vault::Pace,
+    vault_pace: vault::PollPolicy,
     held: Known,
     changes: Changes,
 }
@@ -48,10 +48,10 @@ const VAULT: &str = "vault";
 #[derive(Clone, Default)]
 pub(crate) struct Known(Arc<Mutex<BTreeMap<Name, Weak<Held>>>>);
 
-impl Origins {
+impl SecretBackends {
     /// Of a cluster, with a pace of its own.
     #[cfg(all(test, feature = "test-kube"))]
-    pub(super) fn of(cluster: Cluster, pace: Pace) -> Self {
+    pub(super) fn of(cluster: Cluster, pace: PollPolicy) -> Self {
         let client = cluster.client().expect("a client");
         Self {
             kubernetes: Some((cluster, client)),
@@ -62,7 +62,7 @@ impl Origins {
 
     /// With a pace of its own for Vault.
     #[cfg(test)]
-    pub(super) fn with_vault(vault_pace: vault::Pace) -> Self {
+    pub(super) fn with_vault(vault_pace: vault::PollPolicy) -> Self {
         Self {
             vault_pace,
             ..Self::default()
@@ -108,7 +108,7 @@ impl Origins {
         Some(
             self.hold(("kubernetes", format!("{namespace}/{name}")), || {
                 let what = format!("Secret {name} in the namespace {namespace}");
-                let remote = Remote::new(what, CREATE, self.changes.clone());
+                let remote = CachedSecret::new(what, CREATE, self.changes.clone());
                 Held::new(
                     remote.clone(),
                     listen(client.clone(), id.clone(), self.pace, remote),
@@ -132,7 +132,7 @@ impl Origins {
     pub(super) fn vault_secret(&self, path: &str) -> Option<Arc<Held>> {
         let session = self.vault.as_ref()?;
         Some(self.hold((VAULT, path.to_owned()), || {
-            let remote = Remote::new(vault_name(path), WRITE, self.changes.clone());
+            let remote = CachedSecret::new(vault_name(path), WRITE, self.changes.clone());
             Held::new(
                 remote.clone(),
                 read(session.clone(), path.to_owned(), remote),
@@ -157,7 +157,7 @@ pub(super) fn vault_name(path: &str) -> String {
 }
 
 /// Reads a secret of Vault for as long as it is polled.
-async fn read(session: Arc<Session>, path: String, remote: Arc<Remote>) {
+async fn read(session: Arc<Session>, path: String, remote: Arc<CachedSecret>) {
     vault::watch(session.clone(), path.clone(), |said| match said {
         Ok(data) => remote.is(data.map(|data| {
             data.into_iter()
@@ -170,7 +170,7 @@ async fn read(session: Arc<Session>, path: String, remote: Arc<Remote>) {
 }
 
 /// Hears of a Secret for as long as it is polled.
-async fn listen(client: ::kube::Client, id: SecretId, pace: Pace, remote: Arc<Remote>) {
+async fn listen(client: ::kube::Client, id: SecretId, pace: PollPolicy, remote: Arc<CachedSecret>) {
     let heard = {
         let remote = remote.clone();
         move || remote.heard()

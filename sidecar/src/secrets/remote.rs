@@ -75,7 +75,7 @@ fn list(keys: &[String]) -> String {
 }
 
 /// A remote secret and what was heard of it.
-pub(crate) struct Remote {
+pub(crate) struct CachedSecret {
     /// What messages call it: `Secret db in the namespace payments`.
     what: String,
     /// What to do where there is none.
@@ -87,7 +87,7 @@ pub(crate) struct Remote {
 }
 
 struct State {
-    data: Heard,
+    data: CacheState,
     /// When its keeper last answered for it.
     at: Instant,
     /// What keeps us from hearing more.
@@ -98,19 +98,19 @@ struct State {
 pub(super) type Keys = BTreeMap<String, Option<Value>>;
 
 #[derive(PartialEq)]
-enum Heard {
+enum CacheState {
     Nothing,
     Missing,
     Data(Keys),
 }
 
-impl Remote {
+impl CachedSecret {
     pub(super) fn new(what: String, remedy: &'static str, changes: Changes) -> Arc<Self> {
         Arc::new(Self {
             what,
             remedy,
             state: Mutex::new(State {
-                data: Heard::Nothing,
+                data: CacheState::Nothing,
                 at: Instant::now(),
                 trouble: None,
             }),
@@ -130,18 +130,18 @@ impl Remote {
 
     /// What it is now; `None`: there is none.
     pub(super) fn is(&self, data: Option<Keys>) {
-        let data = data.map_or(Heard::Missing, Heard::Data);
+        let data = data.map_or(CacheState::Missing, CacheState::Data);
         self.heard();
         let mut state = self.state();
         let before = std::mem::replace(&mut state.data, data);
         let has_changed = before != state.data;
-        let is_missing = state.data == Heard::Missing;
+        let is_missing = state.data == CacheState::Missing;
         drop(state);
         self.settled.send_replace(true);
         if has_changed {
             match (before, is_missing) {
                 (_, true) => tracing::warn!("there is no {}", self.what),
-                (Heard::Nothing, _) => tracing::info!("the {} is here", self.what),
+                (CacheState::Nothing, _) => tracing::info!("the {} is here", self.what),
                 _ => tracing::info!("the {} has changed", self.what),
             }
             self.changes.tell();
@@ -166,7 +166,7 @@ impl Remote {
         let what = || self.what.clone();
         let state = self.state();
         match &state.data {
-            Heard::Data(data) => match data.get(key) {
+            CacheState::Data(data) => match data.get(key) {
                 Some(Some(value)) => Ok(value.clone()),
                 Some(None) => Err(RemoteError::NoValue {
                     what: what(),
@@ -178,11 +178,11 @@ impl Remote {
                     there: data.keys().cloned().collect(),
                 }),
             },
-            Heard::Missing => Err(RemoteError::Missing {
+            CacheState::Missing => Err(RemoteError::Missing {
                 what: what(),
                 remedy: self.remedy,
             }),
-            Heard::Nothing => Err(RemoteError::Unknown {
+            CacheState::Nothing => Err(RemoteError::Unknown {
                 what: what(),
                 why: state
                     .trouble
@@ -203,7 +203,7 @@ impl Remote {
         let age = state.at.elapsed().as_secs();
         let why = state.trouble.as_ref()?;
         Some(match state.data {
-            Heard::Nothing => format!("the {} is not known: {why}", self.what),
+            CacheState::Nothing => format!("the {} is not known: {why}", self.what),
             _ => format!("the {} is served as it was {age}s ago: {why}", self.what),
         })
     }
@@ -216,14 +216,14 @@ impl Remote {
 
 /// A remote secret and the task that listens for it, which ends with this.
 pub(crate) struct Held {
-    pub(super) remote: Arc<Remote>,
+    pub(super) remote: Arc<CachedSecret>,
     listener: AbortHandle,
 }
 
 impl Held {
     /// Listens from here on. Needs a tokio runtime.
     pub(super) fn new(
-        remote: Arc<Remote>,
+        remote: Arc<CachedSecret>,
         listener: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Self> {
         let listener = tokio::spawn(listener).abort_handle();

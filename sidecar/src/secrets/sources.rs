@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret as _, zeroize::Zeroizing};
 use super::{
     Value,
     backends::{environ, file::read, vault::TrustError},
-    origins::{self, Origins},
+    origins::{self, SecretBackends},
     remote::{Held, RemoteError},
 };
 use crate::{
@@ -106,7 +106,7 @@ impl Store {
     /// is in memory until the runtime is next given its turn.
     pub(crate) async fn open(
         config: &Config,
-        origins: &mut Origins,
+        origins: &mut SecretBackends,
     ) -> Result<Self, Vec<(Position, SourceError)>> {
         let refs = || {
             config
@@ -202,7 +202,7 @@ impl Store {
     async fn look_for(
         &mut self,
         key: &SecretKeyRef,
-        origins: &mut Origins,
+        origins: &mut SecretBackends,
     ) -> Result<(), SourceError> {
         let unmounted = match self.mounted(key) {
             Err(error) if error.is_absence() => error,

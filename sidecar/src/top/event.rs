@@ -5,7 +5,7 @@ use serde::Deserialize;
 /// One line of an agent's output.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Told {
+pub(super) struct Event {
     pub(super) timestamp: String,
     pub(super) node: String,
     #[serde(rename = "type")]
@@ -54,7 +54,7 @@ pub(super) struct Container {
     pub(super) pod_name: Option<String>,
 }
 
-impl Told {
+impl Event {
     /// What a line says; `None` if it is no event. (Logs of a container have both its streams.)
     pub(super) fn parse(line: &[u8]) -> Option<Self> {
         let told: Self = serde_json::from_slice(line).ok()?;

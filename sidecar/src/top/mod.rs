@@ -4,7 +4,7 @@
 //! whoever may read its output may see it. [`state`] keeps what events say, [`picture`] draws it.
 
 mod event;
-mod picture;
+mod render;
 mod state;
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{event::Told, picture::Size, state::State};
+use self::{event::Event, render::Size, state::State};
 
 /// How often it is drawn anew.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ fn take(lines: &Receiver<Vec<u8>>, until: Instant, state: &mut State) -> bool {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         match lines.recv_timeout(left) {
-            Ok(line) => match Told::parse(&line) {
+            Ok(line) => match Event::parse(&line) {
                 Some(told) => state.take(told),
                 None => state.strange += 1,
             },
@@ -89,7 +89,7 @@ fn draw(state: &State, is_live: bool, is_last: bool, rate: u64) -> io::Result<()
         Size::UNBOUNDED
     };
     let mut text = String::from(if is_live { HOME } else { "" });
-    let lines = picture::draw(state, size, is_live.then_some(rate));
+    let lines = render::draw(state, size, is_live.then_some(rate));
     text += &lines.join("\n");
     if is_last {
         text.push('\n');

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::event::Told;
+use super::event::Event;
 
 /// Of each kind of thing so many are kept, at most: input may be anything.
 const MOST: usize = 65_536;
@@ -18,7 +18,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    fn of(told: &Told) -> Self {
+    fn of(told: &Event) -> Self {
         Self {
             node: told.node.clone(),
             pod: told.container.pod_name.clone().unwrap_or_default(),
@@ -108,7 +108,7 @@ pub(super) struct State {
 
 impl State {
     /// Takes an event.
-    pub(super) fn take(&mut self, told: Told) {
+    pub(super) fn take(&mut self, told: Event) {
         self.events += 1;
         if told.timestamp > self.latest {
             self.latest.clone_from(&told.timestamp);
@@ -166,7 +166,7 @@ impl State {
         self.refusals.iter().rev().collect()
     }
 
-    fn sealed(&mut self, told: &Told) {
+    fn sealed(&mut self, told: &Event) {
         let mut names: Vec<&String> = told.env.iter().chain(&told.files).collect();
         names.sort_unstable();
         names.dedup();
@@ -183,7 +183,7 @@ impl State {
         }
     }
 
-    fn refused(&mut self, told: Told) {
+    fn refused(&mut self, told: Event) {
         let what = match (told.kind.as_str(), told.target_pid) {
             ("REFUSED", _) => told.reason.clone(),
             (_, Some(pid)) => format!("{} of {} ({pid})", told.access, told.target),
@@ -202,7 +202,7 @@ impl State {
         });
     }
 
-    fn began(&mut self, told: &Told) {
+    fn began(&mut self, told: &Event) {
         let is_made = told.kind == "ACCEPT" || ["established", "sent"].contains(&&*told.outcome);
         if let Some(traffic) = self.traffic_with(told) {
             traffic.connections += 1;
@@ -224,7 +224,7 @@ impl State {
         self.flows.insert(ends(told), flow);
     }
 
-    fn ended(&mut self, told: &Told) {
+    fn ended(&mut self, told: &Event) {
         self.flows.remove(&ends(told));
         if let Some(traffic) = self.traffic_with(told) {
             traffic.sent += told.bytes_sent;
@@ -233,7 +233,7 @@ impl State {
     }
 
     /// What is counted of the service that was spoken to: of incoming connections all others are one.
-    fn traffic_with(&mut self, told: &Told) -> Option<&mut Traffic> {
+    fn traffic_with(&mut self, told: &Event) -> Option<&mut Traffic> {
         let with = if is_outbound(told) || !told.path.is_empty() {
             format!("{} {}", told.protocol, peer(told))
         } else {
@@ -245,7 +245,7 @@ impl State {
         Some(self.traffic.entry(with).or_default())
     }
 
-    fn called(&mut self, told: Told) {
+    fn called(&mut self, told: Event) {
         let key = (told.syscall, told.process);
         if self.calls.len() >= MOST && !self.calls.contains_key(&key) {
             return;
@@ -256,11 +256,11 @@ impl State {
     }
 }
 
-fn is_outbound(told: &Told) -> bool {
+fn is_outbound(told: &Event) -> bool {
     told.direction == "outbound"
 }
 
-fn ends(told: &Told) -> Ends {
+fn ends(told: &Event) -> Ends {
     Ends {
         key: Key::of(told),
         protocol: told.protocol.clone(),
@@ -272,7 +272,7 @@ fn ends(told: &Told) -> Ends {
 }
 
 /// The other end: its name if one is known, and of an address with colons which is the port.
-fn peer(told: &Told) -> String {
+fn peer(told: &Event) -> String {
     if !told.path.is_empty() {
         return told.path.clone();
     }
@@ -296,7 +296,7 @@ mod tests {
     fn state(lines: &[&str]) -> State {
         let mut state = State::default();
         for line in lines {
-            state.take(Told::parse(line.as_bytes()).expect(line));
+            state.take(Event::parse(line.as_bytes()).expect(line));
         }
         state
     }
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn other_lines_are_no_events() {
         for line in ["", "{}", "INFO watching", r#"{"level":"INFO"}"#, "[1]"] {
-            assert!(Told::parse(line.as_bytes()).is_none(), "{line}");
+            assert!(Event::parse(line.as_bytes()).is_none(), "{line}");
         }
     }
 }

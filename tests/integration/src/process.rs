@@ -174,7 +174,7 @@ pub fn by_a_shell(command: &Command) -> Command {
 #[must_use]
 pub fn waits_for_agent(pid: u32) -> bool {
     let held = pinned::hash::<u32, Held>("HELD").and_then(|held| Ok(held.get(&pid, 0)?));
-    held.is_ok_and(|held| held.flags.contains(HeldFlags::COMING))
+    held.is_ok_and(|held| held.flags.contains(HeldFlags::PRE_EXEC))
 }
 
 /// The state of a process as `/proc` gives it: `R`, `S`, `T` (stopped), …; nothing when it is gone.

@@ -24,7 +24,7 @@ const TOP_DOWN: [&str; 22] = [
     "top",
     "seal",
     "monitor",
-    "out_of_reach",
+    "unsupported",
     "secrets",
     "kube",
     "observe",
@@ -40,11 +40,10 @@ const TOP_DOWN: [&str; 22] = [
 /// Lines of a file.
 const LONGEST: usize = 400;
 /// Longer ones, with the lines that each has now. They only ever become shorter; no file is added.
-const NOT_YET: [(&str, usize); 21] = [
+const NOT_YET: [(&str, usize); 20] = [
     ("sidecar-ebpf/src/syscalls/call.rs", 443),
     ("sidecar/src/config/calls/bits.rs", 425),
     ("sidecar/src/config/calls/table.rs", 482),
-    ("sidecar/src/kernel/claim.rs", 444),
     ("sidecar/src/kube/inject/tests/shapes.rs", 418),
     ("sidecar/src/observe/event.rs", 426),
     ("sidecar/src/observe/http/server.rs", 446),

@@ -1,8 +1,8 @@
 //! Objects of the cluster that ask for system calls, for an agent that answers for a node: heard of, heeded beside the
 //! configuration, and told in their status what came of it.
 
-mod book;
 mod report;
+mod store;
 
 use std::{
     collections::HashMap,
@@ -18,14 +18,14 @@ use tokio::{
 };
 
 use self::{
-    book::{Book, Weighed},
     report::{Report, Reports},
+    store::{Evaluated, Store},
 };
 use super::{neighbours::Neighbours, own_cgroup};
 use crate::{
     config::{Config, Syscalls},
-    kube::{Fault, ObjectKind, ObjectNews, Pace, StatusPen, watch_objects},
-    monitor::{Asker, Attached, Monitors},
+    kube::{Fault, ObjectKind, ObjectNews, PollPolicy, StatusPen, watch_objects},
+    monitor::{Attached, Monitors, Subscription},
     util::RetryPolicy,
 };
 
@@ -37,7 +37,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(45);
 const TRY_AGAIN: Duration = Duration::from_secs(15);
 
 /// See the module.
-pub(super) struct Objects {
+pub(super) struct SyscallMonitorController {
     /// Whom to ask, and for which node.
     asked: Option<(Client, String)>,
     heard: Heard,
@@ -55,12 +55,12 @@ pub(super) struct Objects {
 /// What was heard. Clones hear the same.
 #[derive(Clone, Default)]
 struct Heard {
-    book: Arc<Mutex<Book>>,
+    store: Arc<Mutex<Store>>,
     changed: watch::Sender<()>,
     trouble: Arc<Mutex<HashMap<ObjectKind, String>>>,
 }
 
-impl Objects {
+impl SyscallMonitorController {
     /// Those that the node's agent can ask for. Asks nobody yet.
     pub(super) fn of(neighbours: Option<&Neighbours>) -> Self {
         let heard = Heard::default();
@@ -96,10 +96,10 @@ impl Objects {
             retry_after_many: LOOK_AGAIN,
             ..RetryPolicy::default()
         };
-        let pace = Pace {
+        let pace = PollPolicy {
             retry_policy,
             apart: APART,
-            ..Pace::default()
+            ..PollPolicy::default()
         };
         let mut listening = JoinSet::new();
         for kind in ObjectKind::ALL {
@@ -129,10 +129,12 @@ impl Objects {
 
     /// Has the monitor do what they ask for, beside the configuration. What it cannot do is told, and tried again.
     pub(super) async fn heed(&mut self, monitors: &mut Monitors, config: &Syscalls) {
-        let weighed = self.weigh(config);
-        let askers = askers(&weighed);
-        let done = monitors.heed_syscalls(config, &askers, own_cgroup).await;
-        self.tell(&weighed, done);
+        let evaluated = self.evaluate(config);
+        let subscriptions = subscriptions(&evaluated);
+        let done = monitors
+            .heed_syscalls(config, &subscriptions, own_cgroup)
+            .await;
+        self.tell(&evaluated, done);
     }
 
     /// Has the monitors do what another configuration asks for, beside the objects. That these cannot be heeded is no reason
@@ -143,10 +145,10 @@ impl Objects {
         config: &Config,
     ) -> anyhow::Result<()> {
         let config = &config.monitoring;
-        let weighed = self.weigh(&config.syscalls);
-        let askers = askers(&weighed);
-        let done = match monitors.heed(config, &askers, own_cgroup).await {
-            Err(e) if !askers.is_empty() => {
+        let evaluated = self.evaluate(&config.syscalls);
+        let subscriptions = subscriptions(&evaluated);
+        let done = match monitors.heed(config, &subscriptions, own_cgroup).await {
+            Err(e) if !subscriptions.is_empty() => {
                 // (should that fail, too, what objects ask for may not be in force as it was)
                 self.try_again = Some(Instant::now() + TRY_AGAIN);
                 monitors.heed(config, &[], own_cgroup).await?;
@@ -155,33 +157,33 @@ impl Objects {
             done => Ok(done?),
         };
         self.listen(&config.syscalls);
-        self.tell(&weighed, done);
+        self.tell(&evaluated, done);
         Ok(())
     }
 
-    fn weigh(&mut self, config: &Syscalls) -> Vec<Weighed> {
+    fn evaluate(&mut self, config: &Syscalls) -> Vec<Evaluated> {
         self.news.mark_unchanged();
         if config.objects {
-            self.heard.book().weigh()
+            self.heard.store().evaluate()
         } else {
             Vec::new()
         }
     }
 
     /// Says what came of it.
-    fn tell(&mut self, weighed: &[Weighed], done: anyhow::Result<Attached>) {
+    fn tell(&mut self, evaluated: &[Evaluated], done: anyhow::Result<Attached>) {
         let trouble = done.as_ref().err().map(|e| format!("{e:#}"));
         self.try_again = trouble.is_some().then(|| Instant::now() + TRY_AGAIN);
         if let Some(why) = trouble.as_ref().filter(|_| trouble != self.trouble) {
             tracing::error!("what objects ask for is not in force: {why}. It is tried again");
         }
         self.trouble.clone_from(&trouble);
-        self.log(weighed);
+        self.log(evaluated);
         let Some((_, node)) = self.asked.as_ref().filter(|_| self.listening.is_some()) else {
             return;
         };
         let attached = done.unwrap_or_default();
-        let ours = weighed
+        let ours = evaluated
             .iter()
             .filter(|one| one.object.id.kind == ObjectKind::SyscallMonitor);
         let reports = ours.map(|one| Report {
@@ -192,12 +194,12 @@ impl Objects {
     }
 
     /// Logs what is wrong with them, once.
-    fn log(&mut self, weighed: &[Weighed]) {
-        let wrong: HashMap<String, String> = weighed
+    fn log(&mut self, evaluated: &[Evaluated]) {
+        let wrong: HashMap<String, String> = evaluated
             .iter()
             .filter_map(|one| Some((one.object.uid.clone(), one.wrong.clone()?)))
             .collect();
-        for one in weighed {
+        for one in evaluated {
             let uid = &one.object.uid;
             if let Some(why) = wrong.get(uid).filter(|why| self.told.get(uid) != Some(why)) {
                 tracing::warn!("{}: {why}", one.object.id);
@@ -218,11 +220,14 @@ impl Objects {
     }
 }
 
-fn askers(weighed: &[Weighed]) -> Vec<Asker> {
-    weighed.iter().map(|one| one.asker.clone()).collect()
+fn subscriptions(evaluated: &[Evaluated]) -> Vec<Subscription> {
+    evaluated
+        .iter()
+        .map(|one| one.subscription.clone())
+        .collect()
 }
 
-async fn listen(client: Client, kind: ObjectKind, pace: Pace, heard: Heard) {
+async fn listen(client: Client, kind: ObjectKind, pace: PollPolicy, heard: Heard) {
     let well = {
         let heard = heard.clone();
         move || heard.is_well(kind)
@@ -236,11 +241,11 @@ async fn listen(client: Client, kind: ObjectKind, pace: Pace, heard: Heard) {
 
 impl Heard {
     fn take(&self, kind: ObjectKind, news: ObjectNews) {
-        let mut book = self.book();
-        if book.take(kind, news) {
-            let (kind, count) = (kind.name(), book.count(kind));
+        let mut store = self.store();
+        if store.take(kind, news) {
+            let (kind, count) = (kind.name(), store.count(kind));
             tracing::info!("{count} objects of the kind {kind} ask for system calls");
-            drop(book);
+            drop(store);
             self.changed.send_replace(());
         }
     }
@@ -273,9 +278,9 @@ impl Heard {
         }
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn store(&self) -> MutexGuard<'_, Store> {
         // What is in there is whole at every moment.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trouble(&self) -> MutexGuard<'_, HashMap<ObjectKind, String>> {

@@ -22,12 +22,12 @@ pub(crate) use self::settings::NetworkWish;
 use self::{settings::Applied, unix::Unix};
 use super::{
     Error,
+    attach_ids::{self, Point},
     contract::network as contract,
     fields,
     load::program,
     maps, own_objects,
     parts::{array, hash, records, refused, trie, within},
-    points::{self, Point},
     relocate::relocate,
 };
 
@@ -92,7 +92,7 @@ impl Network {
         let ring = records(&mut ebpf)?;
         let within = within(&mut ebpf, MONITOR)?;
         let mut applied = Applied::take(&mut ebpf, within)?;
-        let points = points::of(&[
+        let points = attach_ids::of(&[
             Point::tracepoint(STATES, fields.states),
             Point::function(ACCEPTED, fields.accepted),
         ])?;

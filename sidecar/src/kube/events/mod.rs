@@ -18,7 +18,7 @@ use kube::{
 };
 
 pub(crate) use self::digest::{Digest, PodEvent};
-use super::{Fault, Pace, line};
+use super::{Fault, PollPolicy, line};
 use crate::observe::Topic;
 
 /// Who reports: a name of ours, as the API wants it.
@@ -38,7 +38,7 @@ pub(crate) struct EventPen {
 
 impl EventPen {
     /// One agent's, by the name of its node. Asks no oftener than the pace says.
-    pub(crate) fn of_node(client: Client, node: &str, pace: Pace) -> Self {
+    pub(crate) fn of_node(client: Client, node: &str, pace: PollPolicy) -> Self {
         Self {
             client: line::open(client, pace, || {}),
             instance: cut(node, LONGEST_INSTANCE, ""),

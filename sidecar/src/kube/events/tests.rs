@@ -44,7 +44,7 @@ fn events_on_a_pod_need_the_right_that_deploy_gives_and_tell_how_often() {
         runtime.block_on(async {
             let kubeconfig = Kubeconfig::read_from(&file).unwrap();
             let client = Cluster::of(kubeconfig).await.unwrap().client().unwrap();
-            let pen = EventPen::of_node(client, "node-1", Pace::default());
+            let pen = EventPen::of_node(client, "node-1", PollPolicy::default());
             pen.write(event).await
         })
     };

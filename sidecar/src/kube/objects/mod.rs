@@ -1,7 +1,7 @@
 //! Objects of the cluster that ask for system calls, watched; and what is said in their status.
 
-mod asked;
 mod definition;
+mod spec;
 mod status;
 #[cfg(all(test, feature = "test-kube"))]
 mod tests;
@@ -14,11 +14,11 @@ use kube::{
 };
 use serde_json::Value;
 
-use super::{Fault, Pace, follow, line};
+use super::{Fault, PollPolicy, follow, line};
 
 pub(crate) use self::{
-    asked::Asked,
     definition::definition,
+    spec::Spec,
     status::{NodeStatus, StatusPen},
 };
 
@@ -80,7 +80,7 @@ pub(crate) struct AskingObject {
     /// When the API server made it.
     pub(crate) since: Option<Timestamp>,
     /// What it asks for, or why that cannot be understood.
-    pub(crate) asked: Result<Asked, String>,
+    pub(crate) asked: Result<Spec, String>,
     status: Option<Value>,
 }
 
@@ -120,7 +120,7 @@ pub(crate) enum ObjectNews {
 pub(crate) async fn watch_objects(
     client: Client,
     kind: ObjectKind,
-    pace: Pace,
+    pace: PollPolicy,
     heard: impl Fn() + Clone + Send + Sync + 'static,
     mut tell: impl FnMut(Result<ObjectNews, Fault>),
 ) {
@@ -156,9 +156,9 @@ impl AskingObject {
         let spec = &object.data["spec"];
         let asked = match (kind, &namespace) {
             (ObjectKind::SyscallMonitor, namespace) => {
-                Asked::of_syscall_monitor(namespace.as_deref()?, spec)
+                Spec::of_syscall_monitor(namespace.as_deref()?, spec)
             }
-            (ObjectKind::KubeWard, _) => Asked::of_kubeward(spec),
+            (ObjectKind::KubeWard, _) => Spec::of_kubeward(spec),
         };
         Some(Self {
             id: ObjectId {
@@ -179,7 +179,7 @@ impl AskingObject {
         id: ObjectId,
         uid: &str,
         since: Timestamp,
-        asked: Result<Asked, String>,
+        asked: Result<Spec, String>,
     ) -> Self {
         Self {
             id,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{AskingObject, ObjectKind};
-use crate::kube::{Fault, Pace, line};
+use crate::kube::{Fault, PollPolicy, line};
 
 /// What field managers' names begin with; the node's follows.
 const MANAGER: &str = "kernelseal-";
@@ -46,7 +46,7 @@ pub(crate) struct StatusPen {
 
 impl StatusPen {
     /// That node's. Asks no oftener than the pace says.
-    pub(crate) fn of_node(client: Client, node: &str, pace: Pace) -> Self {
+    pub(crate) fn of_node(client: Client, node: &str, pace: PollPolicy) -> Self {
         Self {
             client: line::open(client, pace, || {}),
             manager: manager(node),

@@ -18,7 +18,7 @@ use crate::{kube::Cluster, util::RetryPolicy};
 const SOON: Duration = Duration::from_secs(30);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(20);
-const PACE: Pace = Pace {
+const PACE: PollPolicy = PollPolicy {
     retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(2),
         retry_after: Duration::from_millis(100),

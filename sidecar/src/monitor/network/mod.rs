@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use sidecar_common::network::{RecordKind, UDP, WatchFlags};
 
 use self::{names::Names, udp::UdpFlows, unix::UnixConnections};
-use super::{desk::Desk, watch::Monitor};
+use super::{context::MonitorContext, watch::Monitor};
 use crate::{
     config::{self, Direction, PortRange},
     kernel::{self, Network, NetworkRecord, NetworkRing, NetworkWish},
@@ -85,25 +85,25 @@ impl NetworkMonitor {
         })
     }
 
-    fn take(&mut self, record: NetworkRecord, desk: &mut Desk) {
+    fn take(&mut self, record: NetworkRecord, context: &mut MonitorContext) {
         match record {
             NetworkRecord::Flow(flow) => {
                 if flow.begun.protocol == UDP && flow.header.kind != RecordKind::Close as u32 {
                     self.udp.begin(flow.begun.ends.udp_key(flow.socket));
                 }
-                self.report(&flow, desk);
+                self.report(&flow, context);
             }
             NetworkRecord::Unix(unix) => {
-                if self.report_unix(&unix, desk) {
+                if self.report_unix(&unix, context) {
                     self.unix.begin(unix);
                 }
             }
             NetworkRecord::Gone(gone) => {
                 if let Some(unix) = self.unix.end(&gone) {
-                    return self.report_unix_end(&unix, gone.header.time_ns, desk);
+                    return self.report_unix_end(&unix, gone.header.time_ns, context);
                 }
                 for flow in self.udp.end_socket(gone.socket, &mut self.kernel) {
-                    self.report(&flow, desk);
+                    self.report(&flow, context);
                 }
             }
             NetworkRecord::Answer(answer) => {
@@ -111,7 +111,7 @@ impl NetworkMonitor {
                 let bytes = answer.bytes.get(..length).unwrap_or(&answer.bytes);
                 self.names.learn(answer.netns, bytes);
             }
-            NetworkRecord::Place(place) => desk.learn(&place),
+            NetworkRecord::Place(place) => context.learn(&place),
             NetworkRecord::Unknown => {
                 tracing::error!("a record of the network monitor's is not of this version");
             }
@@ -128,18 +128,18 @@ impl Monitor for NetworkMonitor {
         self.ring.as_fd()
     }
 
-    fn drain(&mut self, desk: &mut Desk) {
+    fn drain(&mut self, context: &mut MonitorContext) {
         let mut taken = 0;
         while let Some(record) = self.ring.next() {
-            self.take(record, desk);
+            self.take(record, context);
             taken += 1;
             if taken % AT_ONCE == 0 {
-                desk.journal.flush();
+                context.journal.flush();
             }
         }
     }
 
-    fn tick(&mut self, desk: &mut Desk) {
+    fn tick(&mut self, context: &mut MonitorContext) {
         let lost = self.kernel.lost();
         if lost != self.lost {
             self.lost = lost;
@@ -148,7 +148,7 @@ impl Monitor for NetworkMonitor {
         }
         self.unix.keep(|socket| self.kernel.is_to_end(socket));
         for flow in self.udp.end_idle(&mut self.kernel) {
-            self.report(&flow, desk);
+            self.report(&flow, context);
         }
     }
 

@@ -10,7 +10,7 @@ use sidecar_common::{
 
 use super::NetworkMonitor;
 use crate::{
-    monitor::desk::{Actor, Desk, name_of},
+    monitor::context::{Actor, MonitorContext, name_of},
     monitor::names::unix_name,
     observe::{Between, Connection, Detail, Kind, Outcome, Protocol, Traffic},
     process::Place,
@@ -18,7 +18,7 @@ use crate::{
 
 impl NetworkMonitor {
     /// One record of it.
-    pub(super) fn report(&mut self, flow: &Flow, desk: &mut Desk) {
+    pub(super) fn report(&mut self, flow: &Flow, context: &mut MonitorContext) {
         let mut connection = connection(flow);
         let netns = connection.netns;
         if let Between::Hosts {
@@ -28,17 +28,28 @@ impl NetworkMonitor {
             *dst_name = self.names.of(netns, *dst_ip).map(str::to_owned);
         }
         let (kind, detail) = describe(flow, connection);
-        self.tell(&flow.begun.owner(), flow.header.time_ns, kind, detail, desk);
+        self.tell(
+            &flow.begun.owner(),
+            flow.header.time_ns,
+            kind,
+            detail,
+            context,
+        );
     }
 
     /// A connection by a Unix socket begins, or could not be made. Whether it was told.
-    pub(super) fn report_unix(&mut self, unix: &Unix, desk: &mut Desk) -> bool {
+    pub(super) fn report_unix(&mut self, unix: &Unix, context: &mut MonitorContext) -> bool {
         let (kind, detail) = describe_unix(unix);
-        self.tell(&unix.owner, unix.header.time_ns, kind, detail, desk)
+        self.tell(&unix.owner, unix.header.time_ns, kind, detail, context)
     }
 
     /// It ends.
-    pub(super) fn report_unix_end(&mut self, unix: &Unix, time_ns: u64, desk: &mut Desk) {
+    pub(super) fn report_unix_end(
+        &mut self,
+        unix: &Unix,
+        time_ns: u64,
+        context: &mut MonitorContext,
+    ) {
         let detail = Detail::Close {
             connection: unix_connection(unix),
             bytes_sent: None,
@@ -46,7 +57,7 @@ impl NetworkMonitor {
             duration_ns: time_ns.saturating_sub(unix.header.time_ns),
             retransmits: None,
         };
-        self.tell(&unix.owner, time_ns, Kind::Close, detail, desk);
+        self.tell(&unix.owner, time_ns, Kind::Close, detail, context);
     }
 
     /// An event of it, if somebody wants it: whether that is so.
@@ -56,15 +67,15 @@ impl NetworkMonitor {
         time_ns: u64,
         kind: Kind,
         detail: Detail<'_>,
-        desk: &mut Desk,
+        context: &mut MonitorContext,
     ) -> bool {
         let name = name_of(owner);
         let actor = Actor::of(owner, &name);
-        let place = desk.place_of(actor);
+        let place = context.place_of(actor);
         let is_wanted = self.is_wanted(place.as_deref());
         if is_wanted {
-            count(&desk.metrics.traffic, &detail);
-            desk.tell(time_ns, kind, actor, place.as_deref(), detail);
+            count(&context.metrics.traffic, &detail);
+            context.tell(time_ns, kind, actor, place.as_deref(), detail);
         }
         is_wanted
     }

@@ -1,8 +1,8 @@
 //! What programs ask of the kernel: every watched system call, with its arguments and what it returned.
 
 mod arguments;
-mod asker;
 mod report;
+mod subscription;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,9 +11,9 @@ use std::{
 
 use tokio::sync::watch;
 
-pub(crate) use self::asker::Asker;
-use self::asker::Askers;
-use super::{desk::Desk, watch::Monitor};
+use self::subscription::Askers;
+pub(crate) use self::subscription::Subscription;
+use super::{context::MonitorContext, watch::Monitor};
 use crate::{
     config::{self, calls::Call},
     kernel::{self, How, SyscallRecord, SyscallRing, Syscalls, SyscallsWish},
@@ -28,30 +28,30 @@ pub(crate) type Attached = BTreeMap<&'static str, How>;
 
 /// What is told of, and what is not.
 pub(super) struct Filter {
-    askers: Askers,
+    subscriptions: Askers,
     /// Records a second for each control group, whoever asks; 0 for any number.
     rate: u32,
 }
 
 impl Filter {
     /// What the configuration and others ask for; nothing, if they do not ask.
-    pub(super) fn of(config: &config::Syscalls, others: &[Asker]) -> Option<Self> {
-        let own = Asker::of_config(config);
-        let askers: Askers = own.into_iter().chain(others.iter().cloned()).collect();
-        (!askers.is_empty()).then(|| Self {
-            askers,
+    pub(super) fn of(config: &config::Syscalls, others: &[Subscription]) -> Option<Self> {
+        let own = Subscription::of_config(config);
+        let subscriptions: Askers = own.into_iter().chain(others.iter().cloned()).collect();
+        (!subscriptions.is_empty()).then(|| Self {
+            subscriptions,
             rate: config.rate_per_second.unwrap_or(0),
         })
     }
 
     fn wish(&self) -> SyscallsWish {
-        self.askers.wish(self.rate)
+        self.subscriptions.wish(self.rate)
     }
 }
 
 /// See the module.
 pub(super) struct SyscallMonitor {
-    askers: Askers,
+    subscriptions: Askers,
     /// Whether the kernel side asks which control groups are wanted.
     judges: bool,
     /// That pods have other labels, perhaps.
@@ -69,7 +69,7 @@ impl SyscallMonitor {
         let wish = filter.wish();
         let (kernel, ring) = Syscalls::load(&wish)?;
         let monitor = Self {
-            askers: filter.askers,
+            subscriptions: filter.subscriptions,
             judges: wish.only_groups,
             pods: None,
             kernel,
@@ -103,7 +103,7 @@ impl SyscallMonitor {
         };
         if pods.has_changed().unwrap_or(false) {
             pods.mark_unchanged();
-            if self.askers.go_by_labels() {
+            if self.subscriptions.go_by_labels() {
                 self.kernel.judge_anew();
             }
         }
@@ -123,31 +123,31 @@ impl Monitor for SyscallMonitor {
         self.kernel.how().collect()
     }
 
-    fn drain(&mut self, desk: &mut Desk) {
-        self.follow_labels(desk.whereabouts.pods());
+    fn drain(&mut self, context: &mut MonitorContext) {
+        self.follow_labels(context.whereabouts.pods());
         let mut taken = 0;
         while let Some(record) = self.ring.next() {
             match record {
-                SyscallRecord::Call(call) => self.report(&call, desk),
-                SyscallRecord::Place(place) => desk.learn(&place),
+                SyscallRecord::Call(call) => self.report(&call, context),
+                SyscallRecord::Place(place) => context.learn(&place),
                 SyscallRecord::Unknown => {
                     tracing::error!("a record of the system call monitor's is not of this version");
                 }
             }
             taken += 1;
             if taken % AT_ONCE == 0 {
-                desk.journal.flush();
+                context.journal.flush();
             }
         }
     }
 
-    fn tick(&mut self, desk: &mut Desk) {
+    fn tick(&mut self, context: &mut MonitorContext) {
         for (cgroup, dropped) in self.kernel.dropped().collect::<Vec<_>>() {
             let told = self.dropped.get(&cgroup).copied().unwrap_or(0);
             // (less than was told: it was forgotten in between, and counts anew)
             let count = dropped.checked_sub(told).unwrap_or(dropped);
             if count > 0 {
-                desk.tell_excess(cgroup, count);
+                context.tell_excess(cgroup, count);
                 self.dropped.insert(cgroup, dropped);
             }
         }
@@ -156,10 +156,10 @@ impl Monitor for SyscallMonitor {
     fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
         let wish = filter.wish();
         self.kernel.change(&wish)?;
-        if !self.askers.judge_like(&filter.askers) {
+        if !self.subscriptions.judge_like(&filter.subscriptions) {
             self.kernel.judge_anew();
         }
-        self.askers = filter.askers;
+        self.subscriptions = filter.subscriptions;
         self.judges = wish.only_groups;
         self.say_how();
         Ok(())

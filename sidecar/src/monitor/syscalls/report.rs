@@ -3,10 +3,10 @@
 use nix::errno::Errno;
 use sidecar_common::syscall::Syscall;
 
-use super::{SyscallMonitor, arguments, asker::Made};
+use super::{SyscallMonitor, arguments, subscription::Made};
 use crate::{
     config::calls::{End, is_narrow},
-    monitor::desk::{Actor, Desk, name_of},
+    monitor::context::{Actor, MonitorContext, name_of},
     observe::{Detail, Kind},
     process::Place,
 };
@@ -19,23 +19,24 @@ const NARROW: &str = "i386";
 
 impl SyscallMonitor {
     /// One record of it.
-    pub(super) fn report(&mut self, record: &Syscall, desk: &mut Desk) {
+    pub(super) fn report(&mut self, record: &Syscall, context: &mut MonitorContext) {
         let Some(call) = self.calls.get(&record.number).copied() else {
             return;
         };
         let name = name_of(&record.owner);
         let actor = Actor::of(&record.owner, &name);
-        let place = desk.place_of(actor);
-        self.judge(record.owner.cgroup, place.as_deref(), desk);
+        let place = context.place_of(actor);
+        self.judge(record.owner.cgroup, place.as_deref(), context);
         let ret = (call.end != End::Ends).then_some(record.result);
         let error = ret.and_then(error);
         let made = Made::of(call, record, error.is_some());
-        let pods = desk.whereabouts.pods();
-        if !self.askers.want(&made, place.as_deref(), pods) {
+        let pods = context.whereabouts.pods();
+        if !self.subscriptions.want(&made, place.as_deref(), pods) {
             return;
         }
         let args = arguments::of(call, record);
-        desk.metrics
+        context
+            .metrics
             .syscalls
             .with_label_values(&[call.name, if error.is_some() { "failed" } else { "ok" }])
             .inc();
@@ -49,7 +50,7 @@ impl SyscallMonitor {
             duration_ns: record.duration_ns,
             uid: record.uid,
         };
-        desk.tell(
+        context.tell(
             record.header.time_ns,
             Kind::Syscall,
             actor,
@@ -59,11 +60,13 @@ impl SyscallMonitor {
     }
 
     /// Has the kernel side know whether anything of a control group is wanted, where that matters and can be told.
-    fn judge(&mut self, cgroup: u64, place: Option<&Place>, desk: &Desk) {
-        if !self.judges || !desk.whereabouts.tells_apart(cgroup) {
+    fn judge(&mut self, cgroup: u64, place: Option<&Place>, context: &MonitorContext) {
+        if !self.judges || !context.whereabouts.tells_apart(cgroup) {
             return;
         }
-        let verdict = self.askers.verdict(place, desk.whereabouts.pods());
+        let verdict = self
+            .subscriptions
+            .verdict(place, context.whereabouts.pods());
         if let Some(is_wanted) = verdict
             && let Err(e) = self.kernel.judge(cgroup, is_wanted)
         {

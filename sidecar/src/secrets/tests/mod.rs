@@ -18,7 +18,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Origins, SourceError, Store, Value};
+use super::{SecretBackends, SourceError, Store, Value};
 use crate::config::{Config, Position, Source};
 
 /// Until then, what is to happen has happened.
@@ -31,13 +31,13 @@ const WAIT: Duration = Duration::from_secs(3);
 /// An agent's sources, and a folder for what they are told by files.
 struct Sources {
     runtime: Runtime,
-    origins: Origins,
+    origins: SecretBackends,
     changes: watch::Receiver<u64>,
     dir: TempDir,
 }
 
 impl Sources {
-    fn new(origins: impl AsyncFnOnce(&Path) -> Origins) -> Self {
+    fn new(origins: impl AsyncFnOnce(&Path) -> SecretBackends) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let origins = runtime.block_on(origins(dir.path()));

@@ -19,14 +19,14 @@ use super::{
     vault::{self, configuration},
 };
 use crate::{
-    secrets::{Origins, backends::vault::Pace},
+    secrets::{SecretBackends, backends::vault::PollPolicy},
     util::RetryPolicy,
 };
 
 /// A start waits so long here, at most: this server is one of several programs at work.
 const WAIT: Duration = Duration::from_secs(20);
 /// As with the server that stands for Vault, but for how long this one may take.
-const PACE: Pace = Pace {
+const PACE: PollPolicy = PollPolicy {
     retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(10),
         ..vault::PACE.retry_policy
@@ -74,7 +74,7 @@ impl Scene {
         let scene = Self {
             server: &SHARED,
             name,
-            sources: Sources::new(async |_| Origins::with_vault(PACE)),
+            sources: Sources::new(async |_| SecretBackends::with_vault(PACE)),
         };
         scene.write("jwt", &jwt);
         scene.write("ca.crt", &scene.server.authority().pem());

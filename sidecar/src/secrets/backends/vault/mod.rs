@@ -1,12 +1,12 @@
 //! Vault: who we are to it, and secrets of its key-value engine (version 2), read again and again.
 
 mod answer;
+mod auth;
 mod fault;
-mod line;
-mod proof;
 mod secret;
 mod session;
 mod token;
+mod transport;
 mod trust;
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::util::RetryPolicy;
 
 /// How often, and for how long, Vault is asked.
 #[derive(Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct PollPolicy {
     /// With an answer as a whole.
     pub(crate) retry_policy: RetryPolicy,
     /// From one reading of a secret to the next, unless its lease is shorter than twice that.
@@ -32,7 +32,7 @@ pub(crate) struct Pace {
     pub(crate) login_apart: Duration,
 }
 
-impl Default for Pace {
+impl Default for PollPolicy {
     fn default() -> Self {
         Self {
             retry_policy: RetryPolicy::default(),

@@ -10,28 +10,28 @@ use tokio::{
 };
 
 use super::{
-    Pace, TrustError,
+    PollPolicy, TrustError,
     answer::{self, Content, Grant},
+    auth,
     fault::Fault,
-    line::Line,
-    proof,
     token::Token,
+    transport::HttpTransport,
 };
 use crate::config::{Vault, VaultAuth};
 
 /// See the module. The secrets of one Vault share one.
 pub(crate) struct Session {
-    line: Line,
+    line: HttpTransport,
     config: Vault,
-    pace: Pace,
+    pace: PollPolicy,
     token: Mutex<Option<Token>>,
 }
 
 impl Session {
     /// Asks nothing yet.
-    pub(crate) fn new(config: &Vault, pace: Pace) -> Result<Self, TrustError> {
+    pub(crate) fn new(config: &Vault, pace: PollPolicy) -> Result<Self, TrustError> {
         Ok(Self {
-            line: Line::new(config, pace)?,
+            line: HttpTransport::new(config, pace)?,
             config: config.clone(),
             pace,
             token: Mutex::default(),
@@ -43,7 +43,7 @@ impl Session {
         &self.config
     }
 
-    pub(super) fn pace(&self) -> &Pace {
+    pub(super) fn pace(&self) -> &PollPolicy {
         &self.pace
     }
 
@@ -83,7 +83,7 @@ impl Session {
     async fn token(&self) -> Result<HeaderValue, Fault> {
         let mut held = self.token.lock().await;
         if let VaultAuth::TokenFile(path) = &self.config.auth {
-            match (proof::token(path), &*held) {
+            match (auth::token(path), &*held) {
                 (Ok(header), Some(token)) if token.header == header => {}
                 (Ok(header), _) => *held = Some(self.look_up(header).await?),
                 // The one we have may be good for a while.
@@ -121,7 +121,7 @@ impl Session {
             _ => {}
         }
         let token = match &self.config.auth {
-            VaultAuth::TokenFile(path) => match proof::token(path)? {
+            VaultAuth::TokenFile(path) => match auth::token(path)? {
                 header if header == *refused => return Ok(None),
                 header => self.look_up(header).await?,
             },
@@ -167,7 +167,7 @@ impl Session {
             return Err(Fault::Credentials("there is no token".into()));
         };
         let path = format!("auth/{}/login", login.mount);
-        let answer = self.line.post(&path, None, proof::login(login)?).await?;
+        let answer = self.line.post(&path, None, auth::login(login)?).await?;
         let grant = match answer.status {
             200 => answer::grant(&answer.body)?,
             status @ 400..=404 => return Err(Fault::Login(status)),

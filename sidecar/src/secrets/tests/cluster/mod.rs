@@ -16,13 +16,13 @@ use kernelseal_servers::{AGENT_TOKEN, ApiServer, Proxy};
 use super::{Open, Sources, WAIT};
 use crate::{
     config::{self, Config},
-    kube::{Cluster, Pace},
-    secrets::Origins,
+    kube::{Cluster, PollPolicy},
+    secrets::SecretBackends,
     util::RetryPolicy,
 };
 
 /// Faster than the product's.
-const PACE: Pace = Pace {
+const PACE: PollPolicy = PollPolicy {
     retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(2),
         retry_after: Duration::from_millis(100),
@@ -70,7 +70,7 @@ impl Scene {
                 .kubeconfig(dir, proxy.url(), &namespace, AGENT_TOKEN)
                 .unwrap();
             let cluster = Cluster::of(Kubeconfig::read_from(file).unwrap()).await;
-            Origins::of(cluster.unwrap(), PACE)
+            SecretBackends::of(cluster.unwrap(), PACE)
         });
         Self {
             server,

@@ -17,12 +17,12 @@ use serde_json::json;
 use super::{Open, STEP, Sources, WAIT};
 use crate::{
     config::{self, Config, Position},
-    secrets::{Origins, SourceError, backends::vault::Pace},
+    secrets::{SecretBackends, SourceError, backends::vault::PollPolicy},
     util::RetryPolicy,
 };
 
 /// Faster than the product's.
-pub(super) const PACE: Pace = Pace {
+pub(super) const PACE: PollPolicy = PollPolicy {
     retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(1),
         retry_after: Duration::from_millis(40),
@@ -70,10 +70,10 @@ impl Scene {
         Self::of(VaultServer::start().unwrap(), password, PACE)
     }
 
-    fn of(server: VaultServer, password: &str, pace: Pace) -> Self {
+    fn of(server: VaultServer, password: &str, pace: PollPolicy) -> Self {
         let scene = Self {
             server,
-            sources: Sources::new(async |_| Origins::with_vault(pace)),
+            sources: Sources::new(async |_| SecretBackends::with_vault(pace)),
             wait: WAIT,
         };
         scene.server.accept(JWT, Lease::NONE);

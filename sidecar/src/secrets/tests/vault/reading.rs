@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use super::{APP, LOGIN, PACE, PASSWORD, Pace, READING, Scene, VaultServer, json};
+use super::{APP, LOGIN, PACE, PASSWORD, PollPolicy, READING, Scene, VaultServer, json};
 
 #[test]
 fn one_login_and_one_reading_are_enough() {
@@ -77,7 +77,7 @@ fn a_change_is_told_and_only_a_change() {
 
 #[test]
 fn a_secret_that_is_lent_for_a_short_time_is_read_again_within_it() {
-    let pace = Pace {
+    let pace = PollPolicy {
         refresh: Duration::from_mins(10),
         ..PACE
     };

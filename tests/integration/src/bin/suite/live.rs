@@ -123,7 +123,7 @@ fn a_hangup() -> Result<()> {
     let mut map = ConfigMap::new(&Config::token_for("one").to_string())?;
     let mut agent = map.agent()?;
     agent.signal(Signal::SIGHUP)?;
-    agent.wait_for_log("says what it said before", SOON)?;
+    agent.wait_for_log("the configuration has not changed", SOON)?;
     map.swap(&Config::token_for("two").to_string())?;
     agent.signal(Signal::SIGHUP)?;
     agent.wait_for_log("configuration reloaded", SOON)?;
@@ -143,7 +143,7 @@ fn what_is_wrong_changes_nothing() -> Result<()> {
     ensure!(is_good()?);
     map.swap("version: v1\npolicy: {mode: enforced}\n")?;
     agent.wait_for_log("config.yaml:2:16", SOON)?;
-    ensure!(agent.log_contains("the configuration before stays in force"));
+    ensure!(agent.log_contains("the previous configuration stays in force"));
     let rejected = agent.wait_for(|event| event["action"] == "config_rejected", SOON)?;
     let why = rejected["reason"].as_str().unwrap_or_default();
     ensure!(why.contains("config.yaml:2:16"), "{rejected}");

@@ -245,7 +245,7 @@ fn a_wrapper_of_the_same_name() -> Result<()> {
         let (probe, found) = report(command.args(["--sleep", "600"]))?;
         ensure_both(&found, "hunter2")?;
         let reason = ensure_kept(&mut agent, probe.pid())?;
-        ensure!(reason.contains("which is not the"), "{reason}");
+        ensure!(reason.contains("does not match"), "{reason}");
         let pid = probe.pid();
         drop(probe);
         agent.event("EXITED", pid)?;

@@ -173,7 +173,7 @@ fn a_flood_delays_itself_alone() -> Result<()> {
     until("the flood stands behind its execs", LONG, || {
         held().is_ok_and(|held| {
             held.iter()
-                .all(|held| !held.flags.contains(HeldFlags::COMING))
+                .all(|held| !held.flags.contains(HeldFlags::PRE_EXEC))
         })
     })?;
     // (stopped once more: how long it takes until the other one is there, beside threads of a higher priority, is not the question)

@@ -36,7 +36,8 @@ fn on_and_off() -> Result<()> {
         until("taken up", SOON, || {
             let log = agent.log();
             log[before..].iter().any(|line| {
-                line.contains("configuration reloaded") || line.contains("what it said before")
+                line.contains("configuration reloaded")
+                    || line.contains("the configuration has not changed")
             })
         })?;
         let pid = shell("true </dev/null; kill -0 $$")?;

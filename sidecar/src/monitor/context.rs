@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// See the module.
-pub(super) struct Desk {
+pub(super) struct MonitorContext {
     pub(super) journal: Journal,
     pub(super) metrics: Metrics,
     pub(super) whereabouts: Whereabouts,
@@ -49,7 +49,7 @@ pub(super) fn name_of(owner: &Owner) -> Cow<'_, str> {
     String::from_utf8_lossy(comm.unwrap_or_default())
 }
 
-impl Desk {
+impl MonitorContext {
     /// The kernel told where a control group is.
     pub(super) fn learn(&mut self, place: &monitor::Place) {
         if let Some(path) = kernel::path_of(place) {

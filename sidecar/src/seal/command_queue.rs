@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::{config::Config, secrets::Store};
 
 /// One of them.
-pub(crate) enum Order {
+pub(crate) enum Command {
     /// From now on by this configuration. What is sealed by another stays so.
     /// The other end hears when it is so: then this end is gone.
     Reconfigure(Arc<Config>, Arc<Store>, mpsc::Sender<Infallible>),
@@ -32,14 +32,14 @@ pub(crate) enum Order {
 
 /// Orders on their way. Clones share.
 #[derive(Clone)]
-pub(crate) struct Orders(Arc<Queue>);
+pub(crate) struct CommandQueue(Arc<Queue>);
 
 struct Queue {
-    waiting: Mutex<VecDeque<Order>>,
+    waiting: Mutex<VecDeque<Command>>,
     given: EventFd,
 }
 
-impl Orders {
+impl CommandQueue {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self(Arc::new(Queue {
@@ -49,20 +49,20 @@ impl Orders {
     }
 
     /// Gives one. The thread comes to it when it has delivered what it is at.
-    pub(crate) fn give(&self, order: Order) -> io::Result<()> {
+    pub(crate) fn give(&self, order: Command) -> io::Result<()> {
         self.queue().push_back(order);
         self.0.given.write(1)?;
         Ok(())
     }
 
     /// Those that were given, in their order.
-    pub(super) fn take(&self) -> VecDeque<Order> {
+    pub(super) fn take(&self) -> VecDeque<Command> {
         // (nothing to read: nobody wrote)
         let _ = self.0.given.read();
         std::mem::take(&mut self.queue())
     }
 
-    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Order>> {
+    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Command>> {
         self.0
             .waiting
             .lock()
@@ -70,7 +70,7 @@ impl Orders {
     }
 }
 
-impl AsFd for Orders {
+impl AsFd for CommandQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.given.as_fd()
     }

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Pace,
+    PollPolicy,
     fault::Fault,
     trust::{Trust, TrustError},
 };
@@ -29,12 +29,12 @@ use crate::config::{Address, Vault};
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 
 /// Where requests go.
-pub(super) struct Line {
+pub(super) struct HttpTransport {
     address: Address,
     /// `None`: to this machine, without TLS.
     trust: Option<Trust>,
     namespace: Option<HeaderValue>,
-    pace: Pace,
+    pace: PollPolicy,
 }
 
 /// What came back. Has no `Debug`: it may hold a secret.
@@ -43,8 +43,8 @@ pub(super) struct Answer {
     pub(super) body: Zeroizing<Vec<u8>>,
 }
 
-impl Line {
-    pub(super) fn new(config: &Vault, pace: Pace) -> Result<Self, TrustError> {
+impl HttpTransport {
+    pub(super) fn new(config: &Vault, pace: PollPolicy) -> Result<Self, TrustError> {
         let Vault {
             address, ca_file, ..
         } = config;

@@ -48,12 +48,12 @@ impl Signals {
 }
 
 /// Files, looked at from time to time.
-pub(super) struct Looks {
+pub(super) struct FileWatcher {
     watch: FileWatch,
     interval: Interval,
 }
 
-impl Looks {
+impl FileWatcher {
     pub(super) fn at(files: impl IntoIterator<Item = PathBuf>) -> Self {
         Self {
             watch: FileWatch::of(files),
@@ -73,9 +73,9 @@ impl Looks {
 }
 
 /// The configuration that is in force, and what becomes of its file.
-pub(super) struct Edits {
+pub(super) struct ConfigReloader {
     path: PathBuf,
-    looks: Looks,
+    looks: FileWatcher,
     /// SIGHUP: look now.
     reload: Signal,
     metrics: Metrics,
@@ -85,7 +85,7 @@ pub(super) struct Edits {
     before: Arc<Config>,
 }
 
-impl Edits {
+impl ConfigReloader {
     pub(super) fn of(
         path: &Path,
         config: Config,
@@ -97,7 +97,7 @@ impl Edits {
         let config = Arc::new(config);
         Ok(Self {
             path: path.to_owned(),
-            looks: Looks::at([path.to_owned()]),
+            looks: FileWatcher::at([path.to_owned()]),
             reload: signal(SignalKind::hangup())?,
             metrics,
             journal,
@@ -116,7 +116,7 @@ impl Edits {
             match super::read(&self.path) {
                 Ok(config) if config == *self.config => {
                     self.metrics.config_is_good.set(1);
-                    tracing::info!("the configuration says what it said before");
+                    tracing::info!("the configuration has not changed");
                 }
                 Ok(config) => {
                     self.metrics.add_bindings(&config);
@@ -137,7 +137,7 @@ impl Edits {
 
     fn tell(&mut self, why: &anyhow::Error) {
         self.metrics.config_is_good.set(0);
-        tracing::error!("the configuration before stays in force: {why:#}");
+        tracing::error!("the previous configuration stays in force: {why:#}");
         self.emit(Lifecycle::ConfigRejected, Some(&format!("{why:#}")));
     }
 
@@ -177,7 +177,7 @@ impl Edits {
         };
         if monitoring(&self.config) != monitoring(&self.before) {
             tracing::warn!(
-                "what it says about monitoring, but for network and syscalls, is heeded when the agent is started again"
+                "changes of monitoring, except network and syscalls, take effect at the next start of the agent"
             );
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::{
     kernel::How,
     kube::{AskingObject, NodeStatus, ObjectKind, ObjectNews},
-    monitor::{Asker, Attached},
+    monitor::{Attached, Subscription},
 };
 
 /// Objects of a kind that are heeded, the oldest first. Each costs a comparison with every call of what it names.
@@ -13,19 +13,19 @@ pub(super) const MAX_OBJECTS: usize = 100;
 
 /// See the module. Each object by its uid.
 #[derive(Default)]
-pub(super) struct Book(BTreeMap<ObjectKind, HashMap<String, AskingObject>>);
+pub(super) struct Store(BTreeMap<ObjectKind, HashMap<String, AskingObject>>);
 
 /// An object, weighed.
 #[derive(Clone)]
-pub(super) struct Weighed {
+pub(super) struct Evaluated {
     pub(super) object: AskingObject,
     /// What of it is heeded.
-    pub(super) asker: Asker,
+    pub(super) subscription: Subscription,
     /// What of it is not, and why.
     pub(super) wrong: Option<String>,
 }
 
-impl Book {
+impl Store {
     /// Takes news of a kind; whether other things are asked for than before.
     pub(super) fn take(&mut self, kind: ObjectKind, news: ObjectNews) -> bool {
         let known = self.0.entry(kind).or_default();
@@ -52,7 +52,7 @@ impl Book {
     }
 
     /// All of them.
-    pub(super) fn weigh(&self) -> Vec<Weighed> {
+    pub(super) fn evaluate(&self) -> Vec<Evaluated> {
         let kinds = self.0.values();
         kinds
             .flat_map(|objects| {
@@ -60,7 +60,7 @@ impl Book {
                 // (so that a new one takes no older one's place)
                 objects.sort_by_key(|object| (object.since, &object.uid));
                 let ranked = objects.into_iter().enumerate();
-                ranked.map(|(rank, object)| Weighed::of(object, rank < MAX_OBJECTS))
+                ranked.map(|(rank, object)| Evaluated::of(object, rank < MAX_OBJECTS))
             })
             .collect()
     }
@@ -74,27 +74,27 @@ fn is_news(known: &HashMap<String, AskingObject>, object: &AskingObject) -> bool
         .is_none_or(|before| before.generation != object.generation || before.asked != object.asked)
 }
 
-impl Weighed {
+impl Evaluated {
     fn of(object: &AskingObject, has_place: bool) -> Self {
         let object = object.clone();
         let (heeded, wrong) = match &object.asked {
             _ if !has_place => {
                 let kind = object.id.kind.name();
                 let why = format!(
-                    "not heeded: there are more than {MAX_OBJECTS} objects of the kind {kind}, and the oldest are heeded. Make one of several, or delete some"
+                    "not applied: there are more than {MAX_OBJECTS} objects of the kind {kind}, and the oldest are applied. Make one of several, or delete some"
                 );
-                (Asker::default(), Some(why))
+                (Subscription::default(), Some(why))
             }
-            Err(why) => (Asker::default(), Some(format!("not heeded: {why}"))),
+            Err(why) => (Subscription::default(), Some(format!("not applied: {why}"))),
             Ok(asked) => {
-                let (known, unknown) = Asker::of_object(asked);
+                let (known, unknown) = Subscription::of_object(asked);
                 let is_nothing_left = known.calls().next().is_none();
                 (known, explain(&unknown, is_nothing_left))
             }
         };
         Self {
             object,
-            asker: heeded,
+            subscription: heeded,
             wrong,
         }
     }
@@ -107,7 +107,7 @@ impl Weighed {
         trouble: Option<&str>,
     ) -> NodeStatus {
         let watched = || {
-            self.asker
+            self.subscription
                 .calls()
                 .filter_map(|name| attached.get_key_value(name))
         };
@@ -149,13 +149,13 @@ mod tests {
     use k8s_openapi::jiff::Timestamp;
 
     use super::*;
-    use crate::kube::{Asked, ObjectId};
+    use crate::kube::{ObjectId, Spec};
 
     fn object(uid: &str, age: u64, names: &[&str]) -> AskingObject {
-        let asked = Asked {
+        let asked = Spec {
             namespace: Some("shop".into()),
             names: names.iter().map(ToString::to_string).collect(),
-            ..Asked::default()
+            ..Spec::default()
         };
         let since = SystemTime::UNIX_EPOCH + Duration::from_hours(1_000) - Duration::from_secs(age);
         AskingObject::new_for_tests(
@@ -170,77 +170,77 @@ mod tests {
         )
     }
 
-    fn is(book: &mut Book, object: AskingObject) -> bool {
-        book.take(ObjectKind::SyscallMonitor, ObjectNews::Is(Box::new(object)))
+    fn is(store: &mut Store, object: AskingObject) -> bool {
+        store.take(ObjectKind::SyscallMonitor, ObjectNews::Is(Box::new(object)))
     }
 
-    fn of<'w>(weighed: &'w [Weighed], uid: &str) -> &'w Weighed {
-        weighed.iter().find(|one| one.object.uid == uid).unwrap()
+    fn of<'w>(evaluated: &'w [Evaluated], uid: &str) -> &'w Evaluated {
+        evaluated.iter().find(|one| one.object.uid == uid).unwrap()
     }
 
     #[test]
     fn what_only_the_status_says_is_no_news() {
-        let mut book = Book::default();
-        assert!(is(&mut book, object("a", 1, &["openat"])));
-        assert!(!is(&mut book, object("a", 1, &["openat"])));
+        let mut store = Store::default();
+        assert!(is(&mut store, object("a", 1, &["openat"])));
+        assert!(!is(&mut store, object("a", 1, &["openat"])));
         let again = vec![object("a", 1, &["openat"])];
-        assert!(!book.take(ObjectKind::SyscallMonitor, ObjectNews::All(again)));
-        assert!(is(&mut book, object("a", 1, &["close"])));
+        assert!(!store.take(ObjectKind::SyscallMonitor, ObjectNews::All(again)));
+        assert!(is(&mut store, object("a", 1, &["close"])));
         let gone = || ObjectNews::Gone("a".into());
-        assert!(!book.take(ObjectKind::KubeWard, gone()));
-        assert!(book.take(ObjectKind::SyscallMonitor, gone()));
-        assert!(!book.take(ObjectKind::SyscallMonitor, gone()));
+        assert!(!store.take(ObjectKind::KubeWard, gone()));
+        assert!(store.take(ObjectKind::SyscallMonitor, gone()));
+        assert!(!store.take(ObjectKind::SyscallMonitor, gone()));
         // another in the place of one that is gone, while nobody told
-        assert!(is(&mut book, object("b", 1, &["openat"])));
+        assert!(is(&mut store, object("b", 1, &["openat"])));
         let others = vec![object("c", 1, &["openat"])];
-        assert!(book.take(ObjectKind::SyscallMonitor, ObjectNews::All(others)));
-        assert_eq!(book.weigh().len(), 1);
+        assert!(store.take(ObjectKind::SyscallMonitor, ObjectNews::All(others)));
+        assert_eq!(store.evaluate().len(), 1);
     }
 
     #[test]
     fn a_call_that_is_not_known_here_is_told_and_the_rest_is_watched() {
-        let mut book = Book::default();
-        is(&mut book, object("some", 1, &["openat", "open_at"]));
-        is(&mut book, object("none", 1, &["open_at"]));
-        let weighed = book.weigh();
+        let mut store = Store::default();
+        is(&mut store, object("some", 1, &["openat", "open_at"]));
+        is(&mut store, object("none", 1, &["open_at"]));
+        let evaluated = store.evaluate();
         let attached = Attached::from([("openat", How::Probes), ("close", How::Tracepoints)]);
-        let said = of(&weighed, "some").status("node-1", &attached, None);
+        let said = of(&evaluated, "some").status("node-1", &attached, None);
         assert_eq!(said.attached, ["openat"]);
         assert_eq!((said.probes, said.tracepoints), (1, 0));
         let error = said.error.unwrap();
         assert!(error.contains("open_at; the rest is watched"), "{error}");
-        let said = of(&weighed, "none").status("node-1", &attached, None);
+        let said = of(&evaluated, "none").status("node-1", &attached, None);
         assert!(said.attached.is_empty());
         assert!(said.error.unwrap().contains("nothing is watched"));
     }
 
     #[test]
     fn the_oldest_are_heeded_and_the_others_hear_of_it() {
-        let mut book = Book::default();
+        let mut store = Store::default();
         for number in 0..MAX_OBJECTS {
             let uid = format!("old-{number}");
-            is(&mut book, object(&uid, 100, &["openat"]));
+            is(&mut store, object(&uid, 100, &["openat"]));
         }
-        is(&mut book, object("a-new-one", 1, &["close"]));
-        let weighed = book.weigh();
-        let wrong = |one: &Weighed| one.wrong.clone();
-        let (new, old): (Vec<_>, Vec<_>) = weighed
+        is(&mut store, object("a-new-one", 1, &["close"]));
+        let evaluated = store.evaluate();
+        let wrong = |one: &Evaluated| one.wrong.clone();
+        let (new, old): (Vec<_>, Vec<_>) = evaluated
             .iter()
             .partition(|one| one.object.uid == "a-new-one");
         assert!(old.iter().all(|one| wrong(one).is_none()));
         assert!(wrong(new[0]).unwrap().contains("more than 100 objects"));
-        assert!(new[0].asker.calls().next().is_none());
+        assert!(new[0].subscription.calls().next().is_none());
         // and takes the place of one that goes
         let gone = ObjectNews::Gone("old-7".into());
-        assert!(book.take(ObjectKind::SyscallMonitor, gone));
-        assert!(wrong(of(&book.weigh(), "a-new-one")).is_none());
+        assert!(store.take(ObjectKind::SyscallMonitor, gone));
+        assert!(wrong(of(&store.evaluate(), "a-new-one")).is_none());
     }
 
     #[test]
     fn what_keeps_the_monitor_from_it_is_told() {
-        let mut book = Book::default();
-        is(&mut book, object("a", 1, &["openat"]));
-        let said = book.weigh()[0].status("node-1", &Attached::new(), Some("no memory"));
+        let mut store = Store::default();
+        is(&mut store, object("a", 1, &["openat"]));
+        let said = store.evaluate()[0].status("node-1", &Attached::new(), Some("no memory"));
         assert_eq!(
             said.error.as_deref(),
             Some("not all of it is in force: no memory")

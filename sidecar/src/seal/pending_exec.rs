@@ -14,7 +14,7 @@ use sidecar_common::policy::{Held, HeldFlags};
 
 use super::{
     Work,
-    arrivals::{Coming, FIRST_LOOK, Notice, Standing, Way},
+    arrivals::{FIRST_LOOK, Notice, PendingExec, Standing, Way},
     held::{HeldTask, HoldError},
     tracee::{Progress, Traced, Tracee, Tracer, lost},
 };
@@ -33,7 +33,7 @@ impl Work {
         if self.waits(held) || self.arrivals.standing.contains_key(&held.seal) {
             return;
         }
-        let is_coming = held.flags.contains(HeldFlags::COMING);
+        let is_coming = held.flags.contains(HeldFlags::PRE_EXEC);
         match self.arrivals.coming.get_mut(&tgid) {
             Some(coming) if coming.held.start_ns == held.start_ns => {
                 if !is_coming && held.flags.contains(HeldFlags::SEIZED) {
@@ -78,14 +78,14 @@ impl Work {
             self.arrivals.is_crowded = true;
             return;
         }
-        let (notice, outcome) = Notice::of(tgid, &self.orders);
+        let (notice, outcome) = Notice::of(tgid, &self.commands);
         match Tracer::start(thread, options, |done| notice.give(done)) {
             Ok(tracer) => {
                 self.arrivals.apart += 1;
                 let way = Way::Apart { tracer, outcome };
                 self.arrivals
                     .coming
-                    .insert(tgid, Coming { held: *held, way });
+                    .insert(tgid, PendingExec { held: *held, way });
             }
             Err(cause) => {
                 let what = "start a thread that attaches to it";
@@ -111,7 +111,7 @@ impl Work {
 
     /// The kernel side has something to tell of one, if it is coming.
     pub(super) fn has_changed(&mut self, tgid: u32) {
-        if let Some(Coming {
+        if let Some(PendingExec {
             way: Way::Followed {
                 interval, is_told, ..
             },
@@ -137,7 +137,7 @@ impl Work {
     fn look_at(&mut self, tgid: u32) {
         /// How often at once: on a single processor it has to run for that, and does not take long.
         const TRIES: u32 = 3;
-        let Some(Coming { held, way }) = self.arrivals.coming.get_mut(&tgid) else {
+        let Some(PendingExec { held, way }) = self.arrivals.coming.get_mut(&tgid) else {
             return;
         };
         let Way::Followed {
@@ -203,7 +203,7 @@ impl Work {
 
     /// One that is followed stands behind an exec.
     fn has_executed(&mut self, tgid: u32) {
-        if let Some(Coming {
+        if let Some(PendingExec {
             held,
             way: Way::Followed { tracee, .. },
         }) = self.arrivals.remove(tgid)
@@ -214,13 +214,13 @@ impl Work {
 
     fn has_come(&mut self, tgid: u32, held: &Held, mut traced: Traced) {
         self.turns.wait(held.seal);
-        if !held.flags.contains(HeldFlags::COMING) {
+        if !held.flags.contains(HeldFlags::PRE_EXEC) {
             return self.arrivals.stands(tgid, held, Standing::Traced(traced));
         }
         // (its record is still to come, or was lost)
         match self.maps.held(tgid) {
             Ok(Some(now))
-                if now.start_ns == held.start_ns && !now.flags.contains(HeldFlags::COMING) =>
+                if now.start_ns == held.start_ns && !now.flags.contains(HeldFlags::PRE_EXEC) =>
             {
                 self.arrivals.stands(tgid, &now, Standing::Traced(traced));
             }
@@ -244,7 +244,7 @@ impl Work {
 
     /// It goes on as what it was. Off the books first, or its next exec would be taken for one that we see.
     fn has_not_executed(&mut self, tgid: u32) {
-        if let Some(Coming {
+        if let Some(PendingExec {
             held,
             way: Way::Followed { mut tracee, .. },
         }) = self.arrivals.remove(tgid)
@@ -263,7 +263,7 @@ impl Work {
 
     /// One that has a tracer of its own stands behind its exec, or that came to nothing.
     pub(super) fn proceed(&mut self, tgid: u32) {
-        let Some(Coming {
+        let Some(PendingExec {
             way: Way::Apart { outcome, .. },
             ..
         }) = self.arrivals.coming.get(&tgid)
@@ -276,7 +276,7 @@ impl Work {
             // (the notice was of the one before it)
             Err(TryRecvError::Empty) => return,
         };
-        let Some(Coming {
+        let Some(PendingExec {
             held,
             way: Way::Apart { tracer, .. },
         }) = self.arrivals.remove(tgid)
@@ -342,7 +342,7 @@ impl Work {
             return;
         };
         match standing {
-            Standing::Stopped => self.live(tgid, &held),
+            Standing::Stopped => self.handle_held(tgid, &held),
             Standing::Traced(mut traced) => {
                 // It is off the books, and was to start without; but it stands here until we let it go.
                 if self.config.policy.on_failure == OnFailure::Allow
@@ -351,7 +351,7 @@ impl Work {
                     let _ = traced.ask(Tracee::detach);
                     return;
                 }
-                self.live_traced(tgid, &held, traced);
+                self.handle_traced(tgid, &held, traced);
             }
         }
     }

@@ -8,7 +8,7 @@ use sidecar_common::policy::ScopeFlags;
 use super::is_started_from_outside;
 use crate::{
     config::{Config, Mode, OnFailure, Policy, Provenance},
-    kernel::{self, Claim, Maps, Ring, pins},
+    kernel::{self, Maps, Ring, ScopeLease, pins},
     limits,
     seal::Crew,
     takeover::Others,
@@ -48,8 +48,8 @@ pub(super) fn ensure_loaded() -> anyhow::Result<()> {
 }
 
 /// What it takes to be the scope's agent.
-pub(super) struct Staked {
-    pub(super) claim: Claim,
+pub(super) struct Acquired {
+    pub(super) lease: ScopeLease,
     /// One for each delivering thread.
     pub(super) rings: Vec<Ring>,
     /// The maps of other versions under which programs go on.
@@ -58,15 +58,15 @@ pub(super) struct Staked {
 }
 
 /// Becomes the scope's agent.
-pub(super) fn stake(config: &Config) -> anyhow::Result<Staked> {
+pub(super) fn acquire(config: &Config) -> anyhow::Result<Acquired> {
     ensure_loaded()?;
     let lock = pins::lock()?;
     let scope = kernel::own_scope()?;
     let others = Others::find(scope, &lock)?;
-    let (claim, rings) = Claim::stake(&lock, &wish(config), Crew::size())?;
+    let (lease, rings) = ScopeLease::acquire(&lock, &wish(config), Crew::size())?;
     others.hand_over(scope, &lock)?;
-    Ok(Staked {
-        claim,
+    Ok(Acquired {
+        lease,
         rings,
         others: others.retire(&lock)?,
         own_cgroup: kernel::own_cgroup(&lock)?,
@@ -74,10 +74,10 @@ pub(super) fn stake(config: &Config) -> anyhow::Result<Staked> {
 }
 
 /// What is asked of the kernel side.
-pub(super) fn wish(config: &Config) -> kernel::Wish<'_> {
+pub(super) fn wish(config: &Config) -> kernel::ScopeRequest<'_> {
     let is_disabled = config.policy.mode == Mode::Disabled;
     let watched = || config.secrets.iter().filter(|_| !is_disabled);
-    kernel::Wish {
+    kernel::ScopeRequest {
         flags: flags(&config.policy),
         has_image_only: watched()
             .any(|binding| binding.selector.provenance == Some(Provenance::ImageAndLibraries)),

@@ -11,13 +11,13 @@ use crate::{
         calls::{self, Call, Category},
     },
     kernel::SyscallsWish,
-    kube::Asked,
+    kube::Spec,
     process::{Place, Pods},
 };
 
 /// One who asks.
 #[derive(Clone, Default)]
-pub(crate) struct Asker {
+pub(crate) struct Subscription {
     /// By their names.
     calls: BTreeMap<&'static str, &'static Call>,
     whose: Whose,
@@ -35,7 +35,7 @@ struct Whose {
     containers: Vec<String>,
 }
 
-impl Asker {
+impl Subscription {
     /// The configuration, if it asks.
     pub(crate) fn of_config(config: &config::Syscalls) -> Option<Self> {
         config.enabled.then(|| Self {
@@ -50,7 +50,7 @@ impl Asker {
     }
 
     /// An object, and what of it this machine, or this version, does not know. The rest is asked for.
-    pub(crate) fn of_object(object: &Asked) -> (Self, Vec<String>) {
+    pub(crate) fn of_object(object: &Spec) -> (Self, Vec<String>) {
         let mut unknown = Vec::new();
         let mut wanted = Vec::new();
         for word in &object.categories {
@@ -68,7 +68,7 @@ impl Asker {
             }
         }
         let pods = object.namespace.clone();
-        let asker = Self {
+        let subscription = Self {
             calls: named(wanted),
             whose: Whose {
                 pods: pods.map(|namespace| (namespace, object.pods.clone())),
@@ -77,7 +77,7 @@ impl Asker {
             uids: object.uids.iter().copied().collect(),
             only_failed: object.failed,
         };
-        (asker, unknown)
+        (subscription, unknown)
     }
 
     /// What it asks for, by name.
@@ -177,18 +177,20 @@ impl Made {
 /// All who ask for something.
 #[derive(Clone, Default)]
 pub(super) struct Askers {
-    all: Vec<Asker>,
+    all: Vec<Subscription>,
     /// Who asks for a call of that name, as places in `all`.
     by_call: HashMap<&'static str, Vec<usize>>,
 }
 
-impl FromIterator<Asker> for Askers {
-    fn from_iter<T: IntoIterator<Item = Asker>>(askers: T) -> Self {
-        let asking = askers.into_iter().filter(|asker| !asker.calls.is_empty());
-        let all: Vec<Asker> = asking.collect();
+impl FromIterator<Subscription> for Askers {
+    fn from_iter<T: IntoIterator<Item = Subscription>>(subscriptions: T) -> Self {
+        let asking = subscriptions
+            .into_iter()
+            .filter(|subscription| !subscription.calls.is_empty());
+        let all: Vec<Subscription> = asking.collect();
         let mut by_call: HashMap<&'static str, Vec<usize>> = HashMap::new();
-        for (at, asker) in all.iter().enumerate() {
-            for name in asker.calls.keys() {
+        for (at, subscription) in all.iter().enumerate() {
+            for name in subscription.calls.keys() {
                 by_call.entry(*name).or_default().push(at);
             }
         }
@@ -206,11 +208,15 @@ impl Askers {
     /// filter for all can.
     pub(super) fn wish(&self, rate: u32) -> SyscallsWish {
         let all = &self.all;
-        let calls = all.iter().flat_map(|asker| asker.calls.clone());
+        let calls = all
+            .iter()
+            .flat_map(|subscription| subscription.calls.clone());
         let calls: BTreeMap<&'static str, &'static Call> = calls.collect();
-        let uids = all.iter().flat_map(|asker| asker.uids.clone());
+        let uids = all
+            .iter()
+            .flat_map(|subscription| subscription.uids.clone());
         let uids: BTreeSet<u32> = uids.collect();
-        let all_name_users = all.iter().all(|asker| !asker.uids.is_empty());
+        let all_name_users = all.iter().all(|subscription| !subscription.uids.is_empty());
         SyscallsWish {
             calls: calls.into_values().collect(),
             uids: if all_name_users && uids.len() <= MAX_UIDS {
@@ -218,8 +224,10 @@ impl Askers {
             } else {
                 Vec::new()
             },
-            only_failed: all.iter().all(|asker| asker.only_failed),
-            only_groups: all.iter().all(|asker| !asker.whose.is_everybodys()),
+            only_failed: all.iter().all(|subscription| subscription.only_failed),
+            only_groups: all
+                .iter()
+                .all(|subscription| !subscription.whose.is_everybodys()),
             rate,
         }
     }
@@ -227,7 +235,10 @@ impl Askers {
     /// Whether somebody may want calls that are made there: what the kernel side judges a control group by. `None` if that
     /// cannot be said yet.
     pub(super) fn verdict(&self, place: Option<&Place>, pods: Option<&Pods>) -> Option<bool> {
-        let mut answers = self.all.iter().map(|asker| asker.whose.means(place, pods));
+        let mut answers = self
+            .all
+            .iter()
+            .map(|subscription| subscription.whose.means(place, pods));
         one_of(&mut answers)
     }
 
@@ -235,16 +246,16 @@ impl Askers {
     pub(super) fn want(&self, call: &Made, place: Option<&Place>, pods: Option<&Pods>) -> bool {
         let asking = self.by_call.get(call.name);
         asking.into_iter().flatten().any(|at| {
-            let asker = &self.all[*at];
-            asker.wants(call) && asker.whose.means(place, pods) == Some(true)
+            let subscription = &self.all[*at];
+            subscription.wants(call) && subscription.whose.means(place, pods) == Some(true)
         })
     }
 
     /// Whether these judge places as those do.
     pub(super) fn judge_like(&self, others: &Self) -> bool {
-        let whose = |askers: &Self| -> Vec<Whose> {
-            let all = askers.all.iter();
-            all.map(|asker| asker.whose.clone()).collect()
+        let whose = |subscriptions: &Self| -> Vec<Whose> {
+            let all = subscriptions.all.iter();
+            all.map(|subscription| subscription.whose.clone()).collect()
         };
         whose(self) == whose(others)
     }
@@ -254,7 +265,7 @@ impl Askers {
         let mut selectors = self
             .all
             .iter()
-            .filter_map(|asker| asker.whose.pods.as_ref());
+            .filter_map(|subscription| subscription.whose.pods.as_ref());
         selectors.any(|(_, labels)| !labels.selects_all())
     }
 }

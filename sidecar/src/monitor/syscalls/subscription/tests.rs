@@ -10,15 +10,15 @@ use crate::process::{Container, NamedPod};
 /// What tests ask for and programs do.
 const NAMES: [&str; 4] = ["openat", "close", "connect", "getpid"];
 
-fn asked(names: &[&str]) -> Asked {
-    Asked {
+fn asked(names: &[&str]) -> Spec {
+    Spec {
         names: names.iter().map(ToString::to_string).collect(),
-        ..Asked::default()
+        ..Spec::default()
     }
 }
 
-fn asker(object: &Asked) -> Asker {
-    let (whole, unknown) = Asker::of_object(object);
+fn subscription(object: &Spec) -> Subscription {
+    let (whole, unknown) = Subscription::of_object(object);
     assert!(unknown.is_empty(), "{unknown:?}");
     whole
 }
@@ -65,12 +65,12 @@ fn pods() -> Pods {
 
 #[test]
 fn what_is_not_known_is_told_and_the_rest_is_asked_for() {
-    let (asker, unknown) = Asker::of_object(&Asked {
+    let (subscription, unknown) = Subscription::of_object(&Spec {
         categories: vec!["descriptors".into(), "files".into()],
         ..asked(&["openat", "newstat", "signal"])
     });
     assert_eq!(unknown, ["files", "signal"]);
-    let names: BTreeSet<&str> = asker.calls().collect();
+    let names: BTreeSet<&str> = subscription.calls().collect();
     // (by its function's name, too)
     assert!(names.is_superset(&["openat", "dup3"].into()), "{names:?}");
     assert_eq!(names.contains("stat"), calls::find("stat").is_some());
@@ -80,18 +80,21 @@ fn what_is_not_known_is_told_and_the_rest_is_asked_for() {
 fn an_object_is_about_pods_of_its_namespace_with_its_labels() {
     let of = |namespace: &str, app: Option<&'static str>| {
         let labels = app.map(|app| ("app", app));
-        asker(&Asked {
+        subscription(&Spec {
             namespace: Some(namespace.into()),
             pods: labels.into_iter().collect(),
             ..asked(&["openat"])
         })
     };
     let pods = pods();
-    let told = |asker: Asker, place: Option<&Place>| {
-        let askers: Askers = [asker].into_iter().collect();
-        let wants = askers.want(&made("openat", 0, false), place, Some(&pods));
-        assert_eq!(wants, askers.verdict(place, Some(&pods)) == Some(true));
-        askers.verdict(place, Some(&pods))
+    let told = |subscription: Subscription, place: Option<&Place>| {
+        let subscriptions: Askers = [subscription].into_iter().collect();
+        let wants = subscriptions.want(&made("openat", 0, false), place, Some(&pods));
+        assert_eq!(
+            wants,
+            subscriptions.verdict(place, Some(&pods)) == Some(true)
+        );
+        subscriptions.verdict(place, Some(&pods))
     };
     let (shop, bank) = (place(Some("shop"), None), place(Some("bank"), None));
     assert_eq!(told(of("shop", None), Some(&shop)), Some(true));
@@ -114,13 +117,13 @@ fn an_object_is_about_pods_of_its_namespace_with_its_labels() {
 
 #[test]
 fn a_container_whose_name_is_not_known_yet_is_not_judged() {
-    let askers: Askers = [asker(&Asked {
+    let subscriptions: Askers = [subscription(&Spec {
         containers: vec!["app".into(), "web".into()],
         ..asked(&["openat"])
     })]
     .into_iter()
     .collect();
-    let verdict = |name| askers.verdict(Some(&place(Some("shop"), name)), None);
+    let verdict = |name| subscriptions.verdict(Some(&place(Some("shop"), name)), None);
     assert_eq!(verdict(Some("web")), Some(true));
     assert_eq!(verdict(Some("db")), Some(false));
     assert_eq!(verdict(None), None);
@@ -129,16 +132,16 @@ fn a_container_whose_name_is_not_known_yet_is_not_judged() {
 #[test]
 fn the_kernel_side_leaves_out_what_nobody_wants() {
     let some = |uids: &[u32], failed| {
-        asker(&Asked {
+        subscription(&Spec {
             namespace: Some("shop".into()),
             uids: uids.to_vec(),
             failed,
             ..asked(&["openat"])
         })
     };
-    let wish = |askers: &[Asker]| {
-        let askers: Askers = askers.iter().cloned().collect();
-        askers.wish(20)
+    let wish = |subscriptions: &[Subscription]| {
+        let subscriptions: Askers = subscriptions.iter().cloned().collect();
+        subscriptions.wish(20)
     };
     let two = wish(&[some(&[1, 2], true), some(&[2, 3], true)]);
     assert_eq!(two.rate, 20);
@@ -147,23 +150,23 @@ fn the_kernel_side_leaves_out_what_nobody_wants() {
     // one that names no user is about all, as is one that wants more than failures, or is about the whole node
     assert!(wish(&[some(&[1], true), some(&[], true)]).uids.is_empty());
     assert!(!wish(&[some(&[1], true), some(&[1], false)]).only_failed);
-    assert!(!wish(&[some(&[1], true), asker(&asked(&["close"]))]).only_groups);
+    assert!(!wish(&[some(&[1], true), subscription(&asked(&["close"]))]).only_groups);
     // but one that asks for nothing is not
-    assert!(wish(&[some(&[1], true), Asker::default()]).only_groups);
+    assert!(wish(&[some(&[1], true), Subscription::default()]).only_groups);
     // more users than the kernel side has room for
     let many: Vec<u32> = (0..=u32::try_from(MAX_UIDS).unwrap()).collect();
     assert!(wish(&[some(&many, true)]).uids.is_empty());
 }
 
 /// Any object.
-fn any_asked() -> impl Strategy<Value = Asked> {
+fn any_asked() -> impl Strategy<Value = Spec> {
     let names = prop::sample::subsequence(&NAMES, 0..=NAMES.len());
     let namespace = prop::option::of(prop::sample::select(vec!["shop", "bank"]));
     let app = prop::option::of(prop::sample::select(vec!["shop", "bank"]));
     let containers = prop::sample::subsequence(&["app", "web"], 0..=2);
     let uids = prop::collection::vec(0_u32..3, 0..3);
     let parts = (names, namespace, app, containers, uids, any::<bool>());
-    parts.prop_map(|(names, namespace, app, containers, uids, failed)| Asked {
+    parts.prop_map(|(names, namespace, app, containers, uids, failed)| Spec {
         namespace: namespace.map(Into::into),
         pods: app.map(|app| ("app", app)).into_iter().collect(),
         containers: containers.into_iter().map(Into::into).collect(),
@@ -203,7 +206,7 @@ proptest! {
     ) {
         let (pods, call) = (pods(), made(name, uid, has_failed));
         let (pods, place) = (Some(&pods), place.as_ref());
-        let of = |asked: &[Asked]| -> Askers { asked.iter().map(asker).collect() };
+        let of = |asked: &[Spec]| -> Askers { asked.iter().map(subscription).collect() };
         let alone = all.iter().any(|one| of(std::slice::from_ref(one)).want(&call, place, pods));
         let together = of(&all);
         prop_assert_eq!(together.want(&call, place, pods), alone);

@@ -11,24 +11,24 @@ use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 
 use super::{
-    edits::interval,
+    acquire::{Acquired, acquire, wish},
+    config_reload::interval,
     guard_watch::{self, GuardWatch},
     is_started_from_outside, own_pod,
-    stake::{Staked, stake, wish},
 };
 use crate::{
     config::{Config, Mode, Policy},
     guardian::Guardian,
-    kernel::{Claim, Maps, pins},
+    kernel::{Maps, ScopeLease, pins},
     observe::{Journal, Lifecycle, Metrics, http::Server},
     process::{Pods, SharedWhereabouts, Whereabouts},
-    seal::{Counting, Crew, GivenUp, Order, Sealer, Share, StartedWith, Turns, Watchdog},
+    seal::{Command, Counting, Crew, GivenUp, Sealer, Share, StartedWith, Turns, Watchdog},
     secrets::Store,
 };
 
 /// See the module.
-pub(super) struct Shift {
-    claim: Claim,
+pub(super) struct ActiveAgent {
+    lease: ScopeLease,
     guardian: Guardian,
     guard: GuardWatch,
     mode: Mode,
@@ -36,7 +36,7 @@ pub(super) struct Shift {
     crew: Crew,
 }
 
-impl Shift {
+impl ActiveAgent {
     /// Begins; `pods` are the node's, where an agent that answers for one can know them. The receiver hears when
     /// a delivering thread has ended.
     pub(super) async fn begin(
@@ -48,20 +48,20 @@ impl Shift {
         server: &mut Option<Server>,
     ) -> anyhow::Result<(Self, mpsc::Receiver<()>)> {
         let audit_log = config.monitoring.audit_log.as_deref();
-        let Staked {
-            claim,
+        let Acquired {
+            lease,
             rings,
             others,
             own_cgroup,
-        } = stake(config)?;
-        let scope = claim.scope();
+        } = acquire(config)?;
+        let scope = lease.scope();
         let guardian = Guardian::start(audit_log)?;
         // Before anything is kept in memory, and before the first program is delivered to.
         let guard = match GuardWatch::begin(guardian.pid(), metrics.clone(), journal.clone()) {
             Ok(guard) => guard,
             Err(e) => {
                 let under_seal = Maps::open()?.sealed_in(scope);
-                claim.leave(&pins::lock()?, under_seal)?;
+                lease.leave(&pins::lock()?, under_seal)?;
                 guardian.dismiss();
                 return Err(e.into());
             }
@@ -118,15 +118,15 @@ impl Shift {
         let in_a_pod = is_started_from_outside();
         tracing::info!(scope, workers, bindings = config.secrets.len(), mode = ?config.policy.mode, in_a_pod, "watching");
         let mode = config.policy.mode;
-        let shift = Self {
-            claim,
+        let active = Self {
+            lease,
             guardian,
             guard,
             mode,
             watchdog,
             crew,
         };
-        Ok((shift, has_ended))
+        Ok((active, has_ended))
     }
 
     /// To be called from time to time.
@@ -160,12 +160,12 @@ impl Shift {
 
     /// A source may have another value.
     pub(super) fn refresh(&self) -> anyhow::Result<()> {
-        Ok(self.crew.give(|| Order::Refresh)?)
+        Ok(self.crew.give(|| Command::Refresh)?)
     }
 
     /// More may be known of what waits for that.
     pub(super) fn look_again(&self) -> anyhow::Result<()> {
-        Ok(self.crew.give(|| Order::LookAgain)?)
+        Ok(self.crew.give(|| Command::LookAgain)?)
     }
 
     /// Has the delivering threads work by another configuration. When that is done the receiver hears, and it is
@@ -184,7 +184,7 @@ impl Shift {
     /// Asks the kernel side for what the configuration says. A new name only now: what is held must find a thread
     /// that knows it.
     pub(super) fn renew(&mut self, config: &Config) -> anyhow::Result<()> {
-        self.claim.renew(&pins::lock()?, &wish(config))?;
+        self.lease.renew(&pins::lock()?, &wish(config))?;
         self.mode = config.policy.mode;
         self.guard.set_asked_for(self.mode != Mode::Disabled);
         Ok(())
@@ -193,7 +193,7 @@ impl Shift {
     /// Ends in order: what is held is delivered first.
     pub(super) fn end(self, policy: &Policy, has_ended_early: bool) -> anyhow::Result<()> {
         let Self {
-            mut claim,
+            mut lease,
             guardian,
             guard,
             mode,
@@ -204,14 +204,14 @@ impl Shift {
         watchdog
             .journal
             .emit_lifecycle(Lifecycle::Stopping, mode.name(), None);
-        claim.stop_holding(&pins::lock()?)?;
-        crew.give(|| Order::Stop)?;
+        lease.stop_holding(&pins::lock()?)?;
+        crew.give(|| Command::Stop)?;
         wait_for(&mut watchdog, policy, &crew);
         // Whatever happened, nobody stays stopped.
         watchdog.look(Duration::ZERO);
         let result = crew.outcome();
-        let under_seal = watchdog.maps.sealed_in(claim.scope());
-        claim.leave(&pins::lock()?, under_seal)?;
+        let under_seal = watchdog.maps.sealed_in(lease.scope());
+        lease.leave(&pins::lock()?, under_seal)?;
         drop(guard);
         guardian.dismiss();
         drop(watchdog);

@@ -9,7 +9,7 @@ use sidecar_common::{
     proof::{ANSWER, COMMAND, Proof},
 };
 
-use super::{Own, Reach, decide, finish, pins, self_test::fired};
+use super::{AccessRequest, SelfAccess, decide, finish, pins, self_test::fired};
 use crate::{
     kernel::{self, off},
     ring, sealed,
@@ -150,8 +150,8 @@ fn refuse(scope: ScopeId, name: [u8; COMM_LEN]) -> i32 {
 }
 
 #[inline(always)]
-pub(super) fn of_nobody(scope: ScopeId, name: [u8; COMM_LEN]) -> Reach {
-    Reach {
+pub(super) fn of_nobody(scope: ScopeId, name: [u8; COMM_LEN]) -> AccessRequest {
+    AccessRequest {
         sealed: Sealed {
             seal: 0,
             start_ns: 0,
@@ -162,7 +162,7 @@ pub(super) fn of_nobody(scope: ScopeId, name: [u8; COMM_LEN]) -> Reach {
         tgid: kernel::current_tgid(),
         what: AccessKind::Named,
         guarded_by: ScopeFlags::BLOCK_MEM,
-        own: Own::Never,
+        own: SelfAccess::Never,
         name,
     }
 }

@@ -22,13 +22,13 @@ pub(super) enum Due {
 
 /// All of them, by their times: every program that ends leaves one, and every record that comes asks for the first.
 #[derive(Default)]
-pub(super) struct Schedule {
+pub(super) struct DeadlineQueue {
     due: BTreeMap<(Instant, u64), Due>,
     /// How many there ever were.
     count: u64,
 }
 
-impl Schedule {
+impl DeadlineQueue {
     pub(super) fn add(&mut self, at: Instant, due: Due) {
         self.count += 1;
         self.due.insert((at, self.count), due);
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn what_is_due_comes_in_the_order_of_its_times() {
-        let mut schedule = Schedule::default();
+        let mut schedule = DeadlineQueue::default();
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         for (seconds, tgid) in [(3, 3), (1, 1), (2, 20), (2, 21)] {

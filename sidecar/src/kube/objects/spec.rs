@@ -15,7 +15,7 @@ const LONGEST_WORD: usize = 253;
 
 /// What one object asks for. Nothing in here is known to be a system call yet.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Asked {
+pub(crate) struct Spec {
     /// Only programs of this namespace's pods.
     pub(crate) namespace: Option<String>,
     /// And of these only pods with such labels.
@@ -65,7 +65,7 @@ struct Probe {
     name: String,
 }
 
-impl Asked {
+impl Spec {
     /// By a `SyscallMonitor` of that namespace.
     pub(super) fn of_syscall_monitor(namespace: &str, spec: &Value) -> Result<Self, String> {
         let spec = SyscallMonitor::deserialize(spec).map_err(|e| refused(&e))?;
@@ -154,7 +154,7 @@ mod tests {
                 "matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["db"]}],
             },
         });
-        let asked = Asked::of_syscall_monitor("shop", &spec).unwrap();
+        let asked = Spec::of_syscall_monitor("shop", &spec).unwrap();
         assert_eq!(asked.namespace.as_deref(), Some("shop"));
         assert_eq!((asked.uids, asked.failed), (vec![0, u32::MAX], true));
         let has = |tier: &str| {
@@ -163,26 +163,26 @@ mod tests {
             asked.pods.matches(&BTreeMap::from(labels))
         };
         assert!(has("web") && !has("db"));
-        let least = Asked::of_syscall_monitor("shop", &json!({"names": ["openat"]})).unwrap();
+        let least = Spec::of_syscall_monitor("shop", &json!({"names": ["openat"]})).unwrap();
         assert!(least.pods.selects_all() && !least.failed);
     }
 
     #[test]
     fn what_is_not_understood_is_not_passed_over() {
         let spec = json!({"names": ["openat"], "onlyOnSundays": true});
-        let said = Asked::of_syscall_monitor("shop", &spec).unwrap_err();
+        let said = Spec::of_syscall_monitor("shop", &spec).unwrap_err();
         assert!(
             said.contains("onlyOnSundays") && said.contains("kernelseal crd"),
             "{said}"
         );
         let spec = json!({"names": ["openat"], "podSelector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}});
-        let said = Asked::of_syscall_monitor("shop", &spec).unwrap_err();
+        let said = Spec::of_syscall_monitor("shop", &spec).unwrap_err();
         assert!(said.starts_with("spec.podSelector: "), "{said}");
     }
 
     #[test]
     fn nobody_asks_for_more_than_we_remember() {
-        let of = |spec: Value| Asked::of_syscall_monitor("shop", &spec).map(drop);
+        let of = |spec: Value| Spec::of_syscall_monitor("shop", &spec).map(drop);
         let many = vec!["x"; MOST_WORDS + 1];
         let long = "x".repeat(LONGEST_WORD + 1);
         for (what, spec) in [
@@ -204,7 +204,7 @@ mod tests {
         let probes: Vec<_> = (0..=MOST_WORDS)
             .map(|n| json!({"name": format!("f{n}")}))
             .collect();
-        let said = Asked::of_kubeward(&json!({"kprobe": probes})).unwrap_err();
+        let said = Spec::of_kubeward(&json!({"kprobe": probes})).unwrap_err();
         assert!(said.starts_with("spec: more than"), "{said}");
     }
 
@@ -214,9 +214,9 @@ mod tests {
             "kprobe": [{"name": "sys_openat"}, {"name": "__x64_sys_connect"}],
             "kretprobe": [{"name": "sys_openat"}, {"name": "execve"}],
         });
-        let asked = Asked::of_kubeward(&spec).unwrap();
+        let asked = Spec::of_kubeward(&spec).unwrap();
         assert_eq!(asked.names, ["connect", "execve", "openat"]);
         assert_eq!(asked.namespace, None);
-        assert!(Asked::of_kubeward(&json!({"kprobe": "sys_openat"})).is_err());
+        assert!(Spec::of_kubeward(&json!({"kprobe": "sys_openat"})).is_err());
     }
 }

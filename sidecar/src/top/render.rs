@@ -223,7 +223,7 @@ fn calls(state: &State) -> Section {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::event::Told, *};
+    use super::{super::event::Event, *};
 
     fn state_of(events: usize) -> State {
         let mut state = State::default();
@@ -231,11 +231,11 @@ mod tests {
             let line = format!(
                 r#"{{"timestamp":"2026-11-21T06:51:55.806172Z","type":"SEALED","pid":{pid},"process":"a\u001b[2J\u202epp","bindings":["shop"]}}"#
             );
-            state.take(Told::parse(line.as_bytes()).unwrap());
+            state.take(Event::parse(line.as_bytes()).unwrap());
             let line = format!(
                 r#"{{"timestamp":"2026-11-21T06:51:55.806172Z","type":"REFUSED","pid":{pid},"process":"b","reason":"no\nplace"}}"#
             );
-            state.take(Told::parse(line.as_bytes()).unwrap());
+            state.take(Event::parse(line.as_bytes()).unwrap());
         }
         state
     }

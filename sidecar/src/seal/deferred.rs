@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sidecar_common::policy::Held;
 
-use super::{Work, due::Due, failure::Failure, held::HeldTask};
+use super::{Work, deadline_queue::Due, failure::Failure, held::HeldTask};
 use crate::{
     process::{Place, Process},
     util::Clock,
@@ -15,14 +15,14 @@ use crate::{
 const LACK: Duration = Duration::from_millis(100);
 
 /// One of them.
-pub(super) struct Waiting {
+pub(super) struct Deferred {
     tgid: u32,
     held: Held,
     task: HeldTask,
     until: Instant,
 }
 
-impl Waiting {
+impl Deferred {
     /// When it is looked at in any case.
     pub(super) fn until(&self) -> Instant {
         self.until
@@ -56,7 +56,7 @@ impl Work {
             wait = wait.min(LACK);
         }
         let held = *held;
-        self.waiting.push(Waiting {
+        self.waiting.push(Deferred {
             tgid,
             held,
             task,
@@ -84,7 +84,7 @@ impl Work {
 
     /// Looks at those again that have waited long enough.
     pub(super) fn look_at_due(&mut self, now: Instant) {
-        let due: Vec<Waiting> = self
+        let due: Vec<Deferred> = self
             .waiting
             .extract_if(.., |waiting| waiting.until <= now)
             .collect();
@@ -109,8 +109,8 @@ impl Work {
         }
     }
 
-    fn serve_waiting(&mut self, waiting: Waiting) {
-        let Waiting {
+    fn serve_waiting(&mut self, waiting: Deferred) {
+        let Deferred {
             tgid, held, task, ..
         } = waiting;
         let process = Process::new(held.pid);

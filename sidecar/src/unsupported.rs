@@ -64,7 +64,7 @@ fn objects(config: &Config, has_pods: bool) -> Option<(Position, String)> {
         .objects_at
         .filter(|_| syscalls.objects && !has_pods)?;
     let why = format!(
-        "monitoring.syscalls.objects: objects are heeded by an agent that answers for a node and can ask the API, and this one does not. Give it the node's name in {NODE_NAME} (fieldRef spec.nodeName) and a service account, as deploy/daemonset.yaml and deploy/rbac.yaml do; or remove the key"
+        "monitoring.syscalls.objects: SyscallMonitor objects need a node agent with access to the API; this agent has none. Give it the node's name in {NODE_NAME} (fieldRef spec.nodeName) and a service account, as deploy/daemonset.yaml and deploy/rbac.yaml do; or remove the key"
     );
     Some((at, why))
 }

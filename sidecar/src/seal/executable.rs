@@ -17,7 +17,10 @@ use crate::{
 };
 
 /// Whether the file is the one the binding means.
-pub(super) fn is_genuine(binding: &Binding, evidence: &Evidence<'_>) -> Result<(), Refusal> {
+pub(super) fn is_bound_executable(
+    binding: &Binding,
+    evidence: &Evidence<'_>,
+) -> Result<(), Refusal> {
     let held = evidence.held;
     let asked_for = (held.flags.contains(HeldFlags::SCRIPT)).then_some(Script {
         id: FileId {
