@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod container;
+mod content;
 mod entry;
 mod kubelet;
 pub(crate) mod lines;
@@ -15,7 +16,7 @@ mod whereabouts;
 
 use std::{
     fs,
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
@@ -27,10 +28,11 @@ use rustix::{
     fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2},
     process::{Pid, Resource, Rlimit, prlimit},
 };
-use sha2::{Digest as _, Sha256};
 
 use self::cgroup::Cgroup;
 pub(crate) use self::container::{Container, PodRef};
+pub(crate) use self::content::{Content, ReadVersion};
+use self::content::{named_interpreter, read};
 pub(crate) use self::entry::{Entry, Root};
 pub(crate) use self::origin::{Origin, Origins, Parent};
 pub(crate) use self::own_pod::{LABELS, POD_NAMESPACE, Pod};
@@ -368,66 +370,6 @@ fn file_id(file: impl AsFd) -> io::Result<FileId> {
         dev: kernel_dev(found.st_dev),
         ino: found.st_ino,
     })
-}
-
-/// The interpreter that a file's first line names.
-fn named_interpreter(file: fs::File) -> io::Result<Option<Interpreter>> {
-    let mut line = Vec::new();
-    file.take(text::FIRST_LINE as u64).read_to_end(&mut line)?;
-    Ok(text::interpreter(&line))
-}
-
-/// What was read of a file, in one go.
-pub(crate) struct Content {
-    /// Its digest, in hexadecimal.
-    pub(crate) sha256: String,
-    /// The interpreter it names, if it is a script.
-    pub(crate) interpreter: Option<Interpreter>,
-}
-
-/// Which version of a file was read, unless it changed meanwhile, and whether another content has another.
-pub(crate) type ReadVersion = Option<(Version, bool)>;
-
-/// Reads a file to its end, unless it is no longer wanted.
-fn read(
-    mut file: &fs::File,
-    longest: u64,
-    is_wanted: impl Fn() -> bool,
-) -> io::Result<Option<Content>> {
-    const CHUNK: usize = 256 * 1024;
-    let too_long = |length: u64| {
-        let why = format!("it has {length} bytes, and no file of more than {longest} is read");
-        io::Error::new(io::ErrorKind::FileTooLarge, why)
-    };
-    let length = file.metadata()?.len();
-    if length > longest {
-        return Err(too_long(length));
-    }
-    let mut digest = Sha256::new();
-    let mut chunk = vec![0; CHUNK];
-    let mut interpreter = None;
-    let mut total = 0;
-    while is_wanted() {
-        let bytes = match file.read(&mut chunk)? {
-            0 => {
-                let sha256 = hex::encode(digest.finalize());
-                return Ok(Some(Content {
-                    sha256,
-                    interpreter,
-                }));
-            }
-            n => &chunk[..n],
-        };
-        if total == 0 {
-            interpreter = text::interpreter(bytes);
-        }
-        total += bytes.len() as u64;
-        if total > longest {
-            return Err(too_long(total));
-        }
-        digest.update(bytes);
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

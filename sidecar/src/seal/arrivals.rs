@@ -12,7 +12,8 @@ use super::{
     Command, CommandQueue,
     fair::{FairQueue, Owner},
     held::HoldError,
-    tracee::{Traced, Tracee, Tracer},
+    tracee::Tracee,
+    tracer::{Traced, Tracer},
 };
 
 /// When one that is followed is looked at for the first time: nearly all have executed by then. Then later and later.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use super::{deliver_file::OpenVault, rotate::Root};
+use super::{deliver_file::OpenVault, memory::Root};
 
 /// One of those things.
 pub(super) enum Due {

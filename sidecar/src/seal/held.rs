@@ -27,7 +27,8 @@ pub(super) use self::merging::MergingError;
 use super::{
     registers::Registers,
     stack::{Rebuilt, Stack, StackError},
-    tracee::{Traced, Tracee},
+    tracee::Tracee,
+    tracer::Traced,
 };
 
 /// First read of a stack, in bytes: enough for most environments, and no more to wipe than needed.

@@ -1,4 +1,4 @@
-//! The main job. Read [`Work::live`] from top to bottom: it is the life of a secret.
+//! The main job. Read [`Work::handle_held`] from top to bottom: it is the life of a secret.
 
 mod adopt;
 mod arrivals;
@@ -7,6 +7,7 @@ mod crew;
 mod deadline;
 mod deadline_queue;
 mod deferred;
+mod deliver;
 mod deliver_env;
 mod deliver_file;
 mod digests;
@@ -16,6 +17,7 @@ mod failed_exec;
 mod failure;
 mod fair;
 mod held;
+mod memory;
 mod mountinfo;
 mod pending_exec;
 mod provenance;
@@ -26,6 +28,7 @@ mod rotate;
 mod sealer;
 mod stack;
 mod tracee;
+mod tracer;
 mod variables;
 mod verify;
 mod views;
@@ -51,15 +54,14 @@ use self::{
     deadline::Deadline,
     deadline_queue::DeadlineQueue,
     deferred::Deferred,
-    deliver_env::DIR_VARIABLE,
-    deliver_file::{Mounter, SecretFile, Vault},
+    deliver_file::{Mounter, Vault},
     digests::Digests,
     failure::Failure,
     held::HeldTask,
-    rotate::{Memory, Prints, Rotation},
-    stack::Variable,
-    tracee::Traced,
-    verify::{Evidence, Refusal, Verdict, verify},
+    memory::{Fingerprints, Memory},
+    rotate::Rotation,
+    tracer::Traced,
+    verify::{Evidence, Verdict, verify},
 };
 pub(crate) use self::{
     adopt::TakenAway,
@@ -71,8 +73,8 @@ pub(crate) use self::{
     watchdog::{GivenUp, Turns, Watchdog},
 };
 use crate::{
-    config::{Binding, Config, OnFailure, Provenance},
-    kernel::{self, Maps},
+    config::{Binding, Config, OnFailure},
+    kernel::Maps,
     limits::Reserve,
     observe::{Journal, Metrics},
     process::{Origins, Place, Process, Root, SharedWhereabouts},
@@ -125,7 +127,7 @@ struct Work {
     reserve: Reserve,
     digests: RefCell<Digests>,
     trees: HashMap<u64, Tree>,
-    prints: Prints,
+    prints: Fingerprints,
     /// What is to be done at a time.
     due: DeadlineQueue,
     arrivals: Arrivals,
@@ -283,161 +285,6 @@ impl Work {
     /// Whether what we hold is not to outlive us: under a terminal it would go on without secrets.
     fn dies_with_us(&self) -> bool {
         self.config.policy.on_failure == OnFailure::Deny
-    }
-
-    /// Looks up every secret of the bindings. All of them, or none.
-    fn resolve<'c>(&self, bindings: &[&'c Binding]) -> Result<Vec<Secret<'c>>, Failure> {
-        if kernel::ask_hook() == kernel::Answer::Silent {
-            return Err(Failure::Unguarded);
-        }
-        let mut secrets: Vec<Secret<'c>> = Vec::new();
-        for binding in bindings {
-            for secret in &binding.secret_refs {
-                let (as_env, as_file) = (binding.delivery.env, binding.delivery.file);
-                // two bindings may give the same secret; the configuration has seen to it that it
-                // is from the same source
-                if let Some(known) = secrets.iter_mut().find(|known| known.name == secret.name) {
-                    known.as_env |= as_env;
-                    known.as_file |= as_file;
-                    continue;
-                }
-                let Some(value) = self.store.find(&secret.source)? else {
-                    continue;
-                };
-                secrets.push(Secret {
-                    binding,
-                    name: &secret.name,
-                    value,
-                    as_env,
-                    as_file,
-                });
-            }
-        }
-        Ok(secrets)
-    }
-
-    /// Variables must not bring other code into it than its container was started with.
-    fn refuse_foreign_code(
-        &mut self,
-        held: &Held,
-        task: &HeldTask,
-        place: &Place,
-        bindings: &[&Binding],
-    ) -> Result<(), Failure> {
-        let stack = task.stack()?;
-        let is_allowed = |name: &str| {
-            let mut bindings = bindings.iter();
-            bindings.all(|binding| binding.allow_variables.iter().any(|known| known == name))
-        };
-        if let Some(name) = variables::of_loader(&stack).find(|name| !is_allowed(name)) {
-            return Err(Refusal::Preload(name).into());
-        }
-        let foreign = variables::of_interpreters(&stack);
-        let foreign: Vec<_> = foreign.filter(|found| !is_allowed(found.name)).collect();
-        let Some(first) = foreign.first() else {
-            return Ok(());
-        };
-        let other = match &place.container {
-            None => Some(first.name),
-            Some(container) => self
-                .started_with
-                .find_other(&container.id, &foreign, held.pid, &self.whereabouts)
-                .map_err(|cause| Refusal::Unknown {
-                    what: "what its container was started with could not be looked at, and variables are set that bring code",
-                    cause,
-                })?,
-        };
-        other.map_or(Ok(()), |name| Err(Refusal::Interpreter(name).into()))
-    }
-
-    /// Of some programs all code comes from their image, from their first library on.
-    fn keep_to_image(
-        &mut self,
-        held: &Held,
-        process: Process,
-        bindings: &[&Binding],
-    ) -> Result<(), Failure> {
-        let mut bindings = bindings.iter();
-        let wanted = Some(Provenance::ImageAndLibraries);
-        if let Some(binding) = bindings.find(|binding| binding.selector.provenance == wanted) {
-            self.maps.keep_to_image(held.seal)?;
-            provenance::check_code(process, &where_from, binding)?;
-        }
-        Ok(())
-    }
-
-    /// Files first, then variables.
-    fn deliver(
-        &mut self,
-        held: &Held,
-        process: Process,
-        task: &mut HeldTask,
-        secrets: &[Secret<'_>],
-    ) -> Result<Delivered, Failure> {
-        let mut delivered = Delivered {
-            overrode: Vec::new(),
-            note: None,
-            vault: None,
-            memory: Memory::of(held, &self.config, secrets, &self.prints),
-        };
-        // (before there is a secret in it that a neighbour may guess)
-        if held.flags.contains(HeldFlags::MERGED) {
-            task.stop_merging(process, self.dies_with_us())?;
-        }
-        let mut variables: Vec<Variable<'_>> = Vec::with_capacity(secrets.len() + 1);
-        for secret in secrets.iter().filter(|secret| secret.as_env) {
-            match deliver_env::check(secret.name, &secret.value) {
-                Ok(()) => {
-                    variables.push(Variable {
-                        name: secret.name,
-                        value: secret.value.expose(),
-                    });
-                }
-                // what a variable cannot hold is still there as a file
-                Err(e) if secret.as_file => delivered.note = Some(e.to_string()),
-                Err(e) => return Err(e.into()),
-            }
-        }
-        let files: Vec<_> = secrets
-            .iter()
-            .filter(|secret| secret.as_file)
-            .map(|secret| SecretFile {
-                name: secret.name,
-                value: &secret.value,
-                binding: &secret.binding.name,
-                access: Some(secret.binding.file),
-            })
-            .collect();
-        let directory;
-        if !files.is_empty() {
-            // guarded before there is a file in it
-            self.maps.mount_for(self.scope, held.seal)?;
-            let vault;
-            (vault, directory) = self.mounter.mount(held, &files)?;
-            delivered.vault = Some(vault);
-            variables.push(Variable {
-                name: DIR_VARIABLE,
-                value: directory.as_bytes(),
-            });
-        }
-        // The stack is written when nothing else can fail.
-        let written = process
-            .exclude_from_core_dumps()
-            .map_err(|cause| {
-                Failure::Identity(Refusal::Unknown {
-                    what: "its core dumps (the agent needs CAP_SYS_RESOURCE and CAP_DAC_OVERRIDE)",
-                    cause,
-                })
-            })
-            .and_then(|()| Ok(deliver_env::deliver(task, process, &variables)?));
-        match written {
-            Ok(overrode) => delivered.overrode = overrode,
-            Err(failure) => {
-                self.clean(delivered.vault.take());
-                return Err(failure);
-            }
-        }
-        Ok(delivered)
     }
 }
 

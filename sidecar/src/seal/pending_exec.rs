@@ -16,7 +16,8 @@ use super::{
     Work,
     arrivals::{FIRST_LOOK, Notice, PendingExec, Standing, Way},
     held::{HeldTask, HoldError},
-    tracee::{Progress, Traced, Tracee, Tracer, lost},
+    tracee::{Progress, Tracee},
+    tracer::{Traced, Tracer, lost},
 };
 use crate::{config::OnFailure, process::Process};
 

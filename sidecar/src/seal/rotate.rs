@@ -4,26 +4,22 @@
 //! by a signal, or ended to be started again, if its binding says so.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    hash::{BuildHasher as _, RandomState},
-    ptr,
-    sync::Arc,
+    collections::{BTreeMap, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use sidecar_common::policy::{Held, Vault as VaultOwner};
+use rustix::process::Signal;
+use sidecar_common::policy::Vault as VaultOwner;
 
 use super::{
-    Secret, Work,
+    Work,
     deadline_queue::Due,
     deliver_file::{FileError, SecretFile, Vault, step},
-    report::joined,
+    memory::Memory,
 };
 use crate::{
-    config::{Binding, Config, OnRotate, RotateSignal, SecretRef, Source},
+    config::{Binding, Config, OnRotate, RotateSignal, Source},
     observe::{Detail, Kind, Who},
-    process::Process,
     secrets::Value,
     util::Clock,
 };
@@ -35,111 +31,6 @@ const END_WITHIN: Duration = Duration::from_secs(30);
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// How many trees are brought up while others wait.
 const AT_ONCE: usize = 32;
-
-/// Tells values apart without keeping them.
-#[derive(Default)]
-pub(super) struct Prints(RandomState);
-
-impl Prints {
-    /// A number that another value has once in 2^64.
-    fn of(&self, value: &Value) -> u64 {
-        self.0.hash_one(value.expose())
-    }
-}
-
-/// A secret that a program was given, by its place in the configuration of then.
-struct Given {
-    binding: usize,
-    secret: usize,
-    print: u64,
-    as_file: bool,
-}
-
-/// What is remembered of a delivery.
-pub(super) struct Memory {
-    config: Arc<Config>,
-    given: Box<[Given]>,
-    /// The process that was given them.
-    root: Root,
-}
-
-/// The process that a seal was given to, by its number and when it started.
-#[derive(Clone, Copy)]
-pub(super) struct Root {
-    pub(super) pid: u32,
-    start_ns: u64,
-}
-
-impl Root {
-    /// Sends it a signal; nobody else, who may have its number by now.
-    pub(super) fn signal(self, signal: Signal) {
-        let sent = || -> Option<()> {
-            let pid = Pid::from_raw(self.pid.cast_signed())?;
-            let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-            // (of the process that we have a descriptor of, or of a later one: then the signal goes to nobody)
-            let is_it = Process::new(self.pid).started_at(self.start_ns).ok()?;
-            is_it.then(|| pidfd_send_signal(&process, signal).ok())?
-        };
-        if sent().is_none() {
-            tracing::debug!(pid = self.pid, "it is gone, and not told");
-        }
-    }
-}
-
-impl Memory {
-    /// Of a program that is held still.
-    pub(super) fn of(
-        held: &Held,
-        config: &Arc<Config>,
-        secrets: &[Secret<'_>],
-        prints: &Prints,
-    ) -> Self {
-        let given = secrets.iter().filter_map(|secret| {
-            let place = place_of(config, secret)?;
-            Some(Given {
-                binding: place.0,
-                secret: place.1,
-                print: prints.of(&secret.value),
-                as_file: secret.as_file,
-            })
-        });
-        let given = given.collect();
-        Self {
-            config: config.clone(),
-            given,
-            root: Root {
-                pid: held.pid,
-                start_ns: held.start_ns,
-            },
-        }
-    }
-
-    /// The number of the process that was given them.
-    pub(super) fn pid(&self) -> u32 {
-        self.root.pid
-    }
-
-    /// Names of the bindings by which it was given them, joined by commas.
-    pub(super) fn bindings(&self) -> String {
-        let given = self.given.iter().map(|given| given.binding);
-        let places: BTreeSet<usize> = given.collect();
-        let bindings = places.iter().filter_map(|at| self.config.secrets.get(*at));
-        joined(bindings)
-    }
-
-    fn secret(&self, given: &Given) -> Option<(&Binding, &SecretRef)> {
-        let binding = self.config.secrets.get(given.binding)?;
-        Some((binding, binding.secret_refs.get(given.secret)?))
-    }
-}
-
-fn place_of(config: &Config, secret: &Secret<'_>) -> Option<(usize, usize)> {
-    let mut bindings = config.secrets.iter();
-    let binding = bindings.position(|known| ptr::eq(known, secret.binding))?;
-    let mut refs = secret.binding.secret_refs.iter();
-    let secret = refs.position(|known| known.name == secret.name)?;
-    Some((binding, secret))
-}
 
 /// What one program has of old.
 struct Stale {

@@ -26,7 +26,8 @@ use super::{
     deadline_queue::DeadlineQueue,
     deliver_file::Mounter,
     digests::{Counting, Digests},
-    rotate::{Prints, Rotation},
+    memory::Fingerprints,
+    rotate::Rotation,
     variables::StartedWith,
 };
 use crate::{
@@ -123,7 +124,7 @@ impl Sealer {
             digests: Digests::new(digests, commands.clone()).into(),
             told_losses,
             trees: HashMap::new(),
-            prints: Prints::default(),
+            prints: Fingerprints::default(),
             due: DeadlineQueue::default(),
             arrivals: Arrivals::default(),
             deadline: Deadline::new()?,

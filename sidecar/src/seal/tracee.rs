@@ -1,7 +1,4 @@
-//! A process we are attached to, and the thread that is: for the kernel a tracer is a thread, and nobody else may do what
-//! it may.
-
-use std::{io, sync::mpsc, thread};
+//! A process that this thread is attached to.
 
 use nix::{
     errno::Errno,
@@ -22,8 +19,6 @@ use super::{
 
 /// Stops that may come before an exec: the system call's begin, signals that came meanwhile.
 const STOPS_BEFORE_EXEC: u32 = 64;
-/// Of a thread that makes a few system calls, in bytes.
-const TRACER_STACK: usize = 64 * 1024;
 
 /// A process that this thread is attached to. Dropped, it is killed.
 pub(super) struct Tracee {
@@ -59,7 +54,11 @@ impl Tracee {
         }
     }
 
-    fn begin(pid: Pid, options: ptrace::Options, is_only: bool) -> Result<Self, HoldError> {
+    pub(super) fn begin(
+        pid: Pid,
+        options: ptrace::Options,
+        is_only: bool,
+    ) -> Result<Self, HoldError> {
         ptrace::seize(pid, options).map_err(os("attach"))?;
         Ok(Self::new(pid, is_only))
     }
@@ -215,7 +214,7 @@ impl Tracee {
 
     /// Stops it at the event of its exec, before its first instruction. Where the exec fails it
     /// stands at the end of that system call.
-    fn see_through_exec(&mut self) -> Result<(), HoldError> {
+    pub(super) fn see_through_exec(&mut self) -> Result<(), HoldError> {
         if self.stop()? == Stop::Exec {
             return Ok(());
         }
@@ -332,79 +331,4 @@ enum Stop {
     /// The begin or the end of a system call.
     SystemCall,
     Other,
-}
-
-type Job = Box<dyn FnOnce(&mut Tracee) + Send>;
-
-/// A [`Tracee`], and how to have its thread do something.
-pub(super) enum Traced {
-    /// It is this thread's.
-    Here(Tracee),
-    /// It is that of a thread of its own.
-    There(Tracer),
-}
-
-impl Traced {
-    /// Has its thread do something, and waits for that.
-    pub(super) fn ask<T: Send + 'static>(
-        &mut self,
-        job: impl FnOnce(&mut Tracee) -> Result<T, HoldError> + Send + 'static,
-    ) -> Result<T, HoldError> {
-        match self {
-            Self::Here(tracee) => job(tracee),
-            Self::There(tracer) => {
-                let (answer, answered) = mpsc::sync_channel(1);
-                tracer.begin(move |tracee| drop(answer.send(job(tracee))));
-                answered.recv().unwrap_or_else(|_| Err(lost()))
-            }
-        }
-    }
-}
-
-/// A thread of one process's own, which is attached to it and waits for it as long as it takes. Dropped, it ends, and so does the
-/// process, if it was not let go; one of which nothing was asked is let go.
-pub(super) struct Tracer(mpsc::Sender<Job>);
-
-impl Tracer {
-    /// Attaches, and sees it through its exec. `done` hears of that, on that thread.
-    pub(super) fn start(
-        pid: Pid,
-        options: ptrace::Options,
-        done: impl FnOnce(Result<(), HoldError>) + Send + 'static,
-    ) -> io::Result<Self> {
-        let (jobs, given) = mpsc::channel::<Job>();
-        thread::Builder::new()
-            .name("tracer".into())
-            .stack_size(TRACER_STACK)
-            .spawn(move || match Tracee::begin(pid, options, true) {
-                Ok(mut tracee) => {
-                    done(tracee.see_through_exec());
-                    let mut is_wanted = false;
-                    for job in given {
-                        is_wanted = true;
-                        job(&mut tracee);
-                    }
-                    // (it may not be the one that was meant, but the next of its number)
-                    if !is_wanted {
-                        let _ = tracee.detach();
-                    }
-                }
-                Err(e) => done(Err(e)),
-            })?;
-        Ok(Self(jobs))
-    }
-
-    /// Has it do something, and does not wait.
-    pub(super) fn begin(&self, job: impl FnOnce(&mut Tracee) + Send + 'static) {
-        // (one that has ended drops the job, and with it whatever would answer)
-        let _ = self.0.send(Box::new(job));
-    }
-}
-
-/// A tracer's thread is gone, which no one ended.
-pub(super) fn lost() -> HoldError {
-    HoldError::Os {
-        what: "ask its tracer",
-        cause: io::ErrorKind::BrokenPipe.into(),
-    }
 }
