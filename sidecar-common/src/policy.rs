@@ -2,7 +2,6 @@
 
 use bitflags::bitflags;
 use bytemuck::{Pod, Zeroable};
-use num_enum::TryFromPrimitive;
 
 use crate::{
     layout::{MAX_WORKERS, NAME_LEN},
@@ -76,7 +75,7 @@ pub struct OwnObject {
 
 /// What an object of bpf(2) is.
 #[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromPrimitive)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectKind {
     /// A map.
     Map = 1,

@@ -116,7 +116,7 @@ bitflags! {
 
 /// What was judged of a control group.
 #[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromPrimitive)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupVerdict {
     /// Its calls are reported.
     Wanted = 1,

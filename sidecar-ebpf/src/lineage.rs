@@ -198,18 +198,10 @@ pub(crate) fn leave(
     comm: Ptr,
     is_waited_for: bool,
 ) {
-    let root = if sealed.flags.contains(SealedFlags::ROOT) {
-        ExitFlags::ROOT
-    } else {
-        ExitFlags::empty()
-    };
     let left = sealed::tree_leave(sealed.seal);
-    let last = if left.is_empty {
-        ExitFlags::LAST
-    } else {
-        ExitFlags::empty()
-    };
-    let flags = root | last;
+    let mut flags = ExitFlags::empty();
+    flags.set(ExitFlags::ROOT, sealed.flags.contains(SealedFlags::ROOT));
+    flags.set(ExitFlags::LAST, left.is_empty);
     if flags.is_empty() {
         return;
     }

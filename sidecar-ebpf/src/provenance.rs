@@ -87,8 +87,8 @@ pub(crate) fn of_own(file: Ptr) -> FileOrigin {
 /// The same of a file that the running task executes.
 #[inline(always)]
 pub(crate) fn of_executed(file: Ptr) -> FileOrigin {
-    let file_number = kernel::untyped(file as u64);
-    of_own(file) | FileOrigin::from_bits_retain(roots_alone(file_number, own_namespace()))
+    let answer = roots_alone(kernel::untyped(file as u64), own_namespace());
+    of_own(file) | FileOrigin::from_bits_retain(answer)
 }
 
 /// The number of the running task's mount namespace.
@@ -110,14 +110,10 @@ fn of(file: Ptr, root: Ptr, namespace: u32) -> FileOrigin {
     let sb = follow(inode, off!(inode_sb));
     // SAFETY: read at once.
     let is_foreign = is_of_other_users(sb) || unsafe { MOUNTED_BELOW.get(sb as u64) }.is_some();
-    of_kind(inode, sb)
-        | when(is_in_root, FileOrigin::IN_ROOT)
-        | when(is_foreign, FileOrigin::FOREIGN)
-}
-
-#[inline(always)]
-fn when(is_so: bool, then: FileOrigin) -> FileOrigin {
-    if is_so { then } else { FileOrigin::empty() }
+    let mut origin = of_kind(inode, sb);
+    origin.set(FileOrigin::IN_ROOT, is_in_root);
+    origin.set(FileOrigin::FOREIGN, is_foreign);
+    origin
 }
 
 /// Whether a file system was mounted in a user namespace that is not its node's, which an agent's is: the first. It says what its
@@ -134,8 +130,8 @@ pub(crate) fn is_named(dentry: Ptr) -> bool {
     !follow(dentry, off!(dentry_hashed)).is_null()
 }
 
-/// [`FileOrigin::ROOTS_ALONE`] of a file that is reached in a mount namespace of that number, or nothing; that, too, where it lies deeper than
-/// is looked.
+/// [`FileOrigin::ROOTS_ALONE`] of a file that is reached in a mount namespace of that number, or nothing; that, too, where it
+/// lies deeper than is looked.
 // (exported, with scalar arguments: it is verified once)
 #[unsafe(no_mangle)]
 #[inline(never)]

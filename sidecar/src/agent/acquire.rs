@@ -63,7 +63,7 @@ pub(super) fn acquire(config: &Config) -> anyhow::Result<Acquired> {
     let lock = pins::lock()?;
     let scope = kernel::own_scope()?;
     let others = Others::find(scope, &lock)?;
-    let (lease, rings) = ScopeLease::acquire(&lock, &wish(config), Crew::size())?;
+    let (lease, rings) = ScopeLease::acquire(&lock, &request(config), Crew::size())?;
     others.hand_over(scope, &lock)?;
     Ok(Acquired {
         lease,
@@ -74,7 +74,7 @@ pub(super) fn acquire(config: &Config) -> anyhow::Result<Acquired> {
 }
 
 /// What is asked of the kernel side.
-pub(super) fn wish(config: &Config) -> kernel::ScopeRequest<'_> {
+pub(super) fn request(config: &Config) -> kernel::ScopeRequest<'_> {
     let is_disabled = config.policy.mode == Mode::Disabled;
     let watched = || config.secrets.iter().filter(|_| !is_disabled);
     kernel::ScopeRequest {

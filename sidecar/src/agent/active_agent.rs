@@ -11,8 +11,7 @@ use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 
 use super::{
-    acquire::{Acquired, acquire, wish},
-    config_reload::interval,
+    acquire::{Acquired, acquire, request},
     guard_watch::{self, GuardWatch},
     is_started_from_outside, own_pod,
 };
@@ -24,6 +23,7 @@ use crate::{
     process::{Pods, SharedWhereabouts, Whereabouts},
     seal::{Command, Counting, Crew, GivenUp, Sealer, Share, StartedWith, Turns, Watchdog},
     secrets::Store,
+    util::interval,
 };
 
 /// See the module.
@@ -184,7 +184,7 @@ impl ActiveAgent {
     /// Asks the kernel side for what the configuration says. A new name only now: what is held must find a thread
     /// that knows it.
     pub(super) fn renew(&mut self, config: &Config) -> anyhow::Result<()> {
-        self.lease.renew(&pins::lock()?, &wish(config))?;
+        self.lease.renew(&pins::lock()?, &request(config))?;
         self.mode = config.policy.mode;
         self.guard.set_asked_for(self.mode != Mode::Disabled);
         Ok(())

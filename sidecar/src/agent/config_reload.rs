@@ -1,31 +1,17 @@
-//! A configuration that lives: edits of its file, and of the files its secrets come from.
+//! The configuration in force, and its reloads.
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{Interval, MissedTickBehavior},
-};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     config::{Config, Monitoring, Network, Syscalls},
     observe::{Journal, Lifecycle, Metrics},
-    util::FileWatch,
+    util::FileWatcher,
 };
-
-/// How often files are looked at. A change is taken up at the second look that finds it.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// Fires at once, and then so often; not to make up for what was missed.
-pub(super) fn interval(period: Duration) -> Interval {
-    let mut interval = tokio::time::interval(period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
-}
 
 /// Signals that end us.
 pub(super) struct Signals {
@@ -47,35 +33,10 @@ impl Signals {
     }
 }
 
-/// Files, looked at from time to time.
-pub(super) struct FileWatcher {
-    watch: FileWatch,
-    interval: Interval,
-}
-
-impl FileWatcher {
-    pub(super) fn at(files: impl IntoIterator<Item = PathBuf>) -> Self {
-        Self {
-            watch: FileWatch::of(files),
-            interval: interval(LOOK),
-        }
-    }
-
-    /// Waits until one of them has another content.
-    pub(super) async fn change(&mut self) {
-        loop {
-            self.interval.tick().await;
-            if self.watch.has_changed() {
-                return;
-            }
-        }
-    }
-}
-
 /// The configuration that is in force, and what becomes of its file.
 pub(super) struct ConfigReloader {
     path: PathBuf,
-    looks: FileWatcher,
+    file: FileWatcher,
     /// SIGHUP: look now.
     reload: Signal,
     metrics: Metrics,
@@ -97,7 +58,7 @@ impl ConfigReloader {
         let config = Arc::new(config);
         Ok(Self {
             path: path.to_owned(),
-            looks: FileWatcher::at([path.to_owned()]),
+            file: FileWatcher::at([path.to_owned()]),
             reload: signal(SignalKind::hangup())?,
             metrics,
             journal,
@@ -111,7 +72,7 @@ impl ConfigReloader {
         loop {
             tokio::select! {
                 _ = self.reload.recv() => self.journal.reopen_audit_log(),
-                () = self.looks.change() => {}
+                () = self.file.change() => {}
             }
             match super::read(&self.path) {
                 Ok(config) if config == *self.config => {

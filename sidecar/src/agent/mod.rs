@@ -29,7 +29,7 @@ pub(crate) use self::acquire::load_kernel_side;
 use self::{
     acquire::ensure_loaded,
     active_agent::ActiveAgent,
-    config_reload::{ConfigReloader, FileWatcher, Signals, interval},
+    config_reload::{ConfigReloader, Signals},
     neighbours::Neighbours,
     objects::SyscallMonitorController,
     own_events::OwnEvents,
@@ -46,6 +46,7 @@ use crate::{
     process::{LABELS, Pod, Pods},
     secrets::{self, SecretBackends, Store},
     unsupported,
+    util::{FileWatcher, interval},
 };
 
 /// `kernelseal run`: until SIGTERM or SIGINT.
@@ -93,9 +94,9 @@ fn refuse_what_cannot_be_done(path: &Path, config: &Config) -> anyhow::Result<()
 async fn open_store(
     path: &Path,
     config: &Config,
-    origins: &mut SecretBackends,
+    backends: &mut SecretBackends,
 ) -> anyhow::Result<Store> {
-    let store = Store::open(config, origins).await;
+    let store = Store::open(config, backends).await;
     store.map_err(|wrong| anyhow::anyhow!(in_file(path, wrong)))
 }
 
@@ -133,16 +134,16 @@ async fn serve_until(
     metrics: Metrics,
 ) -> anyhow::Result<()> {
     let mut ready = Readiness::default();
-    let mut origins = SecretBackends::default();
+    let mut backends = SecretBackends::default();
     let pods = Pods::default();
-    let mut server = server::wire(&config, &metrics, &ready, origins.known(), &pods)?;
+    let mut server = server::wire(&config, &metrics, &ready, backends.known(), &pods)?;
     let mut reloader = ConfigReloader::of(path, config, metrics.clone(), journal.clone())?;
     let mut neighbours = Neighbours::find().await?;
     let mut objects = SyscallMonitorController::of(neighbours.as_ref());
     let mut known = None;
     // Before the first secret is read.
     ensure_guard_works(&reloader.config)?;
-    let mut store = open_store(path, &reloader.config, &mut origins).await?;
+    let mut store = open_store(path, &reloader.config, &mut backends).await?;
     let mut monitors = Monitors::new(journal.clone(), metrics.clone(), own_pod());
     let mut own = OwnEvents::new(journal.clone());
     while reloader.config.policy.mode == Mode::Disabled {
@@ -156,7 +157,7 @@ async fn serve_until(
             own.stopping(Mode::Disabled);
             return Ok(());
         }
-        match open_store(path, &reloader.config, &mut origins).await {
+        match open_store(path, &reloader.config, &mut backends).await {
             Ok(opened) => (store, ()) = (opened, reloader.accept()),
             Err(e) => reloader.reject(&e),
         }
@@ -164,7 +165,7 @@ async fn serve_until(
     ready.set_in_force(false);
     ensure_guard_works(&reloader.config)?;
     let mut sources = FileWatcher::at(store.files(&reloader.config));
-    let mut changes = origins.changes().listen();
+    let mut changes = backends.changes().listen();
     let mut others = pods.changes();
     // Do not `.await` between here and `ActiveAgent::begin`: tasks that watch secrets would cache values before this process is
     // guarded.
@@ -204,7 +205,7 @@ async fn serve_until(
             Ok(()) = others.changed() => active.look_again()?,
             () = reloader.next() => {
                 let config = reloader.config.clone();
-                let taking = take_up(path, &config, &mut origins, &mut objects, &mut monitors);
+                let taking = take_up(path, &config, &mut backends, &mut objects, &mut monitors);
                 let store = match meanwhile(taking, &mut active, &mut tick, signals).await {
                     Some(Ok(store)) => store,
                     Some(Err(e)) => {
@@ -260,11 +261,11 @@ async fn is_edited(
 async fn take_up(
     path: &Path,
     config: &Config,
-    origins: &mut SecretBackends,
+    backends: &mut SecretBackends,
     objects: &mut SyscallMonitorController,
     monitors: &mut Monitors,
 ) -> anyhow::Result<Store> {
-    let store = open_store(path, config, origins).await?;
+    let store = open_store(path, config, backends).await?;
     objects.heed_edit(monitors, config).await?;
     Ok(store)
 }

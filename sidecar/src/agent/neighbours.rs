@@ -58,11 +58,11 @@ async fn listen(client: Client, node: String, pods: Pods) {
         let pods = pods.clone();
         move || pods.heard()
     };
-    let pace = PollPolicy {
+    let poll_policy = PollPolicy {
         apart: APART,
         ..PollPolicy::default()
     };
-    watch_pods(client, node, pace, heard, |news| match news {
+    watch_pods(client, node, poll_policy, heard, |news| match news {
         Ok(PodNews::All(all)) => {
             tracing::info!(pods = all.len(), "the API tells of this node's pods");
             pods.are(all.into_iter().map(named));

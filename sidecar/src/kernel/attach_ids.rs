@@ -10,6 +10,7 @@ use super::{
     Error,
     offsets::{HOOK, Types, VMLINUX_BTF},
 };
+use crate::util::error_chain;
 
 /// How the kernel names a tracepoint's type (`include/trace/bpf_probe.h`).
 const TRACEPOINT: &str = "btf_trace_";
@@ -77,7 +78,7 @@ pub(super) fn number_of_tracepoint(types: &Types, name: &str) -> Result<u32, Err
 pub(super) fn of(points: &[Point]) -> Result<Btf, Error> {
     written(points).map_err(|e| Error::Btf {
         what: VMLINUX_BTF.into(),
-        cause: e.to_string(),
+        cause: error_chain(&e),
     })
 }
 

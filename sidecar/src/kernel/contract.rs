@@ -135,7 +135,7 @@ pub(super) mod pinned {
         FIRED: u32 => u64;
         /// Seals that may map code of their image alone.
         IMAGE_ONLY: u64 => u8;
-        /// What [`OWN_CGROUP`] answers.
+        /// What [`OWN_CGROUP`](super::OWN_CGROUP) answers.
         CGROUP_NAME: u32 => [u8; NAME_LEN];
         /// Our own maps, programs and links.
         OWN_OBJECTS: OwnObject => u8;

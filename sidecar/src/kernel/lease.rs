@@ -46,7 +46,7 @@ pub(crate) fn ensure_free(dir: &Path, scope: ScopeId, _lock: &pins::Lock) -> Res
     Registry::open(dir)?.left_in(scope).map(drop)
 }
 
-/// Takes the scope out of another version's books: from here on that one holds no program of it.
+/// Takes the scope out of another version's registry: from here on that one holds no program of it.
 /// What it sealed it guards on.
 pub(crate) fn hand_over(dir: &Path, scope: ScopeId, _lock: &pins::Lock) -> Result<(), Error> {
     Registry::open(dir)?.clear(scope)
@@ -57,13 +57,13 @@ impl ScopeLease {
     /// Its rings are as many as `workers`, which is one to [`sidecar_common::layout::MAX_WORKERS`]: the delivering threads.
     pub(crate) fn acquire(
         lock: &pins::Lock,
-        wish: &ScopeRequest<'_>,
+        request: &ScopeRequest<'_>,
         workers: usize,
     ) -> Result<(Self, Vec<Ring>), Error> {
         // The ring counts against this limit before 5.11.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         pins::verify(lock)?;
-        if wish.has_image_only {
+        if request.has_image_only {
             libraries::attach(lock)?;
         }
         let scope = own_scope()?;
@@ -89,24 +89,24 @@ impl ScopeLease {
             .map_err(failed(pinned::COUNTERS.name))?;
         let mut lease = Self {
             scope,
-            flags: wish.flags,
+            flags: request.flags,
             names: Vec::new(),
             registry,
         };
         // Last: from here on programs are held.
-        let staked = register_agent(scope, wish)
-            .and_then(|()| lease.write(wish))
+        let acquired = register_agent(scope, request)
+            .and_then(|()| lease.write(request))
             .and_then(|()| lease.drop_all_but_ours(&stale))
             .and_then(|()| lease.want_all_execs());
-        if let Err(e) = staked {
+        if let Err(e) = acquired {
             let _ = lease.withdraw(left);
             return Err(e);
         }
         Ok((lease, rings))
     }
 
-    fn write(&mut self, wish: &ScopeRequest<'_>) -> Result<(), Error> {
-        for name in &wish.names {
+    fn write(&mut self, request: &ScopeRequest<'_>) -> Result<(), Error> {
+        for name in &request.names {
             let key = BindingKey::new(self.scope, name::hash(name));
             if !self.names.contains(&key) {
                 if !self.registry.is_wanted(&key)? {
@@ -142,13 +142,15 @@ impl ScopeLease {
     pub(crate) fn renew(
         &mut self,
         lock: &pins::Lock,
-        wish: &ScopeRequest<'_>,
+        request: &ScopeRequest<'_>,
     ) -> Result<(), Error> {
-        if wish.has_image_only {
+        if request.has_image_only {
             libraries::attach(lock)?;
         }
         let before = std::mem::take(&mut self.names);
-        let renewed = self.write(wish).and_then(|()| self.adopt_flags(wish.flags));
+        let renewed = self
+            .write(request)
+            .and_then(|()| self.adopt_flags(request.flags));
         if renewed.is_err() {
             // (what is asked for by halves is still known to be)
             for key in before {
@@ -218,7 +220,7 @@ impl ScopeLease {
             .map_err(failed(pinned::SCOPE_LEASES.name))
     }
 
-    /// Undoes a stake that failed half-way: where an agent before us had left the scope, its names stay
+    /// Undoes an acquisition that failed half-way: where an agent before us had left the scope, its names stay
     /// refused.
     fn withdraw(&mut self, left: Option<Scope>) -> Result<(), Error> {
         self.registry.drop_of_agent(self.scope);
@@ -234,8 +236,8 @@ impl ScopeLease {
     }
 }
 
-fn register_agent(scope: ScopeId, wish: &ScopeRequest<'_>) -> Result<(), Error> {
-    let arguments = [scope, wish.flags.bits(), process::id()].map(u64::from);
+fn register_agent(scope: ScopeId, request: &ScopeRequest<'_>) -> Result<(), Error> {
+    let arguments = [scope, request.flags.bits(), process::id()].map(u64::from);
     match prog_run::run(contract::ENLIST, &arguments)? {
         0 => Err(Error::NotEnlisted),
         _ => Ok(()),

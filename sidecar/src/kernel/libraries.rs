@@ -9,6 +9,7 @@ use aya::programs::{
 };
 
 use super::{Error, contract, load::chain, own_objects, pins};
+use crate::util::error_chain;
 
 /// Whether this agent has asked for it.
 static IS_ASKED_FOR: AtomicBool = AtomicBool::new(false);
@@ -42,7 +43,7 @@ pub(super) fn ensure_attached() -> Result<(), Error> {
         Ok(_) => Ok(()),
         Err(e) => Err(Error::Incomplete {
             path,
-            cause: e.to_string(),
+            cause: error_chain(&e),
         }),
     }
 }

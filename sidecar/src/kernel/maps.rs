@@ -23,14 +23,15 @@ use super::{
     contract::{self, MapDef, pinned},
     pins, prog_run,
 };
+use crate::util::error_chain;
 
 /// `BPF_EXIST` (uapi/linux/bpf.h): change what is there, add nothing.
 pub(super) const BPF_EXIST: u64 = 2;
 
-pub(super) fn failed<E: ToString>(name: &'static str) -> impl FnOnce(E) -> Error {
+pub(super) fn failed<E: std::error::Error>(name: &'static str) -> impl FnOnce(E) -> Error {
     move |cause| Error::Map {
         name,
-        cause: cause.to_string(),
+        cause: error_chain(&cause),
     }
 }
 

@@ -12,6 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use sidecar_common::layout::Offsets;
 
 use super::{Error, network, version::version};
+use crate::util::error_chain;
 
 /// Since when mounts can map users.
 const MOUNTS_WITH_IDMAPS: (u32, u32) = (5, 12);
@@ -164,7 +165,7 @@ impl Types {
         }
         let btf = mapped().map_err(|cause| Error::Btf {
             what: VMLINUX_BTF.into(),
-            cause: cause.to_string(),
+            cause: error_chain(cause.as_ref()),
         })?;
         let mut named: HashMap<String, Vec<u32>> = HashMap::new();
         // Number 0 is `void`.

@@ -21,12 +21,13 @@ use super::{
     contract::{self, pinned},
     libraries, load, own_objects,
 };
+use crate::util::error_chain;
 
 /// Where BPF objects are pinned on every system.
 const BPF_FS: &str = "/sys/fs/bpf";
 const ROOT: &str = "/sys/fs/bpf/kernelseal";
 
-/// Held while the set of pins or the books shared between agents change.
+/// Held while the set of pins or the registry shared between agents change.
 pub(crate) struct Lock(#[expect(dead_code, reason = "held for its drop")] Flock<File>);
 
 /// The directory of this layout version.
@@ -115,7 +116,7 @@ pub(super) fn ensure_complete() -> Result<(), Error> {
         let path = link(name);
         PinnedLink::from_pin(&path).map_err(|e| Error::Incomplete {
             path,
-            cause: e.to_string(),
+            cause: error_chain(&e),
         })?;
     }
     libraries::ensure_attached()?;
@@ -174,7 +175,7 @@ pub(crate) fn load_and_pin(_lock: &Lock) -> Result<(), Error> {
     let pinned = |what: String| {
         move |e: &dyn std::error::Error| Error::Load {
             what,
-            cause: e.to_string(),
+            cause: error_chain(e),
         }
     };
     for (name, map) in loaded.ebpf.maps() {

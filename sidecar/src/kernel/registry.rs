@@ -130,7 +130,7 @@ impl Registry {
         }
     }
 
-    /// The names that are in the books under a scope.
+    /// The names that are registered under a scope.
     pub(super) fn names_of(&self, scope: ScopeId) -> Vec<BindingKey> {
         self.bindings
             .keys()
@@ -139,7 +139,7 @@ impl Registry {
             .collect()
     }
 
-    /// Everything that an agent that died left in the books under this scope.
+    /// Everything that an agent that died left registered under this scope.
     pub(super) fn clear(&mut self, scope: ScopeId) -> Result<(), Error> {
         self.tidy(scope)?;
         for key in self.names_of(scope) {

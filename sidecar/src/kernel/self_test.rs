@@ -28,6 +28,7 @@ use super::{
     maps::Pinned,
     pins,
 };
+use crate::util::error_chain;
 
 /// The active security modules.
 pub(crate) const LSM_LIST: &str = "/sys/kernel/security/lsm";
@@ -192,7 +193,7 @@ impl SelfTest {
     fn count(&self, proof: Proof) -> Result<u64, Cause> {
         let index = proof as u32;
         let count = self.fired.get(&index, 0);
-        count.map_err(|e| Cause::LinkGone(format!("map FIRED: {e}")))
+        count.map_err(|e| Cause::LinkGone(format!("map FIRED: {}", error_chain(&e))))
     }
 }
 

@@ -11,8 +11,8 @@ use kube::runtime::{
 use super::{Fault, PollPolicy, retry::Retry};
 
 /// A watcher's configuration for what the fields say, or for all there is, at our pace.
-pub(super) fn config(fields: Option<&str>, pace: &PollPolicy) -> watcher::Config {
-    let seconds = u32::try_from(pace.watch_for.as_secs()).unwrap_or(u32::MAX);
+pub(super) fn config(fields: Option<&str>, poll_policy: &PollPolicy) -> watcher::Config {
+    let seconds = u32::try_from(poll_policy.watch_for.as_secs()).unwrap_or(u32::MAX);
     let config = watcher::Config::default().timeout(seconds.max(1));
     match fields {
         Some(fields) => config.fields(fields),
@@ -23,7 +23,7 @@ pub(super) fn config(fields: Option<&str>, pace: &PollPolicy) -> watcher::Config
 /// Tells every event, and what keeps us from hearing more, for as long as it is polled. `begin` gives a new
 /// watcher.
 pub(super) async fn follow<K, S>(
-    pace: PollPolicy,
+    poll_policy: PollPolicy,
     begin: impl Fn() -> S,
     mut tell: impl FnMut(Result<Event<K>, Fault>),
 ) where
@@ -31,7 +31,7 @@ pub(super) async fn follow<K, S>(
     S: Stream<Item = watcher::Result<Event<K>>> + Send,
 {
     loop {
-        let mut events = pin!(begin().backoff(Retry::new(&pace.retry_policy)));
+        let mut events = pin!(begin().backoff(Retry::new(&poll_policy.retry_policy)));
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => tell(Ok(event)),

@@ -45,7 +45,7 @@ impl Default for PollPolicy {
 /// A client that calls `heard` whenever the API answers well, and with every piece of a watch.
 pub(super) fn open(
     through: Client,
-    pace: PollPolicy,
+    poll_policy: PollPolicy,
     heard: impl Fn() + Clone + Send + Sync + 'static,
 ) -> Client {
     let namespace = through.default_namespace().to_owned();
@@ -53,8 +53,8 @@ pub(super) fn open(
     let service = service_fn(move |request: Request<Body>| {
         let (through, heard, last) = (through.clone(), heard.clone(), last.clone());
         async move {
-            wait_for_turn(&last, pace.apart).await;
-            let answer_within = pace.retry_policy.answer_within;
+            wait_for_turn(&last, poll_policy.apart).await;
+            let answer_within = poll_policy.retry_policy.answer_within;
             let is_watch = request.uri().query().is_some_and(is_watch);
             let answer = timeout(answer_within, async {
                 let answer = through.send(request).await?;

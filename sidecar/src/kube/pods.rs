@@ -18,7 +18,7 @@ use super::{Fault, PollPolicy, follow, line};
 /// On the API's picture of a static pod: the uid that the kubelet knows it by, in control groups too.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Pods in one answer. Their metadata may hold what people put there, up to a quarter of a megabyte each, and more of
-/// bookkeeping: so many fit into [`line`]'s longest answer.
+/// bookkeeping: so many fit into [`mod@line`]'s longest answer.
 const PAGE: u32 = 20;
 
 /// Bytes of labels that are kept of a pod. The API takes one and a half megabytes; people write some hundred bytes.
@@ -58,15 +58,16 @@ pub(crate) enum PodNews {
 pub(crate) async fn watch_pods(
     client: Client,
     node: String,
-    pace: PollPolicy,
+    poll_policy: PollPolicy,
     heard: impl Fn() + Clone + Send + Sync + 'static,
     mut tell: impl FnMut(Result<PodNews, Fault>),
 ) {
-    let api: Api<PartialObjectMeta<Pod>> = Api::all(line::open(client, pace, heard));
-    let config = follow::config(Some(&format!("spec.nodeName={node}")), &pace).page_size(PAGE);
+    let api: Api<PartialObjectMeta<Pod>> = Api::all(line::open(client, poll_policy, heard));
+    let config =
+        follow::config(Some(&format!("spec.nodeName={node}")), &poll_policy).page_size(PAGE);
     let mut listed = Vec::new();
     let begin = || watcher(api.clone(), config.clone());
-    follow::follow(pace, begin, |event| match event {
+    follow::follow(poll_policy, begin, |event| match event {
         Ok(Event::Init) => listed.clear(),
         Ok(Event::InitApply(pod)) => listed.extend(NodePod::of(pod)),
         Ok(Event::InitDone) => tell(Ok(PodNews::All(std::mem::take(&mut listed)))),

@@ -30,17 +30,17 @@ pub(crate) type Data = BTreeMap<String, Zeroizing<Vec<u8>>>;
 pub(crate) async fn watch(
     client: Client,
     id: SecretId,
-    pace: PollPolicy,
+    poll_policy: PollPolicy,
     heard: impl Fn() + Clone + Send + Sync + 'static,
     mut tell: impl FnMut(Result<Option<Data>, Fault>),
 ) {
-    let client = line::open(client, pace, heard);
+    let client = line::open(client, poll_policy, heard);
     let api: Api<Secret> = Api::namespaced(client, &id.namespace);
     // By name: a Role that names the Secret is then enough.
-    let config = follow::config(Some(&format!("metadata.name={}", id.name)), &pace);
+    let config = follow::config(Some(&format!("metadata.name={}", id.name)), &poll_policy);
     let mut listed = None;
     let begin = || watcher(api.clone(), config.clone());
-    follow::follow(pace, begin, |event| match event {
+    follow::follow(poll_policy, begin, |event| match event {
         Ok(Event::Init) => listed = None,
         Ok(Event::InitApply(secret)) => listed = Some(secret),
         Ok(Event::InitDone) => tell(Ok(listed.take().map(Secret::into_data))),

@@ -24,7 +24,7 @@ use crate::{
     process::{Pod, Pods, Whereabouts},
 };
 
-/// What a monitor's desk is made of.
+/// What a monitor's context is made of.
 struct MonitorDeps {
     journal: Journal,
     metrics: Metrics,

@@ -1,10 +1,8 @@
-//! A monitor's thread: it waits for records and for orders.
+//! A monitor's thread: it waits for records and for commands.
 
 use std::{
-    collections::VecDeque,
     io,
-    os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, Mutex, PoisonError},
+    os::fd::{AsFd as _, BorrowedFd},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -12,12 +10,11 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::eventfd::{EfdFlags, EventFd},
 };
 use tokio::sync::oneshot;
 
 use super::context::MonitorContext;
-use crate::kernel;
+use crate::{kernel, util::CommandQueue};
 
 /// Between two looks at the clock, where no record comes.
 const TICK: Duration = Duration::from_secs(1);
@@ -49,36 +46,13 @@ pub(super) trait Monitor: Send + 'static {
 
 /// A monitor at work. Dropping it ends it.
 pub(super) struct Watch<M: Monitor> {
-    orders: Arc<Orders<M>>,
+    commands: CommandQueue<Command<M>>,
     thread: Option<JoinHandle<()>>,
 }
 
-enum Order<M: Monitor> {
+enum Command<M: Monitor> {
     Change(M::Wish, oneshot::Sender<Result<M::State, kernel::Error>>),
     Stop,
-}
-
-struct Orders<M: Monitor> {
-    waiting: Mutex<VecDeque<Order<M>>>,
-    given: EventFd,
-}
-
-impl<M: Monitor> Orders<M> {
-    fn give(&self, order: Order<M>) -> io::Result<()> {
-        self.queue().push_back(order);
-        self.given.write(1)?;
-        Ok(())
-    }
-
-    fn take(&self) -> VecDeque<Order<M>> {
-        // (nothing to read: nobody wrote)
-        let _ = self.given.read();
-        std::mem::take(&mut self.queue())
-    }
-
-    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Order<M>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl<M: Monitor> Watch<M> {
@@ -88,24 +62,20 @@ impl<M: Monitor> Watch<M> {
         mut monitor: M,
         mut context: MonitorContext,
     ) -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let orders = Arc::new(Orders {
-            waiting: Mutex::default(),
-            given: EventFd::from_value_and_flags(0, flags)?,
-        });
+        let commands = CommandQueue::new()?;
         let thread = thread::Builder::new()
             .name(name.into())
             .stack_size(STACK)
             .spawn({
-                let orders = orders.clone();
+                let commands = commands.clone();
                 move || {
-                    if let Err(e) = run(&mut monitor, &mut context, &orders) {
+                    if let Err(e) = run(&mut monitor, &mut context, &commands) {
                         tracing::error!("the {name} monitor failed: {e}");
                     }
                 }
             })?;
         Ok(Self {
-            orders,
+            commands,
             thread: Some(thread),
         })
     }
@@ -113,7 +83,7 @@ impl<M: Monitor> Watch<M> {
     /// Has it work by another wish, and waits until it does; what came of it.
     pub(super) async fn change(&self, wish: M::Wish) -> anyhow::Result<M::State> {
         let (done, is_done) = oneshot::channel();
-        self.orders.give(Order::Change(wish, done))?;
+        self.commands.give(Command::Change(wish, done))?;
         Ok(is_done.await??)
     }
 
@@ -125,7 +95,7 @@ impl<M: Monitor> Watch<M> {
 
 impl<M: Monitor> Drop for Watch<M> {
     fn drop(&mut self) {
-        if self.orders.give(Order::Stop).is_ok()
+        if self.commands.give(Command::Stop).is_ok()
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
@@ -136,14 +106,14 @@ impl<M: Monitor> Drop for Watch<M> {
 fn run<M: Monitor>(
     monitor: &mut M,
     context: &mut MonitorContext,
-    orders: &Orders<M>,
+    commands: &CommandQueue<Command<M>>,
 ) -> io::Result<()> {
     let timeout = PollTimeout::try_from(TICK).unwrap_or(PollTimeout::MAX);
     let mut lost = 0;
     loop {
         let mut fds = [
             PollFd::new(monitor.fd(), PollFlags::POLLIN),
-            PollFd::new(orders.given.as_fd(), PollFlags::POLLIN),
+            PollFd::new(commands.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -159,14 +129,13 @@ fn run<M: Monitor>(
             lost = lost_by_now;
         }
         context.journal.flush();
-        for order in if is_told {
-            orders.take()
-        } else {
-            VecDeque::new()
-        } {
-            match order {
-                Order::Stop => return Ok(()),
-                Order::Change(wish, done) => {
+        if !is_told {
+            continue;
+        }
+        for command in commands.take() {
+            match command {
+                Command::Stop => return Ok(()),
+                Command::Change(wish, done) => {
                     let changed = monitor.change(wish).map(|()| monitor.state());
                     drop(done.send(changed));
                 }

@@ -9,7 +9,7 @@ use std::{
 use sidecar_common::policy::Held;
 
 use super::{
-    Command, CommandQueue,
+    Command, Commands,
     fair::{FairQueue, Owner},
     held::HoldError,
     tracee::Tracee,
@@ -128,12 +128,12 @@ impl Arrivals {
 /// Tells the delivering thread, when it is dropped, that there is an outcome.
 pub(super) struct Notice {
     tgid: u32,
-    commands: CommandQueue,
+    commands: Commands,
     outcome: Option<mpsc::Sender<Outcome>>,
 }
 
 impl Notice {
-    pub(super) fn of(tgid: u32, commands: &CommandQueue) -> (Self, mpsc::Receiver<Outcome>) {
+    pub(super) fn of(tgid: u32, commands: &Commands) -> (Self, mpsc::Receiver<Outcome>) {
         let (tell, told) = mpsc::channel();
         let notice = Self {
             tgid,

@@ -12,7 +12,7 @@ use std::{
 use sidecar_common::layout::MAX_WORKERS;
 use tokio::sync::mpsc;
 
-use super::{Command, CommandQueue, Sealer};
+use super::{Command, Commands, Sealer};
 use crate::{config::Config, secrets::Store};
 
 /// Each one's stack, in bytes.
@@ -32,7 +32,7 @@ impl Drop for End {
 pub(crate) struct Crew(Vec<Worker>);
 
 struct Worker {
-    commands: CommandQueue,
+    commands: Commands,
     thread: JoinHandle<io::Result<()>>,
 }
 
@@ -47,7 +47,7 @@ impl Crew {
     pub(crate) fn start(sealers: Vec<Sealer>) -> io::Result<(Self, mpsc::Receiver<()>)> {
         let (ended, has_ended) = mpsc::channel(sealers.len().max(1));
         let start = |sealer: Sealer| {
-            let commands = CommandQueue::new()?;
+            let commands = Commands::new()?;
             let given = commands.clone();
             let end = End(ended.clone());
             let (ready, is_ready) = std::sync::mpsc::channel();
@@ -80,11 +80,11 @@ impl Crew {
         Ok((Self(workers), has_ended))
     }
 
-    /// Gives all of them an order.
-    pub(crate) fn give(&self, order: impl Fn() -> Command) -> io::Result<()> {
+    /// Gives all of them a command.
+    pub(crate) fn give(&self, command: impl Fn() -> Command) -> io::Result<()> {
         self.0
             .iter()
-            .try_for_each(|worker| worker.commands.give(order()))
+            .try_for_each(|worker| worker.commands.give(command()))
     }
 
     /// Has them work by another configuration. When all do, the receiver hears that nobody sends any more.

@@ -16,7 +16,7 @@ use std::{
 use sidecar_common::policy::Held;
 
 use super::is_executed;
-use super::{Command, CommandQueue};
+use super::{Command, Commands};
 use crate::process::{Content, FileId, Process, ReadVersion, Script, Version};
 
 /// A longer file is not read, in bytes. (The longest programs that are known have some hundred megabytes.)
@@ -63,7 +63,7 @@ pub(super) struct Digests {
     counting: Arc<Counting>,
     /// For programs that are held, by their seals. Dropped, nobody waits for it.
     held: HashMap<u64, Vec<Wanted>>,
-    commands: CommandQueue,
+    commands: Commands,
 }
 
 struct Wanted {
@@ -83,7 +83,7 @@ struct Job {
     version: Option<Version>,
     slot: Weak<Slot>,
     /// Who is told.
-    commands: CommandQueue,
+    commands: Commands,
 }
 
 #[derive(Default)]
@@ -246,7 +246,7 @@ impl Job {
 
 impl Digests {
     /// For a thread that delivers, which is given its orders there.
-    pub(super) fn new(counting: Arc<Counting>, commands: CommandQueue) -> Self {
+    pub(super) fn new(counting: Arc<Counting>, commands: Commands) -> Self {
         Self {
             counting,
             held: HashMap::new(),

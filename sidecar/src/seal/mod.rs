@@ -2,7 +2,7 @@
 
 mod adopt;
 mod arrivals;
-mod command_queue;
+mod command;
 mod crew;
 mod deadline;
 mod deadline_queue;
@@ -50,7 +50,7 @@ use sidecar_common::{
 use self::{
     adopt::Adoption,
     arrivals::Arrivals,
-    command_queue::CommandQueue,
+    command::Commands,
     deadline::Deadline,
     deadline_queue::DeadlineQueue,
     deferred::Deferred,
@@ -65,7 +65,7 @@ use self::{
 };
 pub(crate) use self::{
     adopt::TakenAway,
-    command_queue::Command,
+    command::Command,
     crew::Crew,
     digests::Counting,
     sealer::{Sealer, Share},
@@ -139,7 +139,7 @@ struct Work {
     wiping: usize,
     rotation: Rotation,
     adoption: Option<Adoption>,
-    commands: CommandQueue,
+    commands: Commands,
     waiting: Vec<Deferred>,
     /// Nothing waits any more.
     is_ending: bool,

@@ -20,7 +20,7 @@ use nix::{
 use sidecar_common::policy::{RingKey, ScopeId};
 
 use super::{
-    Command, CommandQueue, GivenUp, Turns, Work,
+    Command, Commands, GivenUp, Turns, Work,
     arrivals::Arrivals,
     deadline::Deadline,
     deadline_queue::DeadlineQueue,
@@ -86,7 +86,7 @@ pub(crate) struct Sealer {
 impl Sealer {
     /// Delivers until it is told to stop, and then whatever is still held. Says when it is `ready`, having opened all that it
     /// needs: from then on a want of descriptors delays it, and does not end it.
-    pub(crate) fn run(self, commands: CommandQueue, ready: &Sender<()>) -> io::Result<()> {
+    pub(crate) fn run(self, commands: Commands, ready: &Sender<()>) -> io::Result<()> {
         let Self {
             share,
             config,
@@ -162,8 +162,8 @@ impl Sealer {
 impl Work {
     /// Does what it is told; true if that is to stop.
     fn apply(&mut self) -> bool {
-        for order in self.commands.take() {
-            match order {
+        for command in self.commands.take() {
+            match command {
                 Command::Stop => return true,
                 Command::Proceed(tgid) => {
                     self.proceed(tgid);

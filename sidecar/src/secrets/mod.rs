@@ -1,14 +1,14 @@
 //! Secret values: where they come from, and how they are kept.
 
 mod backends;
+mod cache;
 mod changes;
-mod origins;
-mod remote;
-mod sources;
+mod secret_backends;
+mod store;
 #[cfg(test)]
 mod tests;
 mod value;
 
-pub(crate) use origins::{Known, SecretBackends};
-pub(crate) use sources::{SourceError, Store};
+pub(crate) use secret_backends::{Known, SecretBackends};
+pub(crate) use store::{SourceError, Store};
 pub(crate) use value::{Value, protect_process};

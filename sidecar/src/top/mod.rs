@@ -1,7 +1,7 @@
-//! `kernelseal top`: the events of agents, read from standard input, as a picture of what is going on.
+//! `kernelseal top`: the events of agents, read from standard input, as a live view of what is going on.
 //!
-//! An agent answers nobody in its pod, so there is nothing to ask: the picture is made of what it tells anyway, and
-//! whoever may read its output may see it. [`state`] keeps what events say, [`picture`] draws it.
+//! An agent answers nobody in its pod, so there is nothing to ask: the view is made of what it reports anyway, and
+//! whoever may read its output may see it. [`state`] keeps what events say, [`render`] draws it.
 
 mod event;
 mod render;
@@ -66,7 +66,7 @@ fn take(lines: &Receiver<Vec<u8>>, until: Instant, state: &mut State) -> bool {
     }
 }
 
-/// Reads standard input, apart: a picture is due even when nothing comes.
+/// Reads standard input, apart: a frame is due even when nothing comes.
 fn read() -> Receiver<Vec<u8>> {
     let (lines, received) = sync_channel(WAITING);
     thread::spawn(move || {

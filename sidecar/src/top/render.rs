@@ -1,4 +1,4 @@
-//! The picture: lines that fit a terminal, with nothing in them that a terminal would act on.
+//! The view: lines that fit a terminal, with nothing in them that a terminal would act on.
 
 use std::fmt::Write as _;
 

@@ -7,11 +7,50 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+use tokio::time::{Interval, MissedTickBehavior};
+
+/// How often files are looked at. A change is taken up at the second look that finds it.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Fires at once, and then so often; not to make up for what was missed.
+pub(crate) fn interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// Files, looked at from time to time.
+pub(crate) struct FileWatcher {
+    files: Files,
+    interval: Interval,
+}
+
+impl FileWatcher {
+    /// These files, from now on.
+    pub(crate) fn at(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self {
+            files: Files::at(paths),
+            interval: interval(LOOK),
+        }
+    }
+
+    /// Waits until one of them has another content.
+    pub(crate) async fn change(&mut self) {
+        loop {
+            self.interval.tick().await;
+            if self.files.have_changed() {
+                return;
+            }
+        }
+    }
+}
 
 /// Files, as they were when it was last said that they had changed.
 #[derive(Debug, Default)]
-pub(crate) struct FileWatch {
+struct Files {
     files: Vec<Watched>,
 }
 
@@ -45,10 +84,9 @@ impl Fingerprint {
     }
 }
 
-impl FileWatch {
+impl Files {
     /// These files, as they are now.
-    #[must_use]
-    pub(crate) fn of(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+    fn at(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let files = paths.into_iter().map(|path| {
             let known = Fingerprint::of(&path);
             Watched {
@@ -63,7 +101,7 @@ impl FileWatch {
     }
 
     /// Whether one has changed and is as it was at the last look: nobody is at it any more.
-    pub(crate) fn has_changed(&mut self) -> bool {
+    fn have_changed(&mut self) -> bool {
         let mut has_changed = false;
         for file in &mut self.files {
             let now = Fingerprint::of(&file.path);
@@ -88,20 +126,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "one").unwrap();
-        let mut watch = FileWatch::of([path.clone()]);
-        assert!(!watch.has_changed());
+        let mut files = Files::at([path.clone()]);
+        assert!(!files.have_changed());
         fs::write(&path, "three").unwrap();
-        assert!(!watch.has_changed());
+        assert!(!files.have_changed());
         fs::write(&path, "forty-two").unwrap();
-        assert!(!watch.has_changed(), "it was written again");
-        assert!(watch.has_changed());
-        assert!(!watch.has_changed());
+        assert!(!files.have_changed(), "it was written again");
+        assert!(files.have_changed());
+        assert!(!files.have_changed());
         fs::remove_file(&path).unwrap();
-        assert!(!watch.has_changed());
-        assert!(watch.has_changed(), "it is gone");
+        assert!(!files.have_changed());
+        assert!(files.have_changed(), "it is gone");
         fs::write(&path, "one").unwrap();
-        assert!(!watch.has_changed());
-        assert!(watch.has_changed(), "it is back");
+        assert!(!files.have_changed());
+        assert!(files.have_changed(), "it is back");
     }
 
     /// `config.yaml -> ..data/config.yaml`, `..data -> ..2026_1`, and that is swapped.
@@ -115,11 +153,11 @@ mod tests {
         }
         symlink("..2026_1", at("..data")).unwrap();
         symlink("..data/config.yaml", at("config.yaml")).unwrap();
-        let mut watch = FileWatch::of([at("config.yaml")]);
+        let mut files = Files::at([at("config.yaml")]);
         symlink("..2026_2", at("..data_tmp")).unwrap();
         fs::rename(at("..data_tmp"), at("..data")).unwrap();
-        assert!(!watch.has_changed());
-        assert!(watch.has_changed());
-        assert!(!watch.has_changed());
+        assert!(!files.have_changed());
+        assert!(files.have_changed());
+        assert!(!files.have_changed());
     }
 }

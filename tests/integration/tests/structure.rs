@@ -145,7 +145,10 @@ impl Imports {
 fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         matches!(&attribute.meta, Meta::List(list)
-            if list.path.is_ident("cfg") && list.tokens.to_string().contains("test"))
+        if list.path.is_ident("cfg") && {
+            let condition = list.tokens.to_string();
+            condition == "test" || condition.starts_with("all (test")
+        })
     })
 }
 
@@ -212,6 +215,8 @@ fn import_that_leads_up_is_told_with_its_line() {
         upward("sidecar/src/seal/held.rs", inline),
         ["sidecar/src/seal/held.rs:2: seal imports cli, which lies above it"]
     );
+    let not_of_tests = "#[cfg(not(test))]\nuse crate::agent::run;\n";
+    assert_eq!(upward("sidecar/src/seal/held.rs", not_of_tests).len(), 1);
     let of_tests = "#[cfg(test)]\nmod tests {\n    use crate::agent::run;\n}\n";
     assert!(upward("sidecar/src/seal/held.rs", of_tests).is_empty());
 }

@@ -96,18 +96,23 @@ impl SyscallMonitorController {
             retry_after_many: LOOK_AGAIN,
             ..RetryPolicy::default()
         };
-        let pace = PollPolicy {
+        let poll_policy = PollPolicy {
             retry_policy,
             apart: APART,
             ..PollPolicy::default()
         };
         let mut listening = JoinSet::new();
         for kind in ObjectKind::ALL {
-            listening.spawn(listen(client.clone(), kind, pace, self.heard.clone()));
+            listening.spawn(listen(
+                client.clone(),
+                kind,
+                poll_policy,
+                self.heard.clone(),
+            ));
         }
         self.listening = Some(listening);
         if self.reports.receiver_count() == 0 {
-            let pen = StatusPen::of_node(client.clone(), node, pace);
+            let pen = StatusPen::of_node(client.clone(), node, poll_policy);
             let reports = self.reports.subscribe();
             tokio::spawn(report::write(pen, node.clone(), retry_policy, reports));
         }
@@ -227,12 +232,12 @@ fn subscriptions(evaluated: &[Evaluated]) -> Vec<Subscription> {
         .collect()
 }
 
-async fn listen(client: Client, kind: ObjectKind, pace: PollPolicy, heard: Heard) {
+async fn listen(client: Client, kind: ObjectKind, poll_policy: PollPolicy, heard: Heard) {
     let well = {
         let heard = heard.clone();
         move || heard.is_well(kind)
     };
-    watch_objects(client, kind, pace, well, |news| match news {
+    watch_objects(client, kind, poll_policy, well, |news| match news {
         Ok(news) => heard.take(kind, news),
         Err(fault) => heard.fails(kind, &fault),
     })

@@ -15,7 +15,7 @@ pub(super) const MAX_OBJECTS: usize = 100;
 #[derive(Default)]
 pub(super) struct Store(BTreeMap<ObjectKind, HashMap<String, AskingObject>>);
 
-/// An object, weighed.
+/// An object, evaluated.
 #[derive(Clone)]
 pub(super) struct Evaluated {
     pub(super) object: AskingObject,

@@ -7,8 +7,10 @@ use std::{
 
 use k8s_openapi::jiff::Timestamp;
 
-use crate::observe::{Notice, Topic};
-use crate::process::PodRef;
+use crate::{
+    observe::{Notice, Topic},
+    process::PodRef,
+};
 
 /// From one event of a pod and a topic to the next.
 const AGAIN_AFTER: Duration = Duration::from_mins(1);

@@ -38,9 +38,9 @@ pub(crate) struct EventPen {
 
 impl EventPen {
     /// One agent's, by the name of its node. Asks no oftener than the pace says.
-    pub(crate) fn of_node(client: Client, node: &str, pace: PollPolicy) -> Self {
+    pub(crate) fn of_node(client: Client, node: &str, poll_policy: PollPolicy) -> Self {
         Self {
-            client: line::open(client, pace, || {}),
+            client: line::open(client, poll_policy, || {}),
             instance: cut(node, LONGEST_INSTANCE, ""),
         }
     }

@@ -50,7 +50,7 @@ use self::{
 /// A manifest has at most this many bytes.
 pub(crate) const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What is asked of [`edit`].
+/// What is asked of [`edit()`].
 pub(crate) struct Request<'a> {
     pub(crate) task: Task,
     pub(crate) options: &'a Options,

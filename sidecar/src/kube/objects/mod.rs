@@ -23,7 +23,7 @@ pub(crate) use self::{
 };
 
 /// Objects in one answer: with a word of every node in their status they may be as large as etcd takes, 1.5 MB, and so many
-/// fit into [`line`]'s longest answer.
+/// fit into [`mod@line`]'s longest answer.
 const PAGE: u32 = 5;
 
 /// A kind of object that asks for system calls.
@@ -120,16 +120,16 @@ pub(crate) enum ObjectNews {
 pub(crate) async fn watch_objects(
     client: Client,
     kind: ObjectKind,
-    pace: PollPolicy,
+    poll_policy: PollPolicy,
     heard: impl Fn() + Clone + Send + Sync + 'static,
     mut tell: impl FnMut(Result<ObjectNews, Fault>),
 ) {
     let resource = kind.resource();
-    let api: Api<DynamicObject> = Api::all_with(line::open(client, pace, heard), &resource);
-    let config = follow::config(None, &pace).page_size(PAGE);
+    let api: Api<DynamicObject> = Api::all_with(line::open(client, poll_policy, heard), &resource);
+    let config = follow::config(None, &poll_policy).page_size(PAGE);
     let mut listed = Vec::new();
     let begin = || watcher(api.clone(), config.clone());
-    follow::follow(pace, begin, |event| match event {
+    follow::follow(poll_policy, begin, |event| match event {
         Ok(Event::Init) => listed.clear(),
         Ok(Event::InitApply(object)) => listed.extend(AskingObject::of(kind, object)),
         Ok(Event::InitDone) => tell(Ok(ObjectNews::All(std::mem::take(&mut listed)))),

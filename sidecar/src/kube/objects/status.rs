@@ -46,9 +46,9 @@ pub(crate) struct StatusPen {
 
 impl StatusPen {
     /// That node's. Asks no oftener than the pace says.
-    pub(crate) fn of_node(client: Client, node: &str, pace: PollPolicy) -> Self {
+    pub(crate) fn of_node(client: Client, node: &str, poll_policy: PollPolicy) -> Self {
         Self {
-            client: line::open(client, pace, || {}),
+            client: line::open(client, poll_policy, || {}),
             manager: manager(node),
         }
     }

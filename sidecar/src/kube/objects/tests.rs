@@ -18,7 +18,7 @@ use crate::{kube::Cluster, util::RetryPolicy};
 const SOON: Duration = Duration::from_secs(30);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(20);
-const PACE: PollPolicy = PollPolicy {
+const POLL_POLICY: PollPolicy = PollPolicy {
     retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(5),
         retry_after: Duration::from_millis(100),
@@ -105,7 +105,7 @@ impl Scene {
         let told = Told::default();
         let tell = told.clone();
         let tell = move |news| tell.lock().unwrap().push(news);
-        let watching = watch_objects(self.client(), kind, PACE, || {}, tell);
+        let watching = watch_objects(self.client(), kind, POLL_POLICY, || {}, tell);
         self.runtime.spawn(watching);
         told
     }
@@ -248,7 +248,7 @@ fn every_node_says_its_own_in_the_status_and_leaves_the_others_be() {
             tracepoints: 0,
             error: error.map(Into::into),
         };
-        let pen = StatusPen::of_node(client.clone(), node, PACE);
+        let pen = StatusPen::of_node(client.clone(), node, POLL_POLICY);
         let done = scene.runtime.block_on(pen.write(&object, Some(&said)));
         assert_eq!(done, Ok(()));
         said
@@ -269,7 +269,7 @@ fn every_node_says_its_own_in_the_status_and_leaves_the_others_be() {
     assert_eq!(status()["attachedOn"], json!(["node-1"]));
     // A node says something else, and another nothing more.
     say("node-2", None);
-    let pen = StatusPen::of_node(client.clone(), "node-1", PACE);
+    let pen = StatusPen::of_node(client.clone(), "node-1", POLL_POLICY);
     let done = scene.runtime.block_on(pen.write(&object, None));
     assert_eq!(done, Ok(()));
     let nodes = status()["nodes"].clone();
@@ -322,7 +322,7 @@ fn a_refusal_names_the_rule() {
         let watching = watch_objects(
             client,
             kind,
-            PACE,
+            POLL_POLICY,
             || {},
             move |news| {
                 let _ = tell.send(news.err().map(|fault| fault.tell_of_objects(kind)));

@@ -18,7 +18,7 @@ use crate::{kube::Cluster, util::RetryPolicy};
 const SOON: Duration = Duration::from_secs(30);
 /// Between two looks.
 const STEP: Duration = Duration::from_millis(20);
-const PACE: PollPolicy = PollPolicy {
+const POLL_POLICY: PollPolicy = PollPolicy {
     retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(2),
         retry_after: Duration::from_millis(100),
@@ -58,7 +58,7 @@ impl Scene {
             tokio::spawn(watch_pods(
                 client,
                 node,
-                PACE,
+                POLL_POLICY,
                 || {},
                 move |news| {
                     tell.lock().unwrap().push(news);
@@ -178,7 +178,7 @@ fn a_refusal_names_the_rule_for_pods() {
         let watching = watch_pods(
             client,
             "node-1".into(),
-            PACE,
+            POLL_POLICY,
             || {},
             move |news| {
                 let _ = tell.send(news.err().map(|fault| fault.tell_of_pods()));

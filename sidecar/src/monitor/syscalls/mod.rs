@@ -11,8 +11,8 @@ use std::{
 
 use tokio::sync::watch;
 
-use self::subscription::Askers;
 pub(crate) use self::subscription::Subscription;
+use self::subscription::Subscriptions;
 use super::{context::MonitorContext, watch::Monitor};
 use crate::{
     config::{self, calls::Call},
@@ -28,7 +28,7 @@ pub(crate) type Attached = BTreeMap<&'static str, How>;
 
 /// What is told of, and what is not.
 pub(super) struct Filter {
-    subscriptions: Askers,
+    subscriptions: Subscriptions,
     /// Records a second for each control group, whoever asks; 0 for any number.
     rate: u32,
 }
@@ -37,7 +37,7 @@ impl Filter {
     /// What the configuration and others ask for; nothing, if they do not ask.
     pub(super) fn of(config: &config::Syscalls, others: &[Subscription]) -> Option<Self> {
         let own = Subscription::of_config(config);
-        let subscriptions: Askers = own.into_iter().chain(others.iter().cloned()).collect();
+        let subscriptions: Subscriptions = own.into_iter().chain(others.iter().cloned()).collect();
         (!subscriptions.is_empty()).then(|| Self {
             subscriptions,
             rate: config.rate_per_second.unwrap_or(0),
@@ -51,7 +51,7 @@ impl Filter {
 
 /// See the module.
 pub(super) struct SyscallMonitor {
-    subscriptions: Askers,
+    subscriptions: Subscriptions,
     /// Whether the kernel side asks which control groups are wanted.
     judges: bool,
     /// That pods have other labels, perhaps.

@@ -176,13 +176,13 @@ impl Made {
 
 /// All who ask for something.
 #[derive(Clone, Default)]
-pub(super) struct Askers {
+pub(super) struct Subscriptions {
     all: Vec<Subscription>,
     /// Who asks for a call of that name, as places in `all`.
     by_call: HashMap<&'static str, Vec<usize>>,
 }
 
-impl FromIterator<Subscription> for Askers {
+impl FromIterator<Subscription> for Subscriptions {
     fn from_iter<T: IntoIterator<Item = Subscription>>(subscriptions: T) -> Self {
         let asking = subscriptions
             .into_iter()
@@ -198,7 +198,7 @@ impl FromIterator<Subscription> for Askers {
     }
 }
 
-impl Askers {
+impl Subscriptions {
     /// Whether nobody asks for anything.
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()

@@ -7,7 +7,7 @@ fn job(seal: u64) -> Job {
         target: Target::Executable,
         version: None,
         slot: Weak::new(),
-        commands: CommandQueue::new().unwrap(),
+        commands: Commands::new().unwrap(),
     }
 }
 

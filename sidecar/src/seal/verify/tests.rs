@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    super::{CommandQueue, digests::Counting},
+    super::{Commands, digests::Counting},
     *,
 };
 use crate::{
@@ -76,7 +76,7 @@ fn judged(selectors: &[&str], place: &Place, pods: &Pods, may_wait: bool) -> Str
         is_executed: &|_| false,
         ask: &|_, _| Err(io::ErrorKind::Unsupported.into()),
         may_count: false,
-        digests: &Digests::new(Counting::new().into(), CommandQueue::new().unwrap()).into(),
+        digests: &Digests::new(Counting::new().into(), Commands::new().unwrap()).into(),
     };
     match verify(&evidence, config.secrets.iter()) {
         Verdict::Is(meant) => meant.iter().map(|binding| binding.name.as_str()).collect(),

@@ -31,20 +31,20 @@ const WAIT: Duration = Duration::from_secs(3);
 /// An agent's sources, and a folder for what they are told by files.
 struct Sources {
     runtime: Runtime,
-    origins: SecretBackends,
+    backends: SecretBackends,
     changes: watch::Receiver<u64>,
     dir: TempDir,
 }
 
 impl Sources {
-    fn new(origins: impl AsyncFnOnce(&Path) -> SecretBackends) -> Self {
+    fn new(backends: impl AsyncFnOnce(&Path) -> SecretBackends) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let origins = runtime.block_on(origins(dir.path()));
+        let backends = runtime.block_on(backends(dir.path()));
         Self {
             runtime,
-            changes: origins.changes().listen(),
-            origins,
+            changes: backends.changes().listen(),
+            backends,
             dir,
         }
     }
@@ -55,7 +55,7 @@ impl Sources {
         wait: Duration,
     ) -> Result<Open, Vec<(Position, SourceError)>> {
         let store = self.runtime.block_on(async {
-            let store = Store::open(config, &mut self.origins).await?;
+            let store = Store::open(config, &mut self.backends).await?;
             store.settle(wait).await;
             Ok::<_, Vec<(Position, SourceError)>>(store)
         })?;
@@ -86,7 +86,7 @@ impl Sources {
     }
 
     fn notes(&self) -> String {
-        self.origins.known().notes().join("\n")
+        self.backends.known().notes().join("\n")
     }
 }
 

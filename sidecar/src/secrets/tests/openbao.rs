@@ -26,12 +26,12 @@ use crate::{
 /// A start waits so long here, at most: this server is one of several programs at work.
 const WAIT: Duration = Duration::from_secs(20);
 /// As with the server that stands for Vault, but for how long this one may take.
-const PACE: PollPolicy = PollPolicy {
+const POLL_POLICY: PollPolicy = PollPolicy {
     retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(10),
-        ..vault::PACE.retry_policy
+        ..vault::POLL_POLICY.retry_policy
     },
-    ..vault::PACE
+    ..vault::POLL_POLICY
 };
 
 /// The one of this process, which believes the API server of this process.
@@ -74,7 +74,7 @@ impl Scene {
         let scene = Self {
             server: &SHARED,
             name,
-            sources: Sources::new(async |_| SecretBackends::with_vault(PACE)),
+            sources: Sources::new(async |_| SecretBackends::with_vault(POLL_POLICY)),
         };
         scene.write("jwt", &jwt);
         scene.write("ca.crt", &scene.server.authority().pem());

@@ -88,7 +88,7 @@ fn an_object_is_about_pods_of_its_namespace_with_its_labels() {
     };
     let pods = pods();
     let told = |subscription: Subscription, place: Option<&Place>| {
-        let subscriptions: Askers = [subscription].into_iter().collect();
+        let subscriptions: Subscriptions = [subscription].into_iter().collect();
         let wants = subscriptions.want(&made("openat", 0, false), place, Some(&pods));
         assert_eq!(
             wants,
@@ -117,7 +117,7 @@ fn an_object_is_about_pods_of_its_namespace_with_its_labels() {
 
 #[test]
 fn a_container_whose_name_is_not_known_yet_is_not_judged() {
-    let subscriptions: Askers = [subscription(&Spec {
+    let subscriptions: Subscriptions = [subscription(&Spec {
         containers: vec!["app".into(), "web".into()],
         ..asked(&["openat"])
     })]
@@ -140,7 +140,7 @@ fn the_kernel_side_leaves_out_what_nobody_wants() {
         })
     };
     let wish = |subscriptions: &[Subscription]| {
-        let subscriptions: Askers = subscriptions.iter().cloned().collect();
+        let subscriptions: Subscriptions = subscriptions.iter().cloned().collect();
         subscriptions.wish(20)
     };
     let two = wish(&[some(&[1, 2], true), some(&[2, 3], true)]);
@@ -206,7 +206,7 @@ proptest! {
     ) {
         let (pods, call) = (pods(), made(name, uid, has_failed));
         let (pods, place) = (Some(&pods), place.as_ref());
-        let of = |asked: &[Spec]| -> Askers { asked.iter().map(subscription).collect() };
+        let of = |asked: &[Spec]| -> Subscriptions { asked.iter().map(subscription).collect() };
         let alone = all.iter().any(|one| of(std::slice::from_ref(one)).want(&call, place, pods));
         let together = of(&all);
         prop_assert_eq!(together.want(&call, place, pods), alone);

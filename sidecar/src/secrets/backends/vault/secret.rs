@@ -13,24 +13,26 @@ pub(crate) async fn watch(
     path: String,
     mut tell: impl FnMut(Result<Option<Data>, Fault>),
 ) {
-    let pace = *session.pace();
-    let mut retries = pace.retry_policy.retries().build();
+    let poll_policy = *session.poll_policy();
+    let mut retries = poll_policy.retry_policy.retries().build();
     loop {
         let wait = match session.read(&path).await {
             Ok(found) => {
-                retries = pace.retry_policy.retries().build();
+                retries = poll_policy.retry_policy.retries().build();
                 let lease = found.as_ref().map(|content| content.lease);
                 tell(Ok(found.map(|content| content.data)));
                 match lease {
                     Some(lease) if !lease.is_zero() => {
-                        (lease / 2).min(pace.refresh).max(pace.apart)
+                        (lease / 2).min(poll_policy.refresh).max(poll_policy.apart)
                     }
-                    _ => pace.refresh,
+                    _ => poll_policy.refresh,
                 }
             }
             Err(fault) => {
                 tell(Err(fault));
-                retries.next().unwrap_or(pace.retry_policy.retry_after_many)
+                retries
+                    .next()
+                    .unwrap_or(poll_policy.retry_policy.retry_after_many)
             }
         };
         session.pause(wait).await;

@@ -23,17 +23,17 @@ use crate::config::{Vault, VaultAuth};
 pub(crate) struct Session {
     line: HttpTransport,
     config: Vault,
-    pace: PollPolicy,
+    poll_policy: PollPolicy,
     token: Mutex<Option<Token>>,
 }
 
 impl Session {
     /// Asks nothing yet.
-    pub(crate) fn new(config: &Vault, pace: PollPolicy) -> Result<Self, TrustError> {
+    pub(crate) fn new(config: &Vault, poll_policy: PollPolicy) -> Result<Self, TrustError> {
         Ok(Self {
-            line: HttpTransport::new(config, pace)?,
+            line: HttpTransport::new(config, poll_policy)?,
             config: config.clone(),
-            pace,
+            poll_policy,
             token: Mutex::default(),
         })
     }
@@ -43,8 +43,8 @@ impl Session {
         &self.config
     }
 
-    pub(super) fn pace(&self) -> &PollPolicy {
-        &self.pace
+    pub(super) fn poll_policy(&self) -> &PollPolicy {
+        &self.poll_policy
     }
 
     /// The secret at a path; `None`: there is none.
@@ -104,7 +104,7 @@ impl Session {
             let why = fault.tell("", &self.config);
             tracing::warn!("the token for Vault cannot be prolonged: {why}");
             token.put_off(Some(
-                Instant::now() + self.pace.retry_policy.retry_after_many,
+                Instant::now() + self.poll_policy.retry_policy.retry_after_many,
             ));
         }
         let header = token.header.clone();
@@ -117,7 +117,7 @@ impl Session {
         let mut held = self.token.lock().await;
         match &*held {
             Some(token) if token.header != *refused => return Ok(Some(token.header.clone())),
-            Some(token) if token.since.elapsed() < self.pace.login_apart => return Ok(None),
+            Some(token) if token.since.elapsed() < self.poll_policy.login_apart => return Ok(None),
             _ => {}
         }
         let token = match &self.config.auth {
@@ -140,7 +140,7 @@ impl Session {
             let answer = self.line.post(path, Some(&token.header), nothing).await?;
             match answer.status {
                 200 => {
-                    if token.renewed(&answer::grant(&answer.body)?, self.pace.apart) {
+                    if token.renewed(&answer::grant(&answer.body)?, self.poll_policy.apart) {
                         return Ok(());
                     }
                 }
@@ -176,7 +176,7 @@ impl Session {
         let header = grant.token.clone().ok_or(Fault::Malformed)?;
         let Vault { address, .. } = &self.config;
         tracing::info!("logged in to Vault at {address} as the role {}", login.role);
-        Ok(Token::new(header, Some(&grant), self.pace.apart))
+        Ok(Token::new(header, Some(&grant), self.poll_policy.apart))
     }
 
     /// A file's token, and what Vault says of its lease. One that it says nothing of is taken as it is.
@@ -189,6 +189,6 @@ impl Session {
         };
         // One that cannot be renewed is kept good by whoever writes the file.
         let grant = grant.filter(|grant| grant.is_renewable);
-        Ok(Token::new(header, grant.as_ref(), self.pace.apart))
+        Ok(Token::new(header, grant.as_ref(), self.poll_policy.apart))
     }
 }

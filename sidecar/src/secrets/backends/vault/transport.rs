@@ -34,7 +34,7 @@ pub(super) struct HttpTransport {
     /// `None`: to this machine, without TLS.
     trust: Option<Trust>,
     namespace: Option<HeaderValue>,
-    pace: PollPolicy,
+    poll_policy: PollPolicy,
 }
 
 /// What came back. Has no `Debug`: it may hold a secret.
@@ -44,7 +44,7 @@ pub(super) struct Answer {
 }
 
 impl HttpTransport {
-    pub(super) fn new(config: &Vault, pace: PollPolicy) -> Result<Self, TrustError> {
+    pub(super) fn new(config: &Vault, poll_policy: PollPolicy) -> Result<Self, TrustError> {
         let Vault {
             address, ca_file, ..
         } = config;
@@ -62,7 +62,7 @@ impl HttpTransport {
             address: address.clone(),
             trust,
             namespace,
-            pace,
+            poll_policy,
         })
     }
 
@@ -104,7 +104,7 @@ impl HttpTransport {
         let request = request
             .body(Full::new(body))
             .map_err(|_| Fault::Unreachable("the address or a path is not one of HTTP".into()))?;
-        let longest = self.pace.retry_policy.answer_within;
+        let longest = self.poll_policy.retry_policy.answer_within;
         timeout(longest, self.exchange(request))
             .await
             .map_err(|_| Fault::Unreachable(format!("no answer within {longest:?}")))?

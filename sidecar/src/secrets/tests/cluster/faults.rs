@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kernelseal_servers::{ApiServer, Fault, Proxy};
 
-use super::{PACE, Scene, WAIT};
+use super::{POLL_POLICY, Scene, WAIT};
 
 const PASSWORD: &str = "{name: db, key: password}";
 
@@ -85,7 +85,7 @@ fn without_the_api_the_cache_serves_and_says_how_old_it_is() {
     let (scene, open) = after(Fault::Away);
     scene.password("second");
     scene.until("noted", || scene.notes().contains("served as it was"));
-    let age = |scene: &Scene| scene.origins.known().ages()[0].1;
+    let age = |scene: &Scene| scene.backends.known().ages()[0].1;
     scene.until("old", || age(&scene) > 2.0);
     assert!(open.is(0, "first"));
     scene.proxy.set(Fault::None);
@@ -117,7 +117,7 @@ fn watches_that_are_cut_are_begun_again_and_not_too_often() {
     let before = scene.proxy.requests().len();
     scene.work(Duration::from_secs(4));
     let watches = scene.proxy.requests().len() - before;
-    let most = 4000 / PACE.apart.as_millis() + 2;
+    let most = 4000 / POLL_POLICY.apart.as_millis() + 2;
     assert!((2..=most).contains(&(watches as u128)), "{watches}");
     scene
         .proxy
@@ -130,7 +130,7 @@ fn watches_that_are_cut_are_begun_again_and_not_too_often() {
 fn watches_that_say_nothing_are_given_up() {
     let (scene, open) = after(Fault::SilentWatches);
     scene.password("second");
-    scene.work(PACE.watch_for);
+    scene.work(POLL_POLICY.watch_for);
     assert!(open.is(0, "first"));
     scene.proxy.set(Fault::None);
     scene.until_password(&open, "second");

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Faster than the product's.
-const PACE: PollPolicy = PollPolicy {
+const POLL_POLICY: PollPolicy = PollPolicy {
     retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(2),
         retry_after: Duration::from_millis(100),
@@ -70,7 +70,7 @@ impl Scene {
                 .kubeconfig(dir, proxy.url(), &namespace, AGENT_TOKEN)
                 .unwrap();
             let cluster = Cluster::of(Kubeconfig::read_from(file).unwrap()).await;
-            SecretBackends::of(cluster.unwrap(), PACE)
+            SecretBackends::of(cluster.unwrap(), POLL_POLICY)
         });
         Self {
             server,

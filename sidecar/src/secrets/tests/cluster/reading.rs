@@ -121,7 +121,7 @@ fn a_change_is_told_and_only_a_change() {
     let before = *scene.changes.borrow_and_update();
     // The same once more, and a few watches.
     scene.password("first");
-    scene.work(super::PACE.watch_for * 2);
+    scene.work(super::POLL_POLICY.watch_for * 2);
     assert!(!scene.changes.has_changed().unwrap());
     scene.password("second");
     scene.until_password(&open, "second");
@@ -141,7 +141,7 @@ fn another_configuration_keeps_what_it_still_wants() {
         let requests = scene.proxy.requests();
         requests.iter().filter(|kind| *kind == "list").count()
     };
-    let names = |scene: &Scene| scene.origins.known().ages().len();
+    let names = |scene: &Scene| scene.backends.known().ages().len();
 
     let first = scene.open(&[PASSWORD]);
     assert!(first.is(0, "hunter2"));
@@ -156,9 +156,9 @@ fn another_configuration_keeps_what_it_still_wants() {
     assert!(other.is(0, "of the other"));
     assert_eq!((lists(&scene), names(&scene)), (2, 1));
     // Nobody listens for the one that nobody wants.
-    scene.work(super::PACE.watch_for * 2);
+    scene.work(super::POLL_POLICY.watch_for * 2);
     let before = scene.proxy.requests().len();
-    scene.work(super::PACE.watch_for * 2);
+    scene.work(super::POLL_POLICY.watch_for * 2);
     let since = scene.proxy.requests().len() - before;
     assert!((1..=3).contains(&since), "{since} watches of one Secret");
 }
@@ -169,5 +169,5 @@ fn a_dropped_store_leaves_nothing() {
     let mut scene = Scene::with_password("hunter2");
     let open: Open = scene.open(&[PASSWORD]);
     drop(open);
-    assert!(scene.origins.known().ages().is_empty());
+    assert!(scene.backends.known().ages().is_empty());
 }

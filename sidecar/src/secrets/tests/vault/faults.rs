@@ -4,7 +4,7 @@ use std::{cell::RefCell, io, net::Ipv4Addr, time::Instant};
 
 use tracing::subscriber::set_global_default;
 
-use super::{APP, JWT, PACE, PASSWORD, STEP, Scene, VaultFault, VaultServer, WAIT};
+use super::{APP, JWT, PASSWORD, POLL_POLICY, STEP, Scene, VaultFault, VaultServer, WAIT};
 
 /// What nobody may say.
 const SECRETS: [&str; 4] = ["hunter2", "hvs.", JWT, "c2lnbmF0dXJl"];
@@ -60,7 +60,7 @@ fn without_vault_the_cache_serves_and_says_how_old_it_is() {
     let mut scene = Scene::new("first");
     let open = scene.open(&[PASSWORD]);
     assert!(open.is(0, "first"), "{}", open.error(0));
-    let age = |scene: &Scene| scene.origins.known().ages()[0].1;
+    let age = |scene: &Scene| scene.backends.known().ages()[0].1;
     for (fault, why) in [
         (VaultFault::Away, "does not answer"),
         (VaultFault::Refuse(503), "sealed"),
@@ -90,9 +90,9 @@ fn after_failures_it_is_asked_less_often() {
     let mut scene = Scene::new("first").impatient();
     scene.server.set(VaultFault::Refuse(500));
     let _open = scene.open(&[PASSWORD]);
-    scene.work(PACE.retry_policy.retry_after_many * 4);
+    scene.work(POLL_POLICY.retry_policy.retry_after_many * 4);
     let before = scene.server.requests().len();
-    scene.work(PACE.retry_policy.retry_after_many * 6);
+    scene.work(POLL_POLICY.retry_policy.retry_after_many * 6);
     let asked = scene.server.requests().len() - before;
     assert!((1..=7).contains(&asked), "{asked}");
 }
@@ -119,7 +119,7 @@ fn a_stranger_is_told_by_its_certificate() {
     let elsewhere = VaultServer::start_at(Ipv4Addr::new(127, 0, 0, 2), true).unwrap();
     for (mut scene, ca) in [
         (Scene::new("hunter2"), Some(stranger.authority().pem())),
-        (Scene::of(elsewhere, "hunter2", PACE), None),
+        (Scene::of(elsewhere, "hunter2", POLL_POLICY), None),
     ] {
         if let Some(ca) = ca {
             scene.file("ca.crt", &ca);

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Faster than the product's.
-pub(super) const PACE: PollPolicy = PollPolicy {
+pub(super) const POLL_POLICY: PollPolicy = PollPolicy {
     retry_policy: RetryPolicy {
         answer_within: Duration::from_secs(1),
         retry_after: Duration::from_millis(40),
@@ -67,13 +67,13 @@ impl Scene {
 
     /// With a secret whose `password` is this, and the right to read and to log in.
     fn new(password: &str) -> Self {
-        Self::of(VaultServer::start().unwrap(), password, PACE)
+        Self::of(VaultServer::start().unwrap(), password, POLL_POLICY)
     }
 
-    fn of(server: VaultServer, password: &str, pace: PollPolicy) -> Self {
+    fn of(server: VaultServer, password: &str, poll_policy: PollPolicy) -> Self {
         let scene = Self {
             server,
-            sources: Sources::new(async |_| SecretBackends::with_vault(pace)),
+            sources: Sources::new(async |_| SecretBackends::with_vault(poll_policy)),
             wait: WAIT,
         };
         scene.server.accept(JWT, Lease::NONE);

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Duration};
 
-use super::{APP, LOGIN, PACE, PASSWORD, PollPolicy, READING, Scene, VaultServer, json};
+use super::{APP, LOGIN, PASSWORD, POLL_POLICY, PollPolicy, READING, Scene, VaultServer, json};
 
 #[test]
 fn one_login_and_one_reading_are_enough() {
@@ -16,7 +16,7 @@ fn one_login_and_one_reading_are_enough() {
     let begin = ["POST auth/kubernetes/login 200", "GET secret/data/app 200"];
     assert_eq!(scene.server.requests()[..2], begin);
     assert_eq!(scene.notes(), "");
-    let ages = scene.origins.known().ages();
+    let ages = scene.backends.known().ages();
     assert_eq!(ages[0].0, ["vault".to_owned(), APP.to_owned()]);
     // Again and again, with the same token.
     scene.until("read again", || scene.count(READING) > 3);
@@ -77,11 +77,11 @@ fn a_change_is_told_and_only_a_change() {
 
 #[test]
 fn a_secret_that_is_lent_for_a_short_time_is_read_again_within_it() {
-    let pace = PollPolicy {
+    let poll_policy = PollPolicy {
         refresh: Duration::from_mins(10),
-        ..PACE
+        ..POLL_POLICY
     };
-    let mut scene = Scene::of(VaultServer::start().unwrap(), "first", pace);
+    let mut scene = Scene::of(VaultServer::start().unwrap(), "first", poll_policy);
     scene.server.lend(1);
     let open = scene.open(&[PASSWORD]);
     assert!(open.is(0, "first"), "{}", open.error(0));
@@ -112,19 +112,19 @@ fn another_vault_has_other_secrets() {
     assert!(both.is(0, "of the other"), "{}", both.error(0));
     // What is in force goes on until the other is, and is told of once.
     assert!(one.is(0, "of the one"));
-    assert_eq!(scene.origins.known().ages().len(), 1);
+    assert_eq!(scene.backends.known().ages().len(), 1);
     drop(one);
     let before = scene.count(READING);
-    scene.work(PACE.refresh * 5);
+    scene.work(POLL_POLICY.refresh * 5);
     assert!(scene.count(READING) <= before + 1);
     drop(both);
-    assert!(scene.origins.known().ages().is_empty());
+    assert!(scene.backends.known().ages().is_empty());
 }
 
 #[test]
 fn on_this_machine_tls_is_not_needed() {
     let server = VaultServer::start_at(Ipv4Addr::LOCALHOST, false).unwrap();
-    let mut scene = Scene::of(server, "hunter2", PACE);
+    let mut scene = Scene::of(server, "hunter2", POLL_POLICY);
     assert!(scene.server.url().starts_with("http://"));
     let open = scene.open(&[PASSWORD]);
     assert!(open.is(0, "hunter2"), "{}", open.error(0));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{APP, LOGIN, Lease, PACE, PASSWORD, RENEWAL, Scene, VaultFault};
+use super::{APP, LOGIN, Lease, PASSWORD, POLL_POLICY, RENEWAL, Scene, VaultFault};
 
 const REFUSED: &str = "GET secret/data/app 403";
 const SHORT: Lease = Lease {
@@ -71,7 +71,7 @@ fn a_token_that_was_revoked_is_followed_by_another() {
     let mut scene = Scene::new("first");
     let open = scene.open(&[PASSWORD]);
     assert!(open.is(0, "first"), "{}", open.error(0));
-    scene.work(PACE.login_apart);
+    scene.work(POLL_POLICY.login_apart);
     scene.server.revoke();
     scene.password("second");
     scene.until_password(&open, "second");
@@ -92,7 +92,7 @@ fn a_policy_that_is_missing_is_told_and_does_not_pile_up_logins() {
     let before = scene.count(LOGIN);
     scene.until("refused often", || scene.count(REFUSED) > 8);
     let logins = scene.count(LOGIN) - before;
-    let most = begun.elapsed().as_millis() / PACE.login_apart.as_millis() + 1;
+    let most = begun.elapsed().as_millis() / POLL_POLICY.login_apart.as_millis() + 1;
     assert!((1..=most).contains(&(logins as u128)), "{logins} of {most}");
     scene.server.allow(APP, true);
     scene.until_password(&open, "hunter2");

@@ -20,6 +20,10 @@ use super::{PLACE, SOON};
 pub(super) fn register(registry: Registry) -> Registry {
     registry
         .test("starving::an_error_is_no_mismatch", an_error_is_no_mismatch)
+        .test(
+            "starving::an_agent_at_work_lacks_no_descriptor",
+            an_agent_at_work_lacks_no_descriptor,
+        )
         .test("starving::files_without_end", files_without_end)
         .test("starving::mounts_without_number", mounts_without_number)
 }
@@ -67,6 +71,63 @@ fn an_error_is_no_mismatch() -> Result<()> {
     let reason = agent.refusal(refused.pid())?;
     ensure!(reason.contains("Too many open files"), "{reason}");
     ensure!(!reason.contains("does not match"), "{reason}");
+    Ok(())
+}
+
+/// Starts an agent that can have so many descriptors; says whether it came to work. One that did goes on, one that did not
+/// says what was wanting.
+fn works_with(descriptors: u32) -> Result<bool> {
+    /// A thread that begins late has looked for its descriptors by then.
+    const LATE: Duration = Duration::from_millis(500);
+    let mut shell = Command::new("sh");
+    let script = format!("ulimit -n {descriptors} && exec \"$@\"");
+    shell.args(["-c", &script, "sh"]).arg(Agent::binary());
+    let config = Config::token_for("probe-static").to_string();
+    match Agent::start_as(shell, &config)?.readied() {
+        Ok(mut agent) => {
+            thread::sleep(LATE);
+            ensure!(
+                !agent.log_contains("a delivering thread"),
+                "{descriptors} descriptors: {}",
+                agent.log().join("\n")
+            );
+            ensure!(
+                state(agent.pid()).is_some_and(|state| state != 'Z'),
+                "{descriptors} descriptors: it ended"
+            );
+            // (to end well takes one more: it says so where there is none)
+            agent.stop()?;
+            Ok(true)
+        }
+        Err(error) => {
+            let said = format!("{error:#}");
+            ensure!(
+                said.contains("Too many open files"),
+                "{descriptors} descriptors: {said}"
+            );
+            Ok(false)
+        }
+    }
+}
+
+/// Whatever its limit: an agent that says that it watches has what each of its threads needs.
+fn an_agent_at_work_lacks_no_descriptor() -> Result<()> {
+    /// Limits below the least with which it works: what one thread needs.
+    const BELOW: u32 = 4;
+    drop(Agent::run(&Config::token_for("probe-static"))?);
+    let (mut too_few, mut enough) = (8_u32, 128);
+    while enough - too_few > 1 {
+        let between = too_few.midpoint(enough);
+        if works_with(between)? {
+            enough = between;
+        } else {
+            too_few = between;
+        }
+    }
+    for descriptors in (enough - BELOW)..(enough + 2) {
+        let works = works_with(descriptors)?;
+        println!("{descriptors} descriptors: {works}");
+    }
     Ok(())
 }
 

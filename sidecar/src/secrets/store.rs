@@ -15,8 +15,8 @@ use secrecy::{ExposeSecret as _, zeroize::Zeroizing};
 use super::{
     Value,
     backends::{environ, file::read, vault::TrustError},
-    origins::{self, SecretBackends},
-    remote::{Held, RemoteError},
+    cache::{Held, RemoteError},
+    secret_backends::{self, SecretBackends},
 };
 use crate::{
     config::{Config, Position, SecretKeyRef, Source, VaultRef},
@@ -106,7 +106,7 @@ impl Store {
     /// is in memory until the runtime is next given its turn.
     pub(crate) async fn open(
         config: &Config,
-        origins: &mut SecretBackends,
+        backends: &mut SecretBackends,
     ) -> Result<Self, Vec<(Position, SourceError)>> {
         let refs = || {
             config
@@ -120,7 +120,7 @@ impl Store {
                 _ => None,
             })
             .collect();
-        let environ = origins.environ(&names).map_err(|cause| {
+        let environ = backends.environ(&names).map_err(|cause| {
             let path = environ::MEMORY.into();
             vec![(
                 Position { line: 1, column: 1 },
@@ -136,7 +136,7 @@ impl Store {
         let mut wrong = Vec::new();
         for secret in refs() {
             if let Source::SecretKeyRef(key) = &secret.source
-                && let Err(error) = store.look_for(key, origins).await
+                && let Err(error) = store.look_for(key, backends).await
             {
                 wrong.push((secret.at, error));
             }
@@ -144,13 +144,13 @@ impl Store {
         // (last: a session with another Vault is begun only for a configuration that is taken)
         if wrong.is_empty()
             && let Some(vault) = &config.vault
-            && let Err(cause) = origins.vault(vault)
+            && let Err(cause) = backends.vault(vault)
         {
             wrong.push((vault.at, cause.into()));
         }
         for secret in refs() {
             if let Source::VaultRef(VaultRef { path, .. }) = &secret.source
-                && let Some(held) = origins.vault_secret(path)
+                && let Some(held) = backends.vault_secret(path)
             {
                 store.vault.insert(path.clone(), held);
             }
@@ -202,13 +202,13 @@ impl Store {
     async fn look_for(
         &mut self,
         key: &SecretKeyRef,
-        origins: &mut SecretBackends,
+        backends: &mut SecretBackends,
     ) -> Result<(), SourceError> {
         let unmounted = match self.mounted(key) {
             Err(error) if error.is_absence() => error,
             other => return other.map(drop),
         };
-        let cluster = origins.cluster().await;
+        let cluster = backends.cluster().await;
         let id = cluster
             .map_err(|cause| SourceError::Cluster {
                 reference: reference(key),
@@ -221,7 +221,7 @@ impl Store {
                     .unwrap_or_else(|| cluster.namespace().to_owned()),
                 name: key.name.clone(),
             });
-        let held = id.and_then(|id| origins.secret(&id));
+        let held = id.and_then(|id| backends.secret(&id));
         match held {
             Some(held) => {
                 self.held.insert(key.clone(), held);
@@ -274,7 +274,7 @@ impl Store {
             },
             Source::VaultRef(VaultRef { path, key }) => {
                 let held = self.vault.get(path).ok_or_else(|| RemoteError::Unknown {
-                    what: origins::vault_name(path),
+                    what: secret_backends::vault_name(path),
                     why: "no Vault is named".into(),
                 });
                 held.and_then(|held| held.remote.get(key))

@@ -13,8 +13,8 @@ use super::{
         environ,
         vault::{self, Session, TrustError},
     },
+    cache::{CachedSecret, Held, Keys},
     changes::Changes,
-    remote::{CachedSecret, Held, Keys},
 };
 use crate::{
     config,
@@ -31,9 +31,9 @@ const WRITE: &str = "Vault answers 404: write it (`vault kv put`), or see to the
 pub(crate) struct SecretBackends {
     environ: HashMap<String, Value>,
     kubernetes: Option<(Cluster, ::kube::Client)>,
-    pace: PollPolicy,
+    poll_policy: PollPolicy,
     vault: Option<Arc<Session>>,
-    vault_pace: vault::PollPolicy,
+    vault_policy: vault::PollPolicy,
     held: Known,
     changes: Changes,
 }
@@ -51,20 +51,20 @@ pub(crate) struct Known(Arc<Mutex<BTreeMap<Name, Weak<Held>>>>);
 impl SecretBackends {
     /// Of a cluster, with a pace of its own.
     #[cfg(all(test, feature = "test-kube"))]
-    pub(super) fn of(cluster: Cluster, pace: PollPolicy) -> Self {
+    pub(super) fn of(cluster: Cluster, poll_policy: PollPolicy) -> Self {
         let client = cluster.client().expect("a client");
         Self {
             kubernetes: Some((cluster, client)),
-            pace,
+            poll_policy,
             ..Self::default()
         }
     }
 
     /// With a pace of its own for Vault.
     #[cfg(test)]
-    pub(super) fn with_vault(vault_pace: vault::PollPolicy) -> Self {
+    pub(super) fn with_vault(vault_policy: vault::PollPolicy) -> Self {
         Self {
-            vault_pace,
+            vault_policy,
             ..Self::default()
         }
     }
@@ -111,7 +111,7 @@ impl SecretBackends {
                 let remote = CachedSecret::new(what, CREATE, self.changes.clone());
                 Held::new(
                     remote.clone(),
-                    listen(client.clone(), id.clone(), self.pace, remote),
+                    listen(client.clone(), id.clone(), self.poll_policy, remote),
                 )
             }),
         )
@@ -121,7 +121,7 @@ impl SecretBackends {
     pub(super) fn vault(&mut self, config: &config::Vault) -> Result<(), TrustError> {
         let is_known = |session: &Arc<Session>| session.config().is_like(config);
         if !self.vault.as_ref().is_some_and(is_known) {
-            self.vault = Some(Arc::new(Session::new(config, self.vault_pace)?));
+            self.vault = Some(Arc::new(Session::new(config, self.vault_policy)?));
             // What another Vault has under these paths is another's.
             self.held.lock().retain(|(kind, _), _| *kind != VAULT);
         }
@@ -170,12 +170,17 @@ async fn read(session: Arc<Session>, path: String, remote: Arc<CachedSecret>) {
 }
 
 /// Hears of a Secret for as long as it is polled.
-async fn listen(client: ::kube::Client, id: SecretId, pace: PollPolicy, remote: Arc<CachedSecret>) {
+async fn listen(
+    client: ::kube::Client,
+    id: SecretId,
+    poll_policy: PollPolicy,
+    remote: Arc<CachedSecret>,
+) {
     let heard = {
         let remote = remote.clone();
         move || remote.heard()
     };
-    kube::watch(client, id.clone(), pace, heard, |said| match said {
+    kube::watch(client, id.clone(), poll_policy, heard, |said| match said {
         Ok(data) => remote.is(data.map(values)),
         Err(fault) => remote.fails(fault.tell(&id), fault.is_final()),
     })
