@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 ///
 /// A map that changes its shape changes its name, too: a version opens another's maps by name to take
 /// over from it, and must not mistake one for the other.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// PID namespaces with an agent of their own, on one node.
 pub const MAX_SCOPES: usize = 1024;

@@ -10,7 +10,7 @@ use sidecar_common::{
 
 use super::{AccessRequest, SelfAccess, decide, is_written, kernel_files, self_test::fired};
 use crate::{
-    kernel::{Ptr, follow, load, load_text, off, read},
+    kernel::{self, Ptr, follow, load, load_text, off, read},
     sealed,
 };
 
@@ -118,11 +118,72 @@ pub(super) fn used(file: Ptr, inode: Ptr, is_written: bool) -> i32 {
     }
 }
 
+/// What of a process's links is left to everybody: where its program lies, where it works, and its root.
+const FREE_LINKS: [u128; 3] = [name(b"exe"), name(b"cwd"), name(b"root")];
+/// The folder of the links to its namespaces, which are left, too.
+const NAMESPACES: u128 = name(b"ns");
+
+/// A link in a process's folder is followed. All but those that are known to be harmless lead to what it has open (`fd/`: a
+/// pipe, a memfd, a file without a name) or in its memory (`map_files/`).
+#[inline(always)]
+pub(super) fn follow_link(dentry: Ptr, inode: Ptr) -> i32 {
+    match owner(inode) {
+        Some(pid) => follow_guarded(dentry, pid),
+        None => 0,
+    }
+}
+
+/// Apart, like the others.
+#[inline(never)]
+fn follow_guarded(dentry: Ptr, pid: Ptr) -> i32 {
+    let (task, tgid) = process(pid);
+    let Some(sealed) = sealed::get_with_newborn(task, tgid) else {
+        return 0;
+    };
+    let is_agent = sealed.flags.contains(SealedFlags::AGENT);
+    if is_agent {
+        fired(Proof::FollowLink);
+    }
+    // (`/dev/stdin` is such a link, and `/dev/fd/3` of a shell)
+    if tgid == kernel::current_tgid()
+        || FREE_LINKS.contains(&u128::from_ne_bytes(short_name(dentry)))
+    {
+        return 0;
+    }
+    let folder = follow(dentry, off!(dentry_parent));
+    let folder_name = kernel_files::name_at(folder);
+    if u128::from_ne_bytes(folder_name) == NAMESPACES {
+        return 0;
+    }
+    decide(&AccessRequest {
+        sealed,
+        task,
+        tgid,
+        what: AccessKind::Mem,
+        guarded_by: if is_agent {
+            ScopeFlags::empty()
+        } else {
+            ScopeFlags::BLOCK_MEM
+        },
+        // whoever is in the tree has what the tree has
+        own: SelfAccess::Always,
+        name: folder_name,
+    })
+}
+
 /// `proc_inode.pid`: of the process, or in `task/<tid>/` of the thread; none outside of a process's folder.
 #[inline(always)]
 fn owner(inode: Ptr) -> Option<Ptr> {
     let pid = follow(inode.wrapping_sub(off!(inode_to_proc_pid)), 0);
     (!pid.is_null()).then_some(pid)
+}
+
+/// Its task, and the number of its process.
+#[inline(always)]
+fn process(pid: Ptr) -> (Ptr, u32) {
+    let link = follow(pid, off!(pid_first_task));
+    let task = link.wrapping_sub(off!(task_pid_links));
+    (task, read(task, off!(task_tgid)))
 }
 
 /// Length and first letter of the guarded folders' names.
@@ -146,9 +207,7 @@ fn use_guarded(dentry: Ptr, pid: Ptr, is_written: bool) -> i32 {
 
 #[inline(always)]
 fn reach(dentry: Ptr, pid: Ptr, is_written: bool, proof: Proof) -> i32 {
-    let link = follow(pid, off!(pid_first_task));
-    let task = link.wrapping_sub(off!(task_pid_links));
-    let tgid: u32 = read(task, off!(task_tgid));
+    let (task, tgid) = process(pid);
     let Some(sealed) = sealed::get_with_newborn(task, tgid) else {
         return 0;
     };

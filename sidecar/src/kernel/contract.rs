@@ -11,6 +11,7 @@ pub(super) const HOOKS: &[&str] = &[
     "sb_kern_mount",
     "file_open",
     "file_permission",
+    "inode_follow_link",
     "ptrace_access_check",
     "ptrace_traceme",
     "perf_event_open",

@@ -34,6 +34,7 @@ pub fn register(registry: Registry) -> Registry {
             "guards::attaching_within_the_tree",
             attaching_within_the_tree,
         )
+        .test("guards::what_a_program_has_open", what_a_program_has_open)
         .test("guards::the_agent_in_audit_mode", the_agent_in_audit_mode)
         .test(
             "guards::the_agents_memory_is_locked",
@@ -120,6 +121,53 @@ fn attaching_within_the_tree() -> Result<()> {
         |event| event["type"] == "BLOCKED" && event["access"] == "ptrace",
         SOON,
     )?;
+    Ok(())
+}
+
+/// The links to what a program has open are for its tree; those to its executable, its folders and namespaces for everybody.
+fn what_a_program_has_open() -> Result<()> {
+    let scratch = Scratch::new()?;
+    // Itself (`/dev/stdin` is such a link), and its child.
+    let body = r#"#!/bin/sh
+echo kept >$0.kept; exec 9<$0.kept; rm $0.kept
+read line </proc/self/fd/9; echo $line
+sh -c "cat /proc/$$/fd/9"
+echo both >/proc/self/fd/1
+sleep 600
+"#;
+    let program = scratch.program("app.sh", body)?;
+    for is_guarded in [true, false] {
+        let config = Config::token_for("app.sh").policy("blockMem", is_guarded);
+        let mut agent = Agent::run(&config)?;
+        let mut command = Command::new(&program);
+        let mut app = spawn(command.env_clear().env("PATH", "/usr/bin:/bin"))?;
+        for line in ["kept", "kept", "both"] {
+            ensure!(app.line(SOON)? == line);
+        }
+        let place = format!("/proc/{}", app.pid());
+        for free in ["exe", "cwd", "root", "ns/mnt"] {
+            fs::metadata(format!("{place}/{free}")).with_context(|| free.to_owned())?;
+        }
+        let link = format!("{place}/fd/9");
+        fs::read_link(&link)?;
+        let opened = File::open(&link);
+        ensure!(is_refused(&opened) == is_guarded, "{opened:?}");
+        ensure!(opened.is_ok() != is_guarded, "{opened:?}");
+        ensure!(is_refused(&fs::metadata(&link)) == is_guarded);
+        let own = File::open("/proc/self/exe")?;
+        File::open(format!("/proc/self/fd/{}", own.as_raw_fd()))?;
+        if is_guarded {
+            let pid = app.pid();
+            agent.wait_for(
+                |event| {
+                    event["type"] == "BLOCKED"
+                        && event["access"] == "fd"
+                        && event["target_pid"] == pid
+                },
+                SOON,
+            )?;
+        }
+    }
     Ok(())
 }
 

@@ -106,6 +106,8 @@ impl Scene {
             FILE,
             "--file",
             FILE,
+            "--memfd",
+            FILE,
             "--threads",
             "3",
             "--fork",

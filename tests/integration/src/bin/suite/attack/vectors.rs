@@ -54,18 +54,18 @@ impl Vector {
             "process_madvise" if kernel_version()? > (6, 12) => (Guarded::Never, ""),
             "process_madvise" => (Guarded::Always, "mem"),
             "perf_event_open" | "32-perf_event_open" => (Guarded::Always, "perf_event"),
-            "file-links" => (Guarded::Never, ""),
+            "link:fd" => (Guarded::Always, "fd"),
+            "link:map_files" => (Guarded::Always, "map_files"),
             _ if name.starts_with("file") => (Guarded::Always, "secret_file"),
             _ => of_procfs(name)?,
         };
-        let finds = ["file", "attach", "seize", "process_vm", "perf"];
+        let finds = ["file", "attach", "seize", "process_vm", "perf", "link:"];
         Ok(Self {
             name: name.to_owned(),
             guarded,
             access,
             leaks_when_allowed: name.ends_with(":mem")
-                || (finds.iter().any(|start| name.starts_with(start))
-                    && !["file-list", "file-links"].contains(&name)),
+                || (finds.iter().any(|start| name.starts_with(start)) && name != "file-list"),
         })
     }
 }
