@@ -191,6 +191,16 @@ pub struct Offsets {
     pub mount_ns: u32,
     /// `mnt_namespace.ns.inum`
     pub mntns_inum: u32,
+    /// `task_struct.nameidata`: the path that it walks
+    pub task_walk: u32,
+    /// `nameidata.depth`: how many links of it are followed
+    pub walk_depth: u32,
+    /// `nameidata.stack`: these links
+    pub walk_links: u32,
+    /// The size of one of them (`struct saved`)
+    pub walk_link_size: u32,
+    /// `saved.link.dentry`
+    pub walk_link_dentry: u32,
     /// `dentry.d_sb`
     pub dentry_sb: u32,
     /// `dentry.d_hash.pprev`: none where it was deleted, or never had a name

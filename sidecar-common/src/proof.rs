@@ -33,8 +33,6 @@ macro_rules! proofs {
 proofs! {
     /// The agent opens a guarded file of its own in procfs.
     FileOpen = "file_open",
-    /// The agent follows the link to its own executable.
-    FollowLink = "inode_follow_link",
     /// The agent writes its own `comm`.
     FilePermission = "file_permission",
     /// The agent looks where its guardian's executable is.

@@ -125,19 +125,6 @@ pub fn file_permission(ctx: LsmContext) -> i32 {
     }
 }
 
-/// Every link that is followed on the node comes through here: those of procfs jump to what they stand for, which need have
-/// no path that leads there.
-#[lsm(hook = "inode_follow_link")]
-pub fn inode_follow_link(ctx: LsmContext) -> i32 {
-    let inode: Ptr = ctx.arg(1);
-    let sb: Ptr = load!(inode, inode_sb);
-    if load!(sb, sb_magic as u64) == PROC_MAGIC {
-        procfs::follow_link(ctx.arg(0), inode)
-    } else {
-        0
-    }
-}
-
 #[inline(never)]
 fn use_elsewhere(file: Ptr, inode: Ptr, sb: Ptr, mask: u32) -> i32 {
     /// `MAY_WRITE` (include/linux/fs.h)

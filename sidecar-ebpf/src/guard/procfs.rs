@@ -8,7 +8,9 @@ use sidecar_common::{
     proof::Proof,
 };
 
-use super::{AccessRequest, SelfAccess, decide, is_written, kernel_files, self_test::fired};
+use super::{
+    AccessRequest, PROC_MAGIC, SelfAccess, decide, is_written, kernel_files, self_test::fired,
+};
 use crate::{
     kernel::{self, Ptr, follow, load, load_text, off, read},
     sealed,
@@ -123,52 +125,38 @@ const FREE_LINKS: [u128; 3] = [name(b"exe"), name(b"cwd"), name(b"root")];
 /// The folder of the links to its namespaces, which are left, too.
 const NAMESPACES: u128 = name(b"ns");
 
-/// A link in a process's folder is followed. All but those that are known to be harmless lead to what it has open (`fd/`: a
-/// pipe, a memfd, a file without a name) or in its memory (`map_files/`).
+/// The folder of the link in a process's folder that the running task follows just now, where that is not a link that is left
+/// to everybody: it leads to what the process has open (`fd`: a pipe, a memfd, a file without a name) or mapped (`map_files`).
+///
+/// The kernel asks the same ptrace check before it tells where such a link leads (`readlink`, which walks no path then) and
+/// before it goes there (fs/proc/base.c, `proc_pid_get_link`).
 #[inline(always)]
-pub(super) fn follow_link(dentry: Ptr, inode: Ptr) -> i32 {
-    match owner(inode) {
-        Some(pid) => follow_guarded(dentry, pid),
-        None => 0,
+pub(super) fn followed_link() -> Option<[u8; COMM_LEN]> {
+    let walk = follow(kernel::current(), off!(task_walk));
+    if walk.is_null() {
+        return None;
     }
-}
-
-/// Apart, like the others.
-#[inline(never)]
-fn follow_guarded(dentry: Ptr, pid: Ptr) -> i32 {
-    let (task, tgid) = process(pid);
-    let Some(sealed) = sealed::get_with_newborn(task, tgid) else {
-        return 0;
-    };
-    let is_agent = sealed.flags.contains(SealedFlags::AGENT);
-    if is_agent {
-        fired(Proof::FollowLink);
+    // fs/namei.c, `pick_link`: the link that is followed is the last of the stack.
+    let depth: u32 = read(walk, off!(walk_depth));
+    let links = follow(walk, off!(walk_links));
+    let last = (depth as usize).wrapping_sub(1);
+    if depth == 0 || links.is_null() {
+        return None;
     }
-    // (`/dev/stdin` is such a link, and `/dev/fd/3` of a shell)
-    if tgid == kernel::current_tgid()
-        || FREE_LINKS.contains(&u128::from_ne_bytes(short_name(dentry)))
-    {
-        return 0;
+    let dentry = follow(
+        links.wrapping_add(last * off!(walk_link_size)),
+        off!(walk_link_dentry),
+    );
+    let sb = follow(dentry, off!(dentry_sb));
+    if read::<u64>(sb, off!(sb_magic)) != PROC_MAGIC {
+        return None;
     }
-    let folder = follow(dentry, off!(dentry_parent));
-    let folder_name = kernel_files::name_at(folder);
-    if u128::from_ne_bytes(folder_name) == NAMESPACES {
-        return 0;
+    let name = kernel_files::name_at(dentry);
+    if FREE_LINKS.contains(&u128::from_ne_bytes(name)) {
+        return None;
     }
-    decide(&AccessRequest {
-        sealed,
-        task,
-        tgid,
-        what: AccessKind::Mem,
-        guarded_by: if is_agent {
-            ScopeFlags::empty()
-        } else {
-            ScopeFlags::BLOCK_MEM
-        },
-        // whoever is in the tree has what the tree has
-        own: SelfAccess::Always,
-        name: folder_name,
-    })
+    let folder = kernel_files::name_at(follow(dentry, off!(dentry_parent)));
+    (u128::from_ne_bytes(folder) != NAMESPACES).then_some(folder)
 }
 
 /// `proc_inode.pid`: of the process, or in `task/<tid>/` of the thread; none outside of a process's folder.
@@ -176,14 +164,6 @@ fn follow_guarded(dentry: Ptr, pid: Ptr) -> i32 {
 fn owner(inode: Ptr) -> Option<Ptr> {
     let pid = follow(inode.wrapping_sub(off!(inode_to_proc_pid)), 0);
     (!pid.is_null()).then_some(pid)
-}
-
-/// Its task, and the number of its process.
-#[inline(always)]
-fn process(pid: Ptr) -> (Ptr, u32) {
-    let link = follow(pid, off!(pid_first_task));
-    let task = link.wrapping_sub(off!(task_pid_links));
-    (task, read(task, off!(task_tgid)))
 }
 
 /// Length and first letter of the guarded folders' names.
@@ -207,7 +187,9 @@ fn use_guarded(dentry: Ptr, pid: Ptr, is_written: bool) -> i32 {
 
 #[inline(always)]
 fn reach(dentry: Ptr, pid: Ptr, is_written: bool, proof: Proof) -> i32 {
-    let (task, tgid) = process(pid);
+    let link = follow(pid, off!(pid_first_task));
+    let task = link.wrapping_sub(off!(task_pid_links));
+    let tgid: u32 = read(task, off!(task_tgid));
     let Some(sealed) = sealed::get_with_newborn(task, tgid) else {
         return 0;
     };

@@ -13,7 +13,7 @@ use sidecar_common::{
 };
 use sidecar_ebpf::monitor::Task;
 
-use super::{AccessRequest, SelfAccess, agents, decide};
+use super::{AccessRequest, SelfAccess, agents, decide, procfs};
 use crate::{
     kernel::{self, Ptr, load, off, read},
     sealed,
@@ -125,6 +125,20 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let Some(sealed) = sealed::get_with_newborn(child, tgid) else {
         return 0;
     };
+    if mode & (MODE_ATTACH | MODE_NOAUDIT | MODE_FSCREDS) == MODE_FSCREDS
+        && let Some(folder) = procfs::followed_link()
+    {
+        return decide(&AccessRequest {
+            sealed,
+            task: child,
+            tgid,
+            what: AccessKind::Mem,
+            guarded_by: unless_agents(sealed, ScopeFlags::BLOCK_MEM),
+            // whoever is in the tree has what the tree has
+            own: SelfAccess::Always,
+            name: folder,
+        });
+    }
     if mode & MODE_ATTACH == 0 && sealed.flags.contains(SealedFlags::AGENT) {
         return agents::looked_into(child, tgid, sealed, mode & MODE_NOAUDIT == 0);
     }
@@ -153,21 +167,25 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
             SelfAccess::Never,
         )
     };
-    // nobody attaches to an agent, whatever the policy switches off
-    let guarded_by = if sealed.flags.contains(SealedFlags::AGENT) {
-        ScopeFlags::empty()
-    } else {
-        guarded_by
-    };
     decide(&AccessRequest {
         sealed,
         task: child,
         tgid,
         what,
-        guarded_by,
+        guarded_by: unless_agents(sealed, guarded_by),
         own,
         name: [0; COMM_LEN],
     })
+}
+
+/// The policy's switch; an agent is guarded whatever the policy switches off.
+#[inline(always)]
+fn unless_agents(sealed: Sealed, switch: ScopeFlags) -> ScopeFlags {
+    if sealed.flags.contains(SealedFlags::AGENT) {
+        ScopeFlags::empty()
+    } else {
+        switch
+    }
 }
 
 /// Whether the running task has the very memory that it reaches for, as a leak checker that a program

@@ -11,7 +11,6 @@ pub(super) const HOOKS: &[&str] = &[
     "sb_kern_mount",
     "file_open",
     "file_permission",
-    "inode_follow_link",
     "ptrace_access_check",
     "ptrace_traceme",
     "perf_event_open",

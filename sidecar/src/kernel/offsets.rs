@@ -41,8 +41,10 @@ pub(super) const HOOK: &str = "bpf_lsm_";
 pub(crate) const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Looks up every field of [`Offsets`].
+#[expect(clippy::too_many_lines, reason = "a table: a line a field")]
 pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
     let at = |path: &str| types.offset(path);
+    let followed = types.behind("nameidata", "stack")?;
     let lockdown_reason = |name: &str| types.number_in("lockdown_reason", name);
     Ok(Offsets {
         task_tgid: at("task_struct.tgid")?,
@@ -108,6 +110,11 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         mount_point: at("mount.mnt_mountpoint")?,
         mount_ns: at("mount.mnt_ns")?,
         mntns_inum: at("mnt_namespace.ns.inum")?,
+        task_walk: at("task_struct.nameidata")?,
+        walk_depth: at("nameidata.depth")?,
+        walk_links: at("nameidata.stack")?,
+        walk_link_size: types.size_of(&followed)?,
+        walk_link_dentry: types.offset_in(&followed, "link.dentry")?,
         dentry_sb: at("dentry.d_sb")?,
         dentry_hashed: at("dentry.d_hash.pprev")?,
         dentry_inode: at("dentry.d_inode")?,
@@ -279,23 +286,46 @@ impl Types {
     }
 
     fn size(&self, name: &str) -> Result<u32, Error> {
-        let size = self.find(name)?.size();
+        self.size_of(&self.find(name)?)
+    }
+
+    fn size_of(&self, structure: &Struct) -> Result<u32, Error> {
+        let size = structure.size();
         u32::try_from(size).map_err(|_| Error::Btf {
-            what: format!("struct {name}"),
+            what: self.btf.resolve_name(structure).unwrap_or_default(),
             cause: format!("its size, {size}, cannot be"),
         })
     }
 
+    /// The structure to which a field is a pointer. (Its own name may be that of others, too.)
+    fn behind(&self, structure: &str, field: &str) -> Result<Struct, Error> {
+        let found = self.member(&self.find(structure)?, field);
+        found
+            .and_then(|(_, type_id)| self.aggregate(type_id))
+            .ok_or_else(|| Error::Btf {
+                what: format!("{structure}.{field}"),
+                cause: "this kernel's BTF has no such pointer to a structure".into(),
+            })
+    }
+
     /// The byte offset of `struct.field` or `struct.field.field`.
     pub(super) fn offset(&self, path: &str) -> Result<u32, Error> {
+        let (structure, fields) = path.split_once('.').unwrap_or((path, ""));
+        self.offset_in(&self.find(structure)?, fields)
+    }
+
+    /// The byte offset of `field` or `field.field` in a structure.
+    fn offset_in(&self, structure: &Struct, path: &str) -> Result<u32, Error> {
         let missing = |cause: &str| Error::Btf {
-            what: path.into(),
+            what: format!(
+                "{}.{path}",
+                self.btf.resolve_name(structure).unwrap_or_default()
+            ),
             cause: cause.into(),
         };
-        let mut fields = path.split('.');
-        let mut within = self.find(fields.next().unwrap_or_default())?;
+        let mut within = structure.clone();
         let mut bits = 0;
-        let mut fields = fields.peekable();
+        let mut fields = path.split('.').peekable();
         while let Some(field) = fields.next() {
             let (offset, type_id) = self
                 .member(&within, field)

@@ -201,7 +201,6 @@ impl SelfTest {
 fn provoke(proof: Proof, helper: u32) -> io::Result<()> {
     match proof {
         Proof::FileOpen => fs::File::open("/proc/self/environ").map(drop),
-        Proof::FollowLink => fs::metadata("/proc/self/exe").map(drop),
         Proof::FilePermission => {
             const COMM: &str = "/proc/thread-self/comm";
             // (the line that is read ends; a name does not)
