@@ -6,6 +6,7 @@ mod races;
 mod scene;
 mod siege;
 mod vectors;
+mod ways;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;

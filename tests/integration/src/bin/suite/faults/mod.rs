@@ -33,7 +33,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use serde_json::json;
 
 use crate::guardian::guardian_of;
-use crate::races::Setting;
+use crate::races::numbers::Setting;
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -21,7 +21,7 @@ use sidecar_common::layout::{MAX_HELD, SEALED_FILTER_SLOTS};
 use sidecar_common::policy::Held;
 
 use super::{SOON, lease, leases_last, nobody_is_stopped};
-use crate::races::next_number;
+use crate::races::numbers::next_number;
 
 /// Adds this module's tests.
 pub fn register(registry: Registry) -> Registry {
