@@ -6,7 +6,9 @@ use sidecar_common::network::WatchFlags;
 
 use crate::{
     confinement,
-    kernel::{self, LOCKDOWN, LSM_LIST, Locked, Network, NetworkWish, VMLINUX_BTF, pins, version},
+    kernel::{
+        self, LOCKDOWN, LSM_LIST, Locked, Network, NetworkRequest, VMLINUX_BTF, pins, version,
+    },
     privileges::{self, Privileges},
 };
 
@@ -153,13 +155,13 @@ fn bpf_fs() -> Finding {
 
 /// Not a requirement: whoever asks for it is told at start, too.
 fn network_monitor() -> String {
-    let wish = NetworkWish::default();
-    match Network::load(&wish) {
+    let request = NetworkRequest::default();
+    match Network::load(&request) {
         Ok((mut network, _)) => {
             let attached: Vec<_> = Network::attached().collect();
-            let unix = NetworkWish {
+            let unix = NetworkRequest {
                 watch: WatchFlags::UNIX,
-                ..wish
+                ..request
             };
             let unix = match network.change(&unix) {
                 Ok(()) => "; for Unix sockets, too".to_owned(),

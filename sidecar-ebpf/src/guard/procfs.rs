@@ -132,21 +132,12 @@ const NAMESPACES: u128 = name(b"ns");
 /// before it goes there (fs/proc/base.c, `proc_pid_get_link`).
 #[inline(always)]
 pub(super) fn followed_link() -> Option<[u8; COMM_LEN]> {
+    // (none, where it walks no path)
     let walk = follow(kernel::current(), off!(task_walk));
-    if walk.is_null() {
-        return None;
-    }
     // fs/namei.c, `pick_link`: the link that is followed is the last of the stack.
-    let depth: u32 = read(walk, off!(walk_depth));
-    let links = follow(walk, off!(walk_links));
-    let last = (depth as usize).wrapping_sub(1);
-    if depth == 0 || links.is_null() {
-        return None;
-    }
-    let dentry = follow(
-        links.wrapping_add(last * off!(walk_link_size)),
-        off!(walk_link_dentry),
-    );
+    let last = read::<u32>(walk, off!(walk_depth)).checked_sub(1)?;
+    let link = follow(walk, off!(walk_links)).wrapping_add(last as usize * off!(walk_link_size));
+    let dentry = follow(link, off!(walk_link_dentry));
     let sb = follow(dentry, off!(dentry_sb));
     if read::<u64>(sb, off!(sb_magic)) != PROC_MAGIC {
         return None;

@@ -8,10 +8,7 @@ use core::arch::asm;
 
 use aya_ebpf::{
     btf_maps::{LruHashMap, PerCpuArray},
-    helpers::generated::{
-        bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user,
-        bpf_probe_read_user_str,
-    },
+    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_probe_read_user},
     macros::btf_map,
 };
 use sidecar_common::{
@@ -28,6 +25,8 @@ use crate::{
     kernel::{Ptr, follow, off, read},
     monitor::{self, Task},
     records::OUT,
+    registers::{self, X32},
+    user_memory::{text, word},
 };
 
 /// The greatest error number (include/linux/err.h).
@@ -73,47 +72,6 @@ static EXECS: LruHashMap<u64, Executed, MAX_EXECS> = LruHashMap::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Executed, 1> = PerCpuArray::new();
 
-/// The number and the arguments of a call with these registers (`struct pt_regs`, arch/x86/include/asm/ptrace.h).
-#[cfg(bpf_target_arch = "x86_64")]
-#[inline(always)]
-fn registers(at: Ptr, is_narrow: bool) -> (u32, [u64; ARGUMENTS]) {
-    if is_narrow {
-        /// Bytes before `bp`; what follows counts from there, in words.
-        const AT: usize = 32;
-        /// `orig_ax`
-        const NUMBER: usize = 11;
-        /// `bx`, `cx`, `dx`, `si`, `di`, `bp`
-        const ORDER: [usize; ARGUMENTS] = [1, 7, 8, 9, 10, 0];
-        let words: [u64; NUMBER + 1] = read(at, AT);
-        let low = |word: usize| words[word] & u64::from(u32::MAX);
-        ((words[NUMBER] as u32).wrapping_add(NARROW), ORDER.map(low))
-    } else {
-        /// From `r10`.
-        const AT: usize = 56;
-        const NUMBER: usize = 8;
-        /// `di`, `si`, `dx`, `r10`, `r8`, `r9`
-        const ORDER: [usize; ARGUMENTS] = [7, 6, 5, 0, 2, 1];
-        let words: [u64; NUMBER + 1] = read(at, AT);
-        let number = words[NUMBER] as u32 & !X32;
-        (number, ORDER.map(|word| words[word]))
-    }
-}
-
-/// The bit of a number by which a program of 64 bits says that its pointers have 32 (`__X32_SYSCALL_BIT`): to the same
-/// functions, but for numbers from 512 on.
-#[cfg(bpf_target_arch = "x86_64")]
-const X32: u32 = 1 << 30;
-#[cfg(bpf_target_arch = "aarch64")]
-const X32: u32 = 0;
-
-/// The same on arm64 (arch/arm64/include/asm/ptrace.h), where calls of 32 bits are not told of. The number is not that of
-/// `x8`, but what a tracer may have put in its place.
-#[cfg(bpf_target_arch = "aarch64")]
-#[inline(always)]
-fn registers(at: Ptr, _is_narrow: bool) -> (u32, [u64; ARGUMENTS]) {
-    (read(at, off!(regs_syscall)), read(at, 0))
-}
-
 /// Some call begins, of this number.
 #[inline(always)]
 pub(crate) fn begin_any(at: Ptr, number: u32) {
@@ -144,7 +102,7 @@ pub(crate) fn begin(at: Ptr) {
         .get_ptr_mut(task.address())
         .filter(|thread| unsafe { (**thread).started_ns } == started_ns);
     // (only now: what is read before that has to be kept over it)
-    let (mut number, mut arguments) = registers(at, is_narrow);
+    let (mut number, mut arguments) = registers::of_call(at, is_narrow);
     let Some(mut call) = filter::watched(number) else {
         return;
     };
@@ -318,30 +276,6 @@ fn argument(thread: &Thread, place: u8) -> Option<u64> {
         6 => f,
         _ => return None,
     })
-}
-
-/// Reads a text of the running program's; how many bytes it has, with its NUL.
-#[inline(always)]
-fn text(address: u64, to: *mut [u8; TEXT_BYTES]) -> u16 {
-    // SAFETY: the helper checks the address it reads from, and writes so many bytes at the most.
-    let length =
-        unsafe { bpf_probe_read_user_str(to.cast(), TEXT_BYTES as u32, address as *const _) };
-    if length < 0 { 0 } else { length as u16 }
-}
-
-/// A word of the running program's.
-#[inline(always)]
-fn word<T: Copy + Default>(address: u64) -> T {
-    let mut value = T::default();
-    // SAFETY: the helper checks the address it reads from.
-    unsafe {
-        bpf_probe_read_user(
-            (&raw mut value).cast(),
-            size_of::<T>() as u32,
-            address as *const _,
-        );
-    }
-    value
 }
 
 /// Tells of a call; gives the control group that is told now.

@@ -21,6 +21,8 @@ mod filter;
 mod points;
 mod probes;
 mod records;
+mod registers;
+mod user_memory;
 
 use sidecar_ebpf::{kernel, monitor};
 

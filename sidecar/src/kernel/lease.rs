@@ -138,7 +138,7 @@ impl ScopeLease {
         self.scope
     }
 
-    /// From here on by another wish. Nothing that both ask for is let go in between.
+    /// From here on by another request. Nothing that both ask for is let go in between.
     pub(crate) fn renew(
         &mut self,
         lock: &pins::Lock,

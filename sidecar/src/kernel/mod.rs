@@ -29,14 +29,14 @@ pub(crate) use lease::{ScopeLease, ScopeRequest, ensure_free, hand_over, own_sco
 pub(crate) use load::load;
 pub(crate) use lockdown::{LOCKDOWN, Locked, is_confidential};
 pub(crate) use maps::Maps;
-pub(crate) use network::{Network, NetworkRecord, NetworkRing, NetworkWish};
+pub(crate) use network::{Network, NetworkRecord, NetworkRequest, NetworkRing};
 pub(crate) use offsets::VMLINUX_BTF;
 pub(crate) use prog_run::own_cgroup;
 pub(crate) use ring::{Record, Ring};
 pub(crate) use self_test::{
     Answer, Cause, LSM_LIST, SelfTest, ask as ask_hook, boot_lsm, ensure_fires, names_bpf,
 };
-pub(crate) use syscalls::{How, SyscallRecord, SyscallRing, Syscalls, SyscallsWish};
+pub(crate) use syscalls::{How, SyscallRecord, SyscallRing, Syscalls, SyscallsRequest};
 
 /// What can go wrong between us and the kernel, with what to do about it.
 #[derive(Debug, thiserror::Error)]

@@ -292,7 +292,10 @@ impl Types {
     fn size_of(&self, structure: &Struct) -> Result<u32, Error> {
         let size = structure.size();
         u32::try_from(size).map_err(|_| Error::Btf {
-            what: self.btf.resolve_name(structure).unwrap_or_default(),
+            what: format!(
+                "struct {}",
+                self.btf.resolve_name(structure).unwrap_or_default()
+            ),
             cause: format!("its size, {size}, cannot be"),
         })
     }

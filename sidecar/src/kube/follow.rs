@@ -10,7 +10,7 @@ use kube::runtime::{
 
 use super::{Fault, PollPolicy, retry::Retry};
 
-/// A watcher's configuration for what the fields say, or for all there is, at our pace.
+/// A watcher's configuration for what the fields say, or for all there is, by our policy.
 pub(super) fn config(fields: Option<&str>, poll_policy: &PollPolicy) -> watcher::Config {
     let seconds = u32::try_from(poll_policy.watch_for.as_secs()).unwrap_or(u32::MAX);
     let config = watcher::Config::default().timeout(seconds.max(1));

@@ -15,7 +15,7 @@ use kube::{
 
 use super::{Fault, PollPolicy, follow, line};
 
-/// On the API's picture of a static pod: the uid that the kubelet knows it by, in control groups too.
+/// On the API's mirror of a static pod: the uid that the kubelet knows it by, in control groups too.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 /// Pods in one answer. Their metadata may hold what people put there, up to a quarter of a megabyte each, and more of
 /// bookkeeping: so many fit into [`mod@line`]'s longest answer.

@@ -79,17 +79,17 @@ impl Monitors {
         others: &[Subscription],
         own_cgroup: impl Fn() -> PathBuf,
     ) -> anyhow::Result<Attached> {
-        let wish = &config.network;
-        let wish = wish.enabled.then(|| network::Filter::of(wish));
+        let request = &config.network;
+        let request = request.enabled.then(|| network::Filter::of(request));
         let context = || self.deps.context(&own_cgroup);
         let load = NetworkMonitor::load;
-        if wish.is_some() {
+        if request.is_some() {
             self.deps
                 .metrics
                 .traffic
                 .begin_at_zero(protocols(config.network.protocols));
         }
-        heed(&mut self.network, "network", wish, load, context).await?;
+        heed(&mut self.network, "network", request, load, context).await?;
         self.heed_syscalls(&config.syscalls, others, own_cgroup)
             .await
     }
@@ -101,10 +101,10 @@ impl Monitors {
         others: &[Subscription],
         own_cgroup: impl Fn() -> PathBuf,
     ) -> anyhow::Result<Attached> {
-        let wish = syscalls::Filter::of(config, others);
+        let request = syscalls::Filter::of(config, others);
         let context = || self.deps.context(&own_cgroup);
         let load = SyscallMonitor::load;
-        let attached = heed(&mut self.syscalls, "syscalls", wish, load, context).await?;
+        let attached = heed(&mut self.syscalls, "syscalls", request, load, context).await?;
         let attached = attached.unwrap_or_default();
         self.deps.metrics.add_calls(attached.keys().copied());
         Ok(attached)
@@ -130,22 +130,22 @@ fn protocols(wanted: config::Protocols) -> impl Iterator<Item = Protocol> {
 async fn heed<M: Monitor>(
     monitor: &mut Option<Watch<M>>,
     name: &'static str,
-    wish: Option<M::Wish>,
-    load: fn(M::Wish) -> Result<M, kernel::Error>,
+    request: Option<M::Request>,
+    load: fn(M::Request) -> Result<M, kernel::Error>,
     context: impl FnOnce() -> anyhow::Result<MonitorContext>,
 ) -> anyhow::Result<Option<M::State>> {
-    Ok(match (&mut *monitor, wish) {
+    Ok(match (&mut *monitor, request) {
         (None, None) => None,
         (Some(_), None) => {
             *monitor = None;
             tracing::info!("the {name} monitor is off");
             None
         }
-        (Some(watch), Some(wish)) => Some(watch.change(wish).await?),
-        (None, Some(wish)) => {
+        (Some(watch), Some(request)) => Some(watch.change(request).await?),
+        (None, Some(request)) => {
             let context = context()?;
             // Apart: meanwhile somebody has to see to what is held.
-            let loaded = tokio::task::spawn_blocking(move || load(wish)).await??;
+            let loaded = tokio::task::spawn_blocking(move || load(request)).await??;
             let state = loaded.state();
             *monitor = Some(Watch::start(name, loaded, context)?);
             tracing::info!("the {name} monitor is on");

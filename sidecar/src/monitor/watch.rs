@@ -24,7 +24,7 @@ const STACK: usize = 256 * 1024;
 /// What watches something.
 pub(super) trait Monitor: Send + 'static {
     /// What is asked of it.
-    type Wish: Send;
+    type Request: Send;
     /// What came of it.
     type State: Send;
     /// What its lost records are reported as.
@@ -36,9 +36,9 @@ pub(super) trait Monitor: Send + 'static {
     fn drain(&mut self, context: &mut MonitorContext);
     /// Does what is due, once a second or more often.
     fn tick(&mut self, context: &mut MonitorContext);
-    /// From here on by another wish.
-    fn change(&mut self, wish: Self::Wish) -> Result<(), kernel::Error>;
-    /// What came of the last wish.
+    /// From here on by another request.
+    fn change(&mut self, request: Self::Request) -> Result<(), kernel::Error>;
+    /// What came of the last request.
     fn state(&self) -> Self::State;
     /// Records that were lost since it began.
     fn lost(&self) -> u64;
@@ -51,7 +51,7 @@ pub(super) struct Watch<M: Monitor> {
 }
 
 enum Command<M: Monitor> {
-    Change(M::Wish, oneshot::Sender<Result<M::State, kernel::Error>>),
+    Change(M::Request, oneshot::Sender<Result<M::State, kernel::Error>>),
     Stop,
 }
 
@@ -80,10 +80,10 @@ impl<M: Monitor> Watch<M> {
         })
     }
 
-    /// Has it work by another wish, and waits until it does; what came of it.
-    pub(super) async fn change(&self, wish: M::Wish) -> anyhow::Result<M::State> {
+    /// Has it work by another request, and waits until it does; what came of it.
+    pub(super) async fn change(&self, request: M::Request) -> anyhow::Result<M::State> {
         let (done, is_done) = oneshot::channel();
-        self.commands.give(Command::Change(wish, done))?;
+        self.commands.give(Command::Change(request, done))?;
         Ok(is_done.await??)
     }
 
@@ -135,8 +135,8 @@ fn run<M: Monitor>(
         for command in commands.take() {
             match command {
                 Command::Stop => return Ok(()),
-                Command::Change(wish, done) => {
-                    let changed = monitor.change(wish).map(|()| monitor.state());
+                Command::Change(request, done) => {
+                    let changed = monitor.change(request).map(|()| monitor.state());
                     drop(done.send(changed));
                 }
             }

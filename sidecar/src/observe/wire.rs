@@ -1,6 +1,8 @@
 //! Snapshots of everything outside that a user may match by: events, metrics, names of log fields. A test fails where one
 //! changes; `UPDATE_WIRE=1 cargo test -p kernelseal --bin kernelseal wire::` writes them anew, and CHANGELOG.md says why.
 
+mod log_fields;
+
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use super::*;
@@ -354,53 +356,4 @@ fn metrics_with_their_labels_are_as_they_were() {
         writeln!(found, "{line}").unwrap();
     }
     assert_unchanged("metrics.txt", &found);
-}
-
-/// Every source file below a folder.
-fn sources(folder: &Path, found: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            found.push(fs::read_to_string(path).unwrap());
-        }
-    }
-}
-
-/// What stands before the message of a log line: `pid = held.pid, process = %name,`, each by its name.
-fn log_fields(source: &str) -> impl Iterator<Item = String> {
-    let levels = ["error", "warn", "info", "debug", "trace"];
-    let calls = levels.map(|level| format!("tracing::{level}!("));
-    let found: Vec<&str> = calls
-        .iter()
-        .flat_map(|call| source.split(call.as_str()).skip(1))
-        .collect();
-    let fields: Vec<String> = found
-        .into_iter()
-        .filter_map(|rest| rest.split('"').next())
-        .flat_map(|before| before.split(','))
-        .map(|field| field.split('=').next().unwrap_or_default())
-        .map(|name| name.trim().trim_start_matches(['%', '?']).to_owned())
-        .filter(|name| !name.is_empty())
-        .collect();
-    fields.into_iter()
-}
-
-#[test]
-fn names_of_log_fields_are_as_they_were() {
-    let mut all = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
-    let names: BTreeSet<String> = all.iter().flat_map(|source| log_fields(source)).collect();
-    assert!(names.contains("pid"), "{names:?}");
-    let mut found = Vec::from_iter(names).join("\n");
-    found.push('\n');
-    assert_unchanged("log-fields.txt", &found);
-}
-
-#[test]
-fn log_fields_of_a_line_are_those_before_its_message() {
-    // (by halves, or it would be found in this file)
-    let source = ["tracing::", "info!(pid, name = %who, \"{a}, b = c\", x)"].concat();
-    assert!(log_fields(&source).eq(["pid", "name"]));
 }

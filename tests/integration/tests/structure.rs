@@ -39,15 +39,6 @@ const TOP_DOWN: [&str; 22] = [
 
 /// Lines of a file.
 const LONGEST: usize = 400;
-/// Longer ones, with the lines that each has now. They only ever become shorter; no file is added.
-const NOT_YET: [(&str, usize); 5] = [
-    ("sidecar-ebpf/src/syscalls/call.rs", 443),
-    ("sidecar/src/config/calls/table.rs", 482),
-    ("sidecar/src/kube/inject/tests/shapes.rs", 418),
-    ("sidecar/src/observe/wire.rs", 406),
-    ("tests/integration/src/bin/suite/provenance/mod.rs", 404),
-];
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
@@ -225,12 +216,8 @@ fn files_are_short() {
             .unwrap()
             .lines()
             .count();
-        let known = NOT_YET.iter().find(|(name, _)| *name == file);
-        let most = known.map_or(LONGEST, |(_, lines)| *lines);
-        if lines > most {
-            wrong.push(format!("{file} has {lines} lines, not {most} at most"));
-        } else if known.is_some() && lines <= LONGEST {
-            wrong.push(format!("{file} is short: take it out of NOT_YET"));
+        if lines > LONGEST {
+            wrong.push(format!("{file} has {lines} lines, not {LONGEST} at most"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

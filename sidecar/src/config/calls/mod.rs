@@ -3,6 +3,7 @@
 
 mod bits;
 mod narrow;
+mod row;
 mod table;
 
 use std::str::FromStr as _;

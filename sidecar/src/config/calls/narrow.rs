@@ -9,7 +9,8 @@ use syscalls::x86::Sysno;
 use super::{
     Argument as A, Call, Category, End,
     Meaning::{Descriptor, Number, Pointer, Short, Signal, Size, Text},
-    table::{self, TABLE},
+    row,
+    table::TABLE,
 };
 
 /// One that is not simply called as that of 64 bits, and done by the function of that name.
@@ -56,7 +57,7 @@ static OTHERS: &[Other] = &[
     with(POSITION, &other("pread64", "pread64", "ia32_pread64")),
     with(POSITION, &other("pwrite64", "pwrite64", "ia32_pwrite64")),
     with(
-        &[FD, A("offset", Number), table::WHENCE_ARGUMENT],
+        &[FD, A("offset", Number), row::WHENCE_ARGUMENT],
         &other("lseek", "lseek", "lseek"),
     ),
     with(
@@ -65,7 +66,7 @@ static OTHERS: &[Other] = &[
             A("offset_high", Size),
             A("offset_low", Size),
             A("result", Pointer),
-            table::WHENCE_ARGUMENT,
+            row::WHENCE_ARGUMENT,
         ],
         &other("_llseek", "lseek", "llseek"),
     ),
@@ -80,11 +81,7 @@ static OTHERS: &[Other] = &[
     other("fcntl64", "fcntl", "fcntl64"),
     other("clone", "clone", "ia32_clone"),
     with(
-        &[
-            A("pid", Number),
-            A("stat_addr", Pointer),
-            table::WAIT_OPTIONS,
-        ],
+        &[A("pid", Number), A("stat_addr", Pointer), row::WAIT_OPTIONS],
         &other("waitpid", "wait4", "waitpid"),
     ),
     with(&[A("arg", Pointer)], &other("mmap", "mmap", "ia32_mmap")),
@@ -92,8 +89,8 @@ static OTHERS: &[Other] = &[
         &[
             A("addr", Pointer),
             A("len", Size),
-            table::PROTECTION_ARGUMENT,
-            table::MAP_FLAGS_ARGUMENT,
+            row::PROTECTION_ARGUMENT,
+            row::MAP_FLAGS_ARGUMENT,
             FD,
             A("pgoff", Size),
         ],

@@ -1,111 +1,25 @@
 //! The table. Arguments have the names that the kernel gives them where it defines the call (`SYSCALL_DEFINE`).
 
-use sidecar_common::syscall::TEXTS;
-
 use super::{
     Argument as A, Call,
-    Category::{self, Descriptors, File, Memory, Network, Process, Signals, System, Timers, Users},
+    Category::{Descriptors, File, Memory, Network, Process, Signals, System, Timers, Users},
     End,
     Meaning::{
-        Address, AddressOut, Bits, Descriptor, Folder, Message, Mode, Number, Offset, Pointer,
-        Signal, Size, Text, Words,
+        Address, AddressOut, Bits, Descriptor, Folder, Message, Number, Offset, Pointer, Size,
+        Text, Words,
     },
     bits::{
-        ACCEPT_FLAGS, AT_FLAGS, CLONE_FLAGS, CLONE3_FLAGS, DUP_FLAGS, FAMILIES, FCNTL, HOW_FLAGS,
-        MAP_FLAGS, MEMFD_FLAGS, MESSAGE_FLAGS, MOUNT_FLAGS, OPEN_FLAGS, PROTECTION, PTRACE,
-        RENAME_FLAGS, RESOLVE_FLAGS, RESOURCES, SOCKET_TYPES, UMOUNT_FLAGS, WAIT_FLAGS, WHENCE,
+        ACCEPT_FLAGS, AT_FLAGS, CLONE_FLAGS, DUP_FLAGS, FAMILIES, FCNTL, MEMFD_FLAGS,
+        MESSAGE_FLAGS, MOUNT_FLAGS, PTRACE, RENAME_FLAGS, SOCKET_TYPES, UMOUNT_FLAGS,
+    },
+    row::{
+        CLONE_ARGS, COUNT, DFD, FD, FILENAME, FLAGS, MAP_FLAGS_ARGUMENT, MODE, OPEN, OPEN_HOW, PID,
+        PROTECTION_ARGUMENT, RESOURCE, RLIM, SIG, STATBUF, TIMER, WAIT_OPTIONS, WHENCE_ARGUMENT,
+        by, call, ending,
     },
 };
 
-/// Registers in which the kernel takes arguments.
-const MAX_ARGUMENTS: usize = 6;
-
-/// A row is more than the kernel side can read of a call: no such table compiles.
-const fn ensure_readable(arguments: &[A]) {
-    let (mut texts, mut addresses) = (0, 0);
-    let mut at = 0;
-    while at < arguments.len() {
-        match arguments[at].1 {
-            Text => texts += 1,
-            Address | AddressOut | Words(_) => {
-                addresses += 1;
-                assert!(
-                    at + 1 < arguments.len(),
-                    "its length is the argument after it"
-                );
-            }
-            Message => addresses += 1,
-            _ => {}
-        }
-        at += 1;
-    }
-    assert!(
-        arguments.len() <= MAX_ARGUMENTS,
-        "more arguments than registers"
-    );
-    assert!(texts <= TEXTS, "more texts than a record has room for");
-    assert!(addresses <= 1, "more addresses than a record has room for");
-}
-
-const fn call(name: &'static str, category: Category, arguments: &'static [A]) -> Call {
-    ensure_readable(arguments);
-    Call {
-        name,
-        function: name,
-        category,
-        arguments,
-        end: End::Returns,
-    }
-}
-
-/// One whose function has another name.
-const fn by(function: &'static str, call: Call) -> Call {
-    Call { function, ..call }
-}
-
-const fn ending(end: End, call: Call) -> Call {
-    Call { end, ..call }
-}
-
-const OPEN: A = A("flags", Bits(&OPEN_FLAGS));
-const FD: A = A("fd", Descriptor);
-const DFD: A = A("dfd", Folder);
-const FILENAME: A = A("filename", Text);
-const MODE: A = A("mode", Mode);
-const COUNT: A = A("count", Size);
-const STATBUF: A = A("statbuf", Pointer);
-const SIG: A = A("sig", Signal);
-const PID: A = A("pid", Number);
-const TIMER: A = A("timer_id", Number);
-const RLIM: A = A("rlim", Pointer);
-const RESOURCE: A = A("resource", Bits(&RESOURCES));
-const FLAGS: A = A("flags", Size);
-pub(super) const WHENCE_ARGUMENT: A = A("whence", Bits(&WHENCE));
-pub(super) const WAIT_OPTIONS: A = A("options", Bits(&WAIT_FLAGS));
-pub(super) const PROTECTION_ARGUMENT: A = A("prot", Bits(&PROTECTION));
-pub(super) const MAP_FLAGS_ARGUMENT: A = A("flags", Bits(&MAP_FLAGS));
-
-/// `struct open_how` (uapi/linux/openat2.h)
-const OPEN_HOW: &[A] = &[
-    A("flags", Bits(&HOW_FLAGS)),
-    MODE,
-    A("resolve", Bits(&RESOLVE_FLAGS)),
-];
-/// `struct clone_args` (uapi/linux/sched.h)
-const CLONE_ARGS: &[A] = &[
-    A("flags", Bits(&CLONE3_FLAGS)),
-    A("pidfd", Pointer),
-    A("child_tid", Pointer),
-    A("parent_tid", Pointer),
-    A("exit_signal", Signal),
-    A("stack", Pointer),
-    A("stack_size", Size),
-    A("tls", Pointer),
-    A("set_tid", Pointer),
-    A("set_tid_size", Size),
-    A("cgroup", Descriptor),
-];
-
+/// All of them.
 pub(super) static TABLE: &[Call] = &[
     call("open", File, &[FILENAME, OPEN, MODE]),
     call("openat", File, &[DFD, FILENAME, OPEN, MODE]),

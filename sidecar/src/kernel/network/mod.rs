@@ -18,7 +18,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use sidecar_common::network::{LOST_COUNTERS, UdpFlow, UdpKey, WatchFlags};
 
 pub(crate) use self::records::{NetworkRecord, NetworkRing};
-pub(crate) use self::settings::NetworkWish;
+pub(crate) use self::settings::NetworkRequest;
 use self::{settings::Applied, unix::Unix};
 use super::{
     Error,
@@ -76,7 +76,7 @@ pub(crate) struct Network {
 
 impl Network {
     /// Loads, attaches, and lets the programs begin.
-    pub(crate) fn load(wish: &NetworkWish) -> Result<(Self, NetworkRing), Error> {
+    pub(crate) fn load(request: &NetworkRequest) -> Result<(Self, NetworkRing), Error> {
         // Maps count against this limit before 5.11.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let fields = fields::look_up(MONITOR)?;
@@ -120,10 +120,10 @@ impl Network {
             program.attach(name, 0).map_err(failed(name))?;
         }
         let mut unix = Unix::new(fields.knows_unix != 0);
-        unix.follow(&mut ebpf, wish.watch.contains(WatchFlags::UNIX))?;
+        unix.follow(&mut ebpf, request.watch.contains(WatchFlags::UNIX))?;
         own_objects::note_monitor(&ebpf)?;
         // Last: until then the programs find nothing to do.
-        applied.apply(wish)?;
+        applied.apply(request)?;
         let network = Self {
             applied,
             udp_flows,
@@ -140,17 +140,17 @@ impl Network {
         [STATES, ACCEPTED].into_iter().chain(PROBED)
     }
 
-    /// From here on by another wish. What is followed already is followed on, but for Unix sockets that nobody asks for any more.
-    pub(crate) fn change(&mut self, wish: &NetworkWish) -> Result<(), Error> {
+    /// From here on by another request. What is followed already is followed on, but for Unix sockets that nobody asks for any more.
+    pub(crate) fn change(&mut self, request: &NetworkRequest) -> Result<(), Error> {
         let (was_asked, is_asked) = (
             self.unix.is_attached(),
-            wish.watch.contains(WatchFlags::UNIX),
+            request.watch.contains(WatchFlags::UNIX),
         );
         if is_asked {
             self.unix.follow(&mut self.ebpf, true)?;
             own_objects::note_monitor(&self.ebpf)?;
         }
-        let applied = self.applied.apply(wish);
+        let applied = self.applied.apply(request);
         let is_asked = if applied.is_ok() { is_asked } else { was_asked };
         let left = self.unix.follow(&mut self.ebpf, is_asked);
         applied.and(left)

@@ -19,7 +19,7 @@ const MAPPED_BITS: u32 = 96;
 
 /// What is asked of the kernel side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct NetworkWish {
+pub(crate) struct NetworkRequest {
     /// `WATCH_*` bits.
     pub(crate) watch: WatchFlags,
     /// Only connections to these; empty for all.
@@ -48,15 +48,15 @@ impl Applied {
         })
     }
 
-    /// Filters first, then who is to heed them; what both wishes ask for is not left out in between.
-    pub(super) fn apply(&mut self, wish: &NetworkWish) -> Result<(), Error> {
-        for (index, word) in port_words(&wish.ports).into_iter().enumerate() {
+    /// Filters first, then who is to heed them; what both requests ask for is not left out in between.
+    pub(super) fn apply(&mut self, request: &NetworkRequest) -> Result<(), Error> {
+        for (index, word) in port_words(&request.ports).into_iter().enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
             self.ports
                 .set(index, word, 0)
                 .map_err(failed(contract::PORTS.name))?;
         }
-        let wanted: BTreeSet<(u32, [u8; 16])> = wish.cidrs.iter().map(prefix).collect();
+        let wanted: BTreeSet<(u32, [u8; 16])> = request.cidrs.iter().map(prefix).collect();
         for (length, address) in &wanted {
             let key = Key::new(*length, *address);
             self.cidrs
@@ -75,8 +75,8 @@ impl Applied {
                 .map_err(failed(contract::CIDRS.name))?;
         }
         let only = [
-            (!wish.ports.is_empty(), WatchFlags::ONLY_PORTS),
-            (!wish.cidrs.is_empty(), WatchFlags::ONLY_CIDRS),
+            (!request.ports.is_empty(), WatchFlags::ONLY_PORTS),
+            (!request.cidrs.is_empty(), WatchFlags::ONLY_CIDRS),
         ];
         let only: WatchFlags = only
             .into_iter()
@@ -85,7 +85,7 @@ impl Applied {
         self.generation = self.generation.wrapping_add(1);
         let settings = Settings {
             within: self.within,
-            flags: wish.watch | only,
+            flags: request.watch | only,
             generation: self.generation,
         };
         let set = self.settings.set(0, settings, 0);

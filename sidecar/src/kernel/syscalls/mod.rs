@@ -18,7 +18,7 @@ use sidecar_common::{
 };
 
 use self::{attached::Attached, settings::Applied};
-pub(crate) use self::{attached::How, settings::SyscallsWish};
+pub(crate) use self::{attached::How, settings::SyscallsRequest};
 use super::{
     Error,
     contract::syscalls as contract,
@@ -54,7 +54,7 @@ pub(crate) struct Syscalls {
 
 impl Syscalls {
     /// Loads, attaches, and lets the programs begin.
-    pub(crate) fn load(wish: &SyscallsWish) -> Result<(Self, SyscallRing), Error> {
+    pub(crate) fn load(request: &SyscallsRequest) -> Result<(Self, SyscallRing), Error> {
         // Maps count against this limit before 5.11.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let fields = fields::look_up(MONITOR)?;
@@ -73,15 +73,15 @@ impl Syscalls {
             lost: array(&mut ebpf, &contract::LOST)?,
             attached: Attached::new(ebpf),
         };
-        syscalls.change(wish)?;
+        syscalls.change(request)?;
         Ok((syscalls, SyscallRing(ring)))
     }
 
-    /// From here on by another wish. What both wishes ask for is watched all the while.
-    pub(crate) fn change(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
-        self.applied.apply(wish)?;
-        self.attached.follow(&wish.calls)?;
-        self.applied.settle(wish)
+    /// From here on by another request. What both requests ask for is watched all the while.
+    pub(crate) fn change(&mut self, request: &SyscallsRequest) -> Result<(), Error> {
+        self.applied.apply(request)?;
+        self.attached.follow(&request.calls)?;
+        self.applied.settle(request)
     }
 
     /// How each watched call is watched.
@@ -89,7 +89,7 @@ impl Syscalls {
         self.attached.how()
     }
 
-    /// Whether a control group's calls are to be told of, as long as the wish says that it matters.
+    /// Whether a control group's calls are to be told of, as long as the request says that it matters.
     pub(crate) fn judge(&mut self, cgroup: u64, is_wanted: bool) -> Result<(), Error> {
         let verdict = if is_wanted {
             GroupVerdict::Wanted

@@ -16,7 +16,7 @@ use crate::config::calls::{self, Call, End, Meaning};
 
 /// What is asked of the kernel side.
 #[derive(Clone, Default)]
-pub(crate) struct SyscallsWish {
+pub(crate) struct SyscallsRequest {
     /// What is watched.
     pub(crate) calls: Vec<&'static Call>,
     /// Only users of these; empty for all.
@@ -48,41 +48,41 @@ impl Applied {
     }
 
     /// Says what is wanted, and that it changes, until [`settle`](Self::settle).
-    pub(super) fn apply(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
-        self.make_room(wish)?;
-        for uid in &wish.uids {
+    pub(super) fn apply(&mut self, request: &SyscallsRequest) -> Result<(), Error> {
+        self.make_room(request)?;
+        for uid in &request.uids {
             self.uids
                 .insert(*uid, 1, 0)
                 .map_err(failed(contract::UIDS.name))?;
         }
-        for (number, call) in calls::numbered(&wish.calls) {
+        for (number, call) in calls::numbered(&request.calls) {
             let set = self.calls.set(number, watched(number, call), 0);
             set.map_err(failed(contract::CALLS.name))?;
         }
-        self.set(wish, FilterFlags::CHANGING)
+        self.set(request, FilterFlags::CHANGING)
     }
 
     /// If users of before and of now are too many together, nobody is left out for a moment: whoever reads what is told
     /// leaves them out, too.
-    fn make_room(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
-        let stale = self.stale_uids(wish);
-        if stale.len() + wish.uids.len() <= MAX_UIDS {
+    fn make_room(&mut self, request: &SyscallsRequest) -> Result<(), Error> {
+        let stale = self.stale_uids(request);
+        if stale.len() + request.uids.len() <= MAX_UIDS {
             return Ok(());
         }
-        let of_all_users = SyscallsWish {
+        let of_all_users = SyscallsRequest {
             uids: Vec::new(),
-            ..wish.clone()
+            ..request.clone()
         };
         self.set(&of_all_users, FilterFlags::CHANGING)?;
         self.forget(&stale)
     }
 
-    /// By this wish; whether it is [`FilterFlags::CHANGING`] is said beside it.
-    fn set(&mut self, wish: &SyscallsWish, changing: FilterFlags) -> Result<(), Error> {
+    /// By this request; whether it is [`FilterFlags::CHANGING`] is said beside it.
+    fn set(&mut self, request: &SyscallsRequest, changing: FilterFlags) -> Result<(), Error> {
         let only = [
-            (wish.only_failed, FilterFlags::ONLY_FAILED),
-            (!wish.uids.is_empty(), FilterFlags::ONLY_UIDS),
-            (wish.only_groups, FilterFlags::ONLY_GROUPS),
+            (request.only_failed, FilterFlags::ONLY_FAILED),
+            (!request.uids.is_empty(), FilterFlags::ONLY_UIDS),
+            (request.only_groups, FilterFlags::ONLY_GROUPS),
         ];
         let settings = Settings {
             within: self.within,
@@ -90,7 +90,7 @@ impl Applied {
                 .into_iter()
                 .filter_map(|(is_asked, flag)| is_asked.then_some(flag))
                 .fold(changing, |flags, flag| flags | flag),
-            rate: wish.rate,
+            rate: request.rate,
             agent: std::process::id(),
             reserved: 0,
         };
@@ -99,8 +99,8 @@ impl Applied {
     }
 
     /// What is wanted is in force: nothing else is told of.
-    pub(super) fn settle(&mut self, wish: &SyscallsWish) -> Result<(), Error> {
-        let wanted: BTreeSet<u32> = calls::numbered(&wish.calls)
+    pub(super) fn settle(&mut self, request: &SyscallsRequest) -> Result<(), Error> {
+        let wanted: BTreeSet<u32> = calls::numbered(&request.calls)
             .map(|(number, _)| number)
             .collect();
         let numbers = 0..self.calls.len();
@@ -110,13 +110,13 @@ impl Applied {
                 .set(number, sidecar_common::syscall::Call::default(), 0);
             set.map_err(failed(contract::CALLS.name))?;
         }
-        self.forget(&self.stale_uids(wish))?;
-        self.set(wish, FilterFlags::empty())
+        self.forget(&self.stale_uids(request))?;
+        self.set(request, FilterFlags::empty())
     }
 
-    fn stale_uids(&self, wish: &SyscallsWish) -> Vec<u32> {
+    fn stale_uids(&self, request: &SyscallsRequest) -> Vec<u32> {
         let known = self.uids.keys().filter_map(Result::ok);
-        known.filter(|uid| !wish.uids.contains(uid)).collect()
+        known.filter(|uid| !request.uids.contains(uid)).collect()
     }
 
     fn forget(&mut self, uids: &[u32]) -> Result<(), Error> {

@@ -37,7 +37,7 @@ pub(crate) struct EventPen {
 }
 
 impl EventPen {
-    /// One agent's, by the name of its node. Asks no oftener than the pace says.
+    /// One agent's, by the name of its node. Asks no oftener than the policy says.
     pub(crate) fn of_node(client: Client, node: &str, poll_policy: PollPolicy) -> Self {
         Self {
             client: line::open(client, poll_policy, || {}),

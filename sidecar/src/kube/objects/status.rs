@@ -45,7 +45,7 @@ pub(crate) struct StatusPen {
 }
 
 impl StatusPen {
-    /// That node's. Asks no oftener than the pace says.
+    /// That node's. Asks no oftener than the policy says.
     pub(crate) fn of_node(client: Client, node: &str, poll_policy: PollPolicy) -> Self {
         Self {
             client: line::open(client, poll_policy, || {}),

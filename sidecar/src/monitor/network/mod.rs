@@ -13,7 +13,7 @@ use self::{names::Names, udp::UdpFlows, unix::UnixConnections};
 use super::{context::MonitorContext, watch::Monitor};
 use crate::{
     config::{self, Direction, PortRange},
-    kernel::{self, Network, NetworkRecord, NetworkRing, NetworkWish},
+    kernel::{self, Network, NetworkRecord, NetworkRequest, NetworkRing},
 };
 
 /// Records after which what was collected is handed over: whoever floods us must not make us collect without end.
@@ -49,8 +49,8 @@ impl Filter {
     }
 
     /// The part that the kernel side heeds.
-    fn wish(&self) -> NetworkWish {
-        NetworkWish {
+    fn request(&self) -> NetworkRequest {
+        NetworkRequest {
             watch: self.watch,
             ports: self.ports.iter().map(|range| range.0.clone()).collect(),
             cidrs: self.cidrs.clone(),
@@ -73,7 +73,7 @@ pub(super) struct NetworkMonitor {
 impl NetworkMonitor {
     /// Loads and attaches.
     pub(super) fn load(filter: Filter) -> Result<Self, kernel::Error> {
-        let (kernel, ring) = Network::load(&filter.wish())?;
+        let (kernel, ring) = Network::load(&filter.request())?;
         Ok(Self {
             kernel,
             ring,
@@ -120,7 +120,7 @@ impl NetworkMonitor {
 }
 
 impl Monitor for NetworkMonitor {
-    type Wish = Filter;
+    type Request = Filter;
     type State = ();
     const LOST_IN: &'static str = "network";
 
@@ -155,7 +155,7 @@ impl Monitor for NetworkMonitor {
     fn state(&self) {}
 
     fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
-        self.kernel.change(&filter.wish())?;
+        self.kernel.change(&filter.request())?;
         if !filter.watch.contains(WatchFlags::UNIX) {
             self.unix.forget();
         }

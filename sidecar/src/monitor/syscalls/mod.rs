@@ -16,7 +16,7 @@ use self::subscription::Subscriptions;
 use super::{context::MonitorContext, watch::Monitor};
 use crate::{
     config::{self, calls::Call},
-    kernel::{self, How, SyscallRecord, SyscallRing, Syscalls, SyscallsWish},
+    kernel::{self, How, SyscallRecord, SyscallRing, Syscalls, SyscallsRequest},
     process::Pods,
 };
 
@@ -44,8 +44,8 @@ impl Filter {
         })
     }
 
-    fn wish(&self) -> SyscallsWish {
-        self.subscriptions.wish(self.rate)
+    fn request(&self) -> SyscallsRequest {
+        self.subscriptions.request(self.rate)
     }
 }
 
@@ -66,11 +66,11 @@ pub(super) struct SyscallMonitor {
 impl SyscallMonitor {
     /// Loads and attaches.
     pub(super) fn load(filter: Filter) -> Result<Self, kernel::Error> {
-        let wish = filter.wish();
-        let (kernel, ring) = Syscalls::load(&wish)?;
+        let request = filter.request();
+        let (kernel, ring) = Syscalls::load(&request)?;
         let monitor = Self {
             subscriptions: filter.subscriptions,
-            judges: wish.only_groups,
+            judges: request.only_groups,
             pods: None,
             kernel,
             ring,
@@ -111,7 +111,7 @@ impl SyscallMonitor {
 }
 
 impl Monitor for SyscallMonitor {
-    type Wish = Filter;
+    type Request = Filter;
     type State = Attached;
     const LOST_IN: &'static str = "syscalls";
 
@@ -154,13 +154,13 @@ impl Monitor for SyscallMonitor {
     }
 
     fn change(&mut self, filter: Filter) -> Result<(), kernel::Error> {
-        let wish = filter.wish();
-        self.kernel.change(&wish)?;
+        let request = filter.request();
+        self.kernel.change(&request)?;
         if !self.subscriptions.judge_like(&filter.subscriptions) {
             self.kernel.judge_anew();
         }
         self.subscriptions = filter.subscriptions;
-        self.judges = wish.only_groups;
+        self.judges = request.only_groups;
         self.say_how();
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::{
         self,
         calls::{self, Call, Category},
     },
-    kernel::SyscallsWish,
+    kernel::SyscallsRequest,
     kube::Spec,
     process::{Place, Pods},
 };
@@ -206,7 +206,7 @@ impl Subscriptions {
 
     /// What the kernel side has to let through so that each of them is told what it wants, and as little more as one
     /// filter for all can.
-    pub(super) fn wish(&self, rate: u32) -> SyscallsWish {
+    pub(super) fn request(&self, rate: u32) -> SyscallsRequest {
         let all = &self.all;
         let calls = all
             .iter()
@@ -217,7 +217,7 @@ impl Subscriptions {
             .flat_map(|subscription| subscription.uids.clone());
         let uids: BTreeSet<u32> = uids.collect();
         let all_name_users = all.iter().all(|subscription| !subscription.uids.is_empty());
-        SyscallsWish {
+        SyscallsRequest {
             calls: calls.into_values().collect(),
             uids: if all_name_users && uids.len() <= MAX_UIDS {
                 uids.into_iter().collect()

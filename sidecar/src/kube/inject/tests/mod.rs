@@ -4,6 +4,7 @@ mod back;
 mod faults;
 mod properties;
 mod shapes;
+mod sidecar;
 mod writer;
 
 use std::path::Path;
@@ -12,6 +13,38 @@ use clap::Parser;
 use serde_json::Value;
 
 use super::{Edited, Faults, Options, Outcome, Request, Surroundings, Task, Unfit, edit};
+
+/// A manifest with what people put into one.
+const DEPLOYMENT: &str = "\
+# Checkout, the shop's heart.
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: checkout   # two of them
+spec:
+  replicas: 2
+  template:
+    metadata:
+      labels: {app: checkout}
+    spec:
+      # The application.
+      containers:
+      - name: checkout
+        image: registry.example/checkout:1.0.0
+        args:
+        - |
+          # not a comment
+          exec checkout
+      volumes:
+      - name: scratch
+        emptyDir: {}
+
+# What comes after.
+---
+apiVersion: v1
+kind: Service
+metadata: {name:   checkout}
+";
 
 #[derive(Parser)]
 struct Line {

@@ -139,23 +139,27 @@ fn the_kernel_side_leaves_out_what_nobody_wants() {
             ..asked(&["openat"])
         })
     };
-    let wish = |subscriptions: &[Subscription]| {
+    let request = |subscriptions: &[Subscription]| {
         let subscriptions: Subscriptions = subscriptions.iter().cloned().collect();
-        subscriptions.wish(20)
+        subscriptions.request(20)
     };
-    let two = wish(&[some(&[1, 2], true), some(&[2, 3], true)]);
+    let two = request(&[some(&[1, 2], true), some(&[2, 3], true)]);
     assert_eq!(two.rate, 20);
     assert_eq!(two.uids, [1, 2, 3]);
     assert!(two.only_failed && two.only_groups);
     // one that names no user is about all, as is one that wants more than failures, or is about the whole node
-    assert!(wish(&[some(&[1], true), some(&[], true)]).uids.is_empty());
-    assert!(!wish(&[some(&[1], true), some(&[1], false)]).only_failed);
-    assert!(!wish(&[some(&[1], true), subscription(&asked(&["close"]))]).only_groups);
+    assert!(
+        request(&[some(&[1], true), some(&[], true)])
+            .uids
+            .is_empty()
+    );
+    assert!(!request(&[some(&[1], true), some(&[1], false)]).only_failed);
+    assert!(!request(&[some(&[1], true), subscription(&asked(&["close"]))]).only_groups);
     // but one that asks for nothing is not
-    assert!(wish(&[some(&[1], true), Subscription::default()]).only_groups);
+    assert!(request(&[some(&[1], true), Subscription::default()]).only_groups);
     // more users than the kernel side has room for
     let many: Vec<u32> = (0..=u32::try_from(MAX_UIDS).unwrap()).collect();
-    assert!(wish(&[some(&many, true)]).uids.is_empty());
+    assert!(request(&[some(&many, true)]).uids.is_empty());
 }
 
 /// Any object.
@@ -188,11 +192,11 @@ fn any_place() -> impl Strategy<Value = Option<Place>> {
 }
 
 /// Whether the kernel side, as it was wished for, lets a call through.
-fn passes(wish: &SyscallsWish, call: &Made, verdict: Option<bool>) -> bool {
-    wish.calls.iter().any(|one| one.name == call.name)
-        && (wish.uids.is_empty() || wish.uids.contains(&call.uid))
-        && (call.has_failed || !wish.only_failed)
-        && !(wish.only_groups && verdict == Some(false))
+fn passes(request: &SyscallsRequest, call: &Made, verdict: Option<bool>) -> bool {
+    request.calls.iter().any(|one| one.name == call.name)
+        && (request.uids.is_empty() || request.uids.contains(&call.uid))
+        && (call.has_failed || !request.only_failed)
+        && !(request.only_groups && verdict == Some(false))
 }
 
 proptest! {
@@ -212,7 +216,7 @@ proptest! {
         prop_assert_eq!(together.want(&call, place, pods), alone);
         // and the kernel side keeps nothing of it back
         let verdict = together.verdict(place, pods);
-        prop_assert!(!alone || passes(&together.wish(0), &call, verdict));
+        prop_assert!(!alone || passes(&together.request(0), &call, verdict));
         prop_assert_eq!(together.is_empty(), all.iter().all(|one| one.names.is_empty()));
     }
 }

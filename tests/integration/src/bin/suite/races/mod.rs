@@ -164,16 +164,22 @@ fn a_signal_while_held() -> Result<()> {
     Ok(())
 }
 
+/// A program that has its secret and then executes `probe-rust`, which stays.
+fn given_then_another() -> Result<Running> {
+    let mut command = target()?;
+    command.arg("--exec").arg(probe::path("probe-rust")?);
+    command.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
+    let (probe, first) = report(&mut command)?;
+    ensure_both(&first, "hunter2")?;
+    Ok(probe)
+}
+
 fn a_sealed_program_becomes_another() -> Result<()> {
     let config = Config::token_for("probe-static")
         .and_seal("probe-rust")
         .value("TOKEN", "of the second");
     let mut agent = Agent::run(&config)?;
-    let mut command = target()?;
-    command.arg("--exec").arg(probe::path("probe-rust")?);
-    command.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
-    let (mut probe, first) = report(&mut command)?;
-    ensure_both(&first, "hunter2")?;
+    let mut probe = given_then_another()?;
     ensure_both(&probe.json(SOON)?, "of the second")?;
     let pid = probe.pid();
     agent.wait_for(
@@ -194,11 +200,7 @@ fn a_sealed_program_becomes_nobodys() -> Result<()> {
             .selector("uid", 4242)
             .value("TOKEN", "of the second");
         let mut agent = Agent::run(&config)?;
-        let mut command = target()?;
-        command.arg("--exec").arg(probe::path("probe-rust")?);
-        command.args(["--env", "TOKEN", "--file", "TOKEN", "--sleep", "600"]);
-        let (mut probe, first) = report(&mut command)?;
-        ensure_both(&first, "hunter2")?;
+        let mut probe = given_then_another()?;
         ensure_both(&probe.json(SOON)?, "hunter2").context("of its tree still")?;
         let pid = probe.pid();
         for name in ["environ", "mem"] {

@@ -127,6 +127,10 @@ fn an_agent_at_work_lacks_no_descriptor() -> Result<()> {
     for descriptors in (enough - BELOW)..(enough + 2) {
         let works = works_with(descriptors)?;
         println!("{descriptors} descriptors: {works}");
+        ensure!(
+            works || descriptors <= enough,
+            "{descriptors} are not enough"
+        );
     }
     Ok(())
 }
