@@ -1,30 +1,31 @@
-//! Whether this process may do what it is asked to do at all: said first, and once, instead of what fails for want of it.
+//! The capabilities that this process needs and has. Checked before anything else, so that the user reads what is missing and not
+//! the first system call that failed for want of it.
 
 use std::fs;
 
 use anyhow::ensure;
 use rustix::process::geteuid;
 
-/// Bits of the capabilities we use (uapi/linux/capability.h), and what for.
+/// The capabilities that an agent uses: bit (uapi/linux/capability.h) and name, each with its use.
 const NEEDED: [(u32, &str); 7] = [
-    (0, "CHOWN"),         // secret files are the program's user's
-    (1, "DAC_OVERRIDE"),  // and are made in its directories
-    (5, "KILL"),          // release and refuse
-    (18, "SYS_CHROOT"),   // enter its mount namespace
-    (19, "SYS_PTRACE"),   // take hold of it
-    (21, "SYS_ADMIN"),    // load programs, mount
-    (24, "SYS_RESOURCE"), // keep it from dumping core
+    (0, "CHOWN"),         // gives secret files to the program's user
+    (1, "DAC_OVERRIDE"),  // makes them in directories of any user
+    (5, "KILL"),          // continues and kills held programs of any user
+    (18, "SYS_CHROOT"),   // setns(CLONE_NEWNS) needs it
+    (19, "SYS_PTRACE"),   // attaches to programs, reads and writes their memory
+    (21, "SYS_ADMIN"),    // loads BPF programs, mounts
+    (24, "SYS_RESOURCE"), // writes a program's coredump_filter
 ];
-/// Without this one nothing can be asked of the kernel side.
+/// Without CAP_SYS_ADMIN no BPF program can be loaded and no pinned map opened.
 const SYS_ADMIN: u32 = 21;
 
-/// What this process has of what it needs.
+/// The effective capabilities of this process.
 pub(crate) struct Privileges {
     effective: u64,
 }
 
 impl Privileges {
-    /// Its own.
+    /// Reads them from `/proc/self/status`; where that fails, none.
     pub(crate) fn of_self() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let effective = status
@@ -35,17 +36,17 @@ impl Privileges {
         Self { effective }
     }
 
-    /// Those that are needed and there.
+    /// Names of the needed capabilities that it has.
     pub(crate) fn present(&self) -> String {
         names(|bit| self.has(bit))
     }
 
-    /// Those that are needed and missing; empty where none is.
+    /// Names of the needed capabilities that it lacks; empty where it has all.
     pub(crate) fn missing(&self) -> String {
         names(|bit| !self.has(bit))
     }
 
-    /// Whether this is an ordinary user's process, who can do nothing here.
+    /// Whether it is neither root nor has CAP_SYS_ADMIN.
     pub(crate) fn is_ordinary(&self) -> bool {
         !geteuid().is_root() && !self.has(SYS_ADMIN)
     }
@@ -55,7 +56,7 @@ impl Privileges {
     }
 }
 
-/// How an ordinary user is told what to do.
+/// The message for a user without privileges.
 pub(crate) fn not_root() -> String {
     format!(
         "not root (this is user {}): run it as root, as by sudo, or in a container with these capabilities: {}",
@@ -64,11 +65,11 @@ pub(crate) fn not_root() -> String {
     )
 }
 
-/// Fails for an ordinary user.
+/// Checks that this process is not an ordinary user's.
 ///
 /// # Errors
 ///
-/// That it is not root, and what to do.
+/// Names the user and the capabilities that are needed.
 pub(crate) fn ensure_root() -> anyhow::Result<()> {
     ensure!(!Privileges::of_self().is_ordinary(), "{}", not_root());
     Ok(())

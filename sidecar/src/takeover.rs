@@ -18,17 +18,17 @@ use crate::{
 pub(crate) struct Others(Vec<(PathBuf, Maps)>);
 
 impl Others {
-    /// Looks for them. One that has an agent for this scope is an error: two would hold the same programs.
+    /// Looks for them. One that has an agent for this scope is an error: two would hold the same programs. So is one about which
+    /// too few descriptors or too little memory leave that unknown.
     pub(crate) fn find(scope: ScopeId, lock: &pins::Lock) -> Result<Self, Error> {
         let mut found = Vec::new();
         for dir in pins::others()? {
-            let opened = Maps::open_at(&dir)
-                .and_then(|maps| kernel::ensure_free(&dir, scope, lock).map(|()| maps));
+            let opened = kernel::ensure_free(&dir, scope, lock).and_then(|()| Maps::open_at(&dir));
             match opened {
                 Ok(maps) => found.push((dir, maps)),
-                Err(taken @ Error::ScopeTaken { .. }) => return Err(taken),
+                Err(e @ (Error::ScopeTaken { .. } | Error::Lack { .. })) => return Err(e),
                 Err(e) => tracing::warn!(
-                    "{} is another version's kernel side, of a shape this version does not know ({e}). It guards what it sealed; programs it watched for an agent that is gone are refused. Run `kernelseal cleanup` when its programs have ended",
+                    "{} is another version's kernel side, which this version cannot read ({e}). It guards what it sealed; programs it watched for an agent that is gone are refused. Run `kernelseal cleanup` when its programs have ended",
                     dir.display()
                 ),
             }

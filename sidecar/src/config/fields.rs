@@ -189,7 +189,8 @@ impl<'n> Fields<'n> {
         let mut seen: HashMap<&str, &Mark> = HashMap::new();
         for (key, value) in pairs {
             let name = key.raw();
-            if let Some(first) = seen.insert(name, &key.mark) {
+            let first = *seen.entry(name).or_insert(&key.mark);
+            if !std::ptr::eq(first, &raw const key.mark) {
                 let message = format!(
                     "{} is given twice in {}",
                     report.show(level, &key.mark, name),

@@ -9,7 +9,6 @@ use aya::programs::{
 };
 
 use super::{Error, contract, load::chain, own_objects, pins};
-use crate::util::error_chain;
 
 /// Whether this agent has asked for it.
 static IS_ASKED_FOR: AtomicBool = AtomicBool::new(false);
@@ -41,9 +40,6 @@ pub(super) fn ensure_attached() -> Result<(), Error> {
     let path = pins::link(contract::MMAP_FILE);
     match PinnedLink::from_pin(&path) {
         Ok(_) => Ok(()),
-        Err(e) => Err(Error::Incomplete {
-            path,
-            cause: error_chain(&e),
-        }),
+        Err(e) => Err(pins::incomplete(path, &e)),
     }
 }

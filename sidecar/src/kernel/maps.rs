@@ -28,10 +28,14 @@ use crate::util::error_chain;
 /// `BPF_EXIST` (uapi/linux/bpf.h): change what is there, add nothing.
 pub(super) const BPF_EXIST: u64 = 2;
 
-pub(super) fn failed<E: std::error::Error>(name: &'static str) -> impl FnOnce(E) -> Error {
-    move |cause| Error::Map {
-        name,
-        cause: error_chain(&cause),
+pub(super) fn failed<E: std::error::Error + 'static>(
+    name: &'static str,
+) -> impl FnOnce(E) -> Error {
+    move |cause| {
+        Error::lack(format!("map {name}"), &cause).unwrap_or_else(|| Error::Map {
+            name,
+            cause: error_chain(&cause),
+        })
     }
 }
 

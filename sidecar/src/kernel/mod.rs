@@ -24,6 +24,8 @@ pub(crate) mod version;
 
 use std::{io, path::PathBuf};
 
+use crate::{limits, util::io_cause};
+
 pub(crate) use cgroup_paths::path_of;
 pub(crate) use lease::{ScopeLease, ScopeRequest, ensure_free, hand_over, own_scope};
 pub(crate) use load::load;
@@ -114,6 +116,16 @@ pub(crate) enum Error {
         /// Why.
         cause: String,
     },
+    /// There were no descriptors or no memory: whether anything is wrong is not known.
+    #[error(
+        "{what}: {cause}: the agent is short of descriptors or memory. Give it more (`ulimit -n`, the container's memory limit)"
+    )]
+    Lack {
+        /// What was being opened, read or written.
+        what: String,
+        /// Why not.
+        cause: io::Error,
+    },
     /// Somebody else answers for this PID namespace.
     #[error(
         "this PID namespace (pid:[{scope}]) already has an agent: process {pid}. Stop it first, or give this one a PID namespace of its own"
@@ -132,4 +144,13 @@ pub(crate) enum Error {
         "the kernel side did not accept this agent: the map of sealed processes or of scopes is full"
     )]
     NotEnlisted,
+}
+
+impl Error {
+    /// [`Error::Lack`], where an error comes from that.
+    fn lack(what: String, error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let cause = io_cause(error).filter(|cause| limits::is_for_lack(cause))?;
+        let cause = limits::same(cause);
+        Some(Self::Lack { what, cause })
+    }
 }

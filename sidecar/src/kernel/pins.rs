@@ -114,10 +114,7 @@ pub(super) fn ensure_complete() -> Result<(), Error> {
     let all = contract::HOOKS.iter().chain(contract::TRACEPOINTS);
     for name in all.filter(|name| has_late || !contract::LATE.contains(name)) {
         let path = link(name);
-        PinnedLink::from_pin(&path).map_err(|e| Error::Incomplete {
-            path,
-            cause: error_chain(&e),
-        })?;
+        PinnedLink::from_pin(&path).map_err(|e| incomplete(path, &e))?;
     }
     libraries::ensure_attached()?;
     let pins = contract::PINNED_PROGRAMS
@@ -125,13 +122,18 @@ pub(super) fn ensure_complete() -> Result<(), Error> {
         .map(|name| program(&dir(), name));
     for path in pins.chain(pinned::MAPS.iter().map(|name| map(&dir(), name))) {
         if let Err(e) = fs::symlink_metadata(&path) {
-            return Err(Error::Incomplete {
-                path,
-                cause: e.to_string(),
-            });
+            return Err(incomplete(path, &e));
         }
     }
     Ok(())
+}
+
+/// What is said of a pin that could not be opened.
+pub(super) fn incomplete(path: PathBuf, error: &(dyn std::error::Error + 'static)) -> Error {
+    Error::lack(path.display().to_string(), error).unwrap_or_else(|| Error::Incomplete {
+        path,
+        cause: error_chain(error),
+    })
 }
 
 /// Takes the lock, creating the directory where there is none.

@@ -25,10 +25,9 @@ use super::{
     Error,
     contract::pinned,
     lockdown::{Locked, is_confidential},
-    maps::Pinned,
+    maps::{Pinned, failed},
     pins,
 };
-use crate::util::error_chain;
 
 /// The active security modules.
 pub(crate) const LSM_LIST: &str = "/sys/kernel/security/lsm";
@@ -65,6 +64,9 @@ pub(crate) enum Cause {
     /// A pin or a link of a hook is gone.
     #[error("{0}")]
     LinkGone(String),
+    /// The guard could not be looked at. It counts as lost: a guard is what is proved.
+    #[error("it could not be checked: {0}")]
+    Unchecked(String),
     /// Some hooks run and others do not.
     #[error(
         "of the hooks, these do not run: {0}. Please report the kernel's version (`uname -r`) and `kernelseal check`"
@@ -97,6 +99,15 @@ impl Cause {
             return Self::Locked(Locked::Lockdown);
         }
         Self::Unknown
+    }
+}
+
+impl From<Error> for Cause {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Lack { .. } => Self::Unchecked(error.to_string()),
+            gone => Self::LinkGone(gone.to_string()),
+        }
     }
 }
 
@@ -164,7 +175,7 @@ impl SelfTest {
     /// agent's.
     pub(crate) fn run(&self, helper: u32) -> Result<(), Cause> {
         // (first: it is the cause of hooks that are silent, and the one that the node's root can do something about)
-        pins::ensure_complete().map_err(|e| Cause::LinkGone(e.to_string()))?;
+        pins::ensure_complete()?;
         if ask() == Answer::Silent {
             return Err(Cause::find());
         }
@@ -193,7 +204,7 @@ impl SelfTest {
     fn count(&self, proof: Proof) -> Result<u64, Cause> {
         let index = proof as u32;
         let count = self.fired.get(&index, 0);
-        count.map_err(|e| Cause::LinkGone(format!("map FIRED: {}", error_chain(&e))))
+        count.map_err(|e| failed(pinned::FIRED.name)(e).into())
     }
 }
 

@@ -17,7 +17,7 @@ use rustix::fs::{
 
 use super::{FileId, Process, file_id, lines, text};
 
-/// Links that the kernel follows of a path, and no more (`MAXSYMLINKS`, include/linux/namei.h).
+/// Symbolic links that the kernel follows in one path (`MAXSYMLINKS`, include/linux/namei.h).
 const MAX_LINKS: usize = 40;
 /// Folders above a file that are looked at: a path has 4,096 bytes.
 const MAX_FOLDERS: usize = 2048;
@@ -171,7 +171,8 @@ impl Process {
         })
     }
 
-    /// Follows a path to the file at its end. `look` sees each symbolic link that gives the file its name, and may stop.
+    /// Follows a path to the file at its end. `look` sees each symbolic link in the place of the file, and may stop. It does not
+    /// see links among the folders above: they do not change the file's name.
     pub(crate) fn follow<E>(
         self,
         path: &Path,
@@ -183,7 +184,7 @@ impl Process {
             let from = self.working_directory();
             from.ok_or(io::ErrorKind::NotFound)?.join(path)
         };
-        for _ in 0..MAX_LINKS {
+        for _ in 0..=MAX_LINKS {
             let entry = self.entry(&path)?;
             if FileType::from_raw_mode(fstat(&entry.file)?.st_mode) != FileType::Symlink {
                 return Ok(Ok(entry));

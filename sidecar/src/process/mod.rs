@@ -3,6 +3,7 @@
 mod cgroup;
 mod container;
 mod content;
+mod core_dumps;
 mod entry;
 mod kubelet;
 pub(crate) mod lines;
@@ -15,8 +16,7 @@ mod version;
 mod whereabouts;
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
@@ -24,10 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2},
-    process::{Pid, Resource, Rlimit, prlimit},
-};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
 
 use self::cgroup::Cgroup;
 pub(crate) use self::container::{Container, PodRef};
@@ -260,33 +257,6 @@ impl Process {
             .ok_or_else(|| io::Error::other("it has no control group that tells where it lives"))
     }
 
-    /// Keeps it from dumping core, to files and to pipes alike; and its memory out of the dumps of a program that sets
-    /// itself another limit.
-    pub(crate) fn exclude_from_core_dumps(self) -> io::Result<()> {
-        /// Smaller than any file; and to a pipe, which otherwise has no limit, the kernel then dumps nothing (core(5)).
-        const NO_DUMP: u64 = 1;
-        let limit = |maximum| {
-            let limit = Rlimit {
-                current: Some(NO_DUMP),
-                maximum,
-            };
-            // (without a number it would be our own)
-            let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-            let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
-            prlimit(Some(pid), Resource::Core, limit).map_err(io::Error::from)
-        };
-        // How far it may raise its own stays as it was; what that is, only a change tells.
-        let before = limit(Some(NO_DUMP))?.maximum;
-        if before != Some(NO_DUMP) {
-            limit(before.map(|hard| hard.max(NO_DUMP)))?;
-        }
-        // (not fs::write: it truncates what it opens, and every start would pay for that)
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .open(self.file("coredump_filter"))?;
-        file.write_all(b"0")
-    }
-
     /// Bytes its stack may grow to.
     pub(crate) fn stack_limit(self) -> io::Result<u64> {
         text::stack_limit(&self.text("limits")?)
@@ -299,9 +269,12 @@ impl Process {
             .ok_or_else(|| io::Error::other("/proc/<pid>/stat has no startstack"))
     }
 
-    /// Whether nothing of it runs any more, and it is only there for its parent to hear.
+    /// Whether it is a zombie, or gone. A state that cannot be read for another reason counts as running.
     pub(crate) fn has_ended(self) -> bool {
-        self.text("stat").is_ok_and(|stat| text::has_ended(&stat))
+        match self.text("stat") {
+            Ok(stat) => text::has_ended(&stat),
+            Err(e) => is_gone(&e),
+        }
     }
 
     /// When it started, as [`start_of_ns`] counts.
@@ -339,11 +312,19 @@ impl Process {
         Ok(text::has_filter(&self.text("status")?))
     }
 
-    /// Who traces it, if anybody: number and name.
+    /// The pid and the name of the process that traces it, if one does. The name is empty where the tracer ended while it was
+    /// read: the pid may be another process's by then.
     pub(crate) fn tracer(self) -> Option<(u32, String)> {
-        let pid = text::tracer(&self.text("status").ok()?)?;
-        let name = Self::new(pid).text("comm").unwrap_or_default();
-        Some((pid, String::from_utf8_lossy(&name).trim_end().to_owned()))
+        let pid = self.tracer_pid()?;
+        let name = Self::new(pid).comm().unwrap_or_default();
+        if self.tracer_pid() != Some(pid) {
+            return Some((pid, String::new()));
+        }
+        Some((pid, String::from_utf8_lossy(&name).into_owned()))
+    }
+
+    fn tracer_pid(self) -> Option<u32> {
+        text::tracer(&self.text("status").ok()?)
     }
 }
 
@@ -381,6 +362,15 @@ mod tests {
         assert_eq!(kernel_dev(rustix::fs::makedev(0, 45)), 45);
         assert_eq!(kernel_dev(rustix::fs::makedev(0, 300)), 300);
         assert_eq!(kernel_dev(rustix::fs::makedev(8, 1)), (8 << 20) | 1);
+    }
+
+    #[test]
+    fn has_ended_of_a_process_that_is_gone_is_true() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let process = Process::new(child.id());
+        child.wait().unwrap();
+        assert!(process.has_ended());
+        assert!(!Process::new(std::process::id()).has_ended());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The pod that the agent lives in, as who wrote it tells the agent.
+//! The pod that the agent runs in, as the pod's own spec tells it: environment variables and mounted files.
 
 use std::{collections::BTreeMap, env, fs, io};
 
@@ -6,13 +6,13 @@ use super::{container::PodRef, lines, seen::Seen, text};
 
 /// Where the agent's pod has its labels (a downwardAPI volume).
 pub(crate) const LABELS: &str = "/etc/podinfo/labels";
-/// Variables by which the agent is told of its pod (`fieldRef`).
+/// Environment variables with the pod's name and namespace (`fieldRef`).
 const POD_NAME: &str = "POD_NAME";
 pub(crate) const POD_NAMESPACE: &str = "POD_NAMESPACE";
-/// The same, where the pod has a service account.
+/// The pod's namespace, where the pod has a service account.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
-/// The pod that the agent lives in, and with it everything it sees.
+/// The pod that the agent runs in. All that a sidecar agent sees is in the same pod.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pod {
     pub(crate) name: Option<String>,
@@ -20,16 +20,14 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    /// As the agent was told by who wrote its pod.
+    /// Reads the variables and the service account's file. Empty ones count as missing.
     pub(crate) fn of_agent() -> Self {
-        let told = |name| env::var(name).ok().filter(|value| !value.is_empty());
-        let from_file = || {
-            let text = fs::read_to_string(NAMESPACE_FILE).ok()?;
-            Some(text.trim().to_owned())
-        };
+        let some = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        let variable = |name| some(&env::var(name).ok()?);
+        let file = || some(&fs::read_to_string(NAMESPACE_FILE).ok()?);
         Self {
-            name: told(POD_NAME),
-            namespace: told(POD_NAMESPACE).or_else(from_file),
+            name: variable(POD_NAME),
+            namespace: variable(POD_NAMESPACE).or_else(file),
         }
     }
 

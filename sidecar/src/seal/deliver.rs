@@ -159,7 +159,8 @@ impl Work {
         }
         // The stack is written when nothing else can fail.
         let written = process
-            .exclude_from_core_dumps()
+            .stop_core_dumps()
+            .and_then(|()| process.leave_memory_out_of_core_dumps())
             .map_err(|cause| {
                 Failure::Identity(Refusal::Unknown {
                     what: "its core dumps (the agent needs CAP_SYS_RESOURCE and CAP_DAC_OVERRIDE)",

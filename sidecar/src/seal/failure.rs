@@ -59,6 +59,7 @@ impl Failure {
             Self::File(e) => e.is_for_lack(),
             // (its stack pointer comes last: until then it may be written again)
             Self::Env(EnvError::Write(HoldError::Os { cause, .. })) => limits::is_for_lack(cause),
+            Self::Kernel(e) => matches!(e, kernel::Error::Lack { .. }),
             _ => false,
         }
     }

@@ -1,6 +1,6 @@
 //! An error with its causes, as one line.
 
-use std::error::Error;
+use std::{error::Error, io};
 
 /// Says an error and all its causes, from the outermost. A cause that was said already, as part of what it caused, is left out.
 pub(crate) fn error_chain(error: &dyn Error) -> String {
@@ -16,10 +16,20 @@ pub(crate) fn error_chain(error: &dyn Error) -> String {
     said
 }
 
+/// The system's error that an error is, or comes from.
+pub(crate) fn io_cause<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
 
     #[derive(Debug, thiserror::Error)]
@@ -27,6 +37,15 @@ mod tests {
     struct Outer {
         what: &'static str,
         source: io::Error,
+    }
+
+    #[test]
+    fn io_cause_is_found_below_and_at_the_top() {
+        let is_other =
+            |found: Option<&io::Error>| found.is_some_and(|e| e.kind() == io::ErrorKind::Other);
+        assert!(is_other(io_cause(&outer("connecting failed"))));
+        assert!(is_other(io_cause(&io::Error::other("no route to host"))));
+        assert!(io_cause(&std::fmt::Error).is_none());
     }
 
     fn outer(what: &'static str) -> Outer {

@@ -8,6 +8,6 @@ mod retry_policy;
 
 pub(crate) use clock::Clock;
 pub(crate) use command_queue::CommandQueue;
-pub(crate) use error_chain::error_chain;
+pub(crate) use error_chain::{error_chain, io_cause};
 pub(crate) use file_watch::{FileWatcher, interval};
 pub(crate) use retry_policy::RetryPolicy;

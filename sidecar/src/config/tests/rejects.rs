@@ -64,6 +64,8 @@ fn a_key_given_twice_is_refused() {
         "version: v1\npolicy:\n  mode: audit\n  mode: enforce\n",
         "4:3: key \"mode\" is given twice in policy",
     );
+    let thrice = refuse("version: v1\npolicy: {}\npolicy: {}\npolicy: {}\n");
+    assert_eq!(thrice.matches("the first is at 2:1").count(), 2, "{thrice}");
     says(
         &binding(
             "binary: a, labels: {x: y, x: z}",
