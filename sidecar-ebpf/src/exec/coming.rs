@@ -1,17 +1,14 @@
 //! A program waits for its agent before its exec: the system call begins anew until the agent is attached.
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_send_signal_thread};
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use sidecar_common::policy::{Held, HeldFlags, MAX_COMING_NS};
 
-use super::{SIGSTOP, identity, let_go};
+use super::{identity, let_go};
 use crate::{
     kernel::{self, Ptr, follow, off, read},
     report, sealed,
 };
 
-/// The kernel's own (include/linux/errno.h): begin the system call anew, whatever the signal.
-const ERESTARTNOINTR: i64 = 513;
-const SIGCONT: u32 = 18;
 /// Of `task_struct.ptrace`: the tracer has the task stop at the event of an exec (`PT_TRACE_EXEC`, include/linux/ptrace.h).
 const STOPS_AT_EXEC: u32 = 1 << 7;
 
@@ -66,7 +63,7 @@ pub(super) fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u3
             return 0;
         }
         pending.flags = HeldFlags::PRE_EXEC;
-        if read::<u64>(task, off!(task_blocked)) & (1 << (SIGCONT - 1)) != 0 {
+        if read::<u64>(task, off!(task_blocked)) & (1 << (kernel::SIGCONT - 1)) != 0 {
             pending.flags |= HeldFlags::CONTINUED;
         }
         let number = sealed::number_in(follow(task, off!(task_thread_pid)), pending.scope);
@@ -114,15 +111,14 @@ pub(super) fn coming_by(tgid: u32, start_ns: u64) -> Option<&'static Held> {
     held.filter(|held| held.flags.contains(HeldFlags::PRE_EXEC) && held.start_ns == start_ns)
 }
 
-/// A system call starts over where a signal is pending that comes to nothing. A stop that is
-/// taken back is one: it leaves the task marked, and no parent hears of it. To this thread alone: another
-/// might take the stop before it is taken back.
+/// Has the exec start over.
 #[inline(always)]
 pub(super) fn begin_anew(tgid: u32, start_ns: u64) -> i32 {
-    // SAFETY: the helper has no preconditions; the signals are for the running task.
-    if unsafe { bpf_send_signal_thread(SIGSTOP) != 0 || bpf_send_signal_thread(SIGCONT) != 0 } {
-        let_go(tgid, start_ns);
-        return kernel::eperm();
+    match kernel::begin_anew() {
+        Some(error) => error,
+        None => {
+            let_go(tgid, start_ns);
+            kernel::eperm()
+        }
     }
-    kernel::error::<ERESTARTNOINTR>()
 }

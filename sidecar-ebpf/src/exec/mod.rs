@@ -33,7 +33,6 @@ use crate::{
 };
 
 const SIGKILL: u32 = 9;
-const SIGSTOP: u32 = 19;
 /// What waits for an agent that dies waits on so long after it came, for the guardian, which ends it and says so.
 const WITHOUT_AGENT_NS: u64 = 10_000_000_000;
 

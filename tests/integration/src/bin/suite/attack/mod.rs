@@ -10,13 +10,14 @@ mod ways;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
-use kernelseal_integration::probe::{self, ensure_both};
+use kernelseal_integration::probe::{self, asked_for_token, ensure_both, report};
 use kernelseal_integration::process::{Running, run, spawn, until};
 use kernelseal_integration::registry::Registry;
 use kernelseal_integration::scratch::Scratch;
@@ -25,6 +26,7 @@ use serde_json::Value;
 
 use self::scene::{Ground, SECRET, Scene};
 use self::vectors::{Guarded, Vector};
+use crate::machine::kernel_version;
 
 const LIMIT: Duration = Duration::from_mins(5);
 const SOON: Duration = Duration::from_secs(20);
@@ -59,7 +61,11 @@ pub fn register(mut registry: Registry) -> Registry {
     }
     registry = registry
         .slow_test("attack::core_dump", LIMIT, core_dump)
-        .test("attack::core_dump_to_a_pipe", core_dump_to_a_pipe);
+        .test("attack::core_dump_to_a_pipe", core_dump_to_a_pipe)
+        .test(
+            "attack::core_dump_by_its_own_limit",
+            core_dump_by_its_own_limit,
+        );
     siege::register(neighbours::register(agents::register(races::register(
         registry,
     ))))
@@ -209,6 +215,69 @@ fn core_dump_to_a_pipe() -> Result<()> {
     })?;
     ensure!(!core(&sealed).exists(), "a dump of the sealed one");
     Ok(())
+}
+
+/// A program that raises its own limit is dumped, to a file as far as that goes and to a pipe always: without its memory. It waits for
+/// its agent for that, and without one may not.
+fn core_dump_by_its_own_limit() -> Result<()> {
+    let _pattern = Pattern::as_before()?;
+    let folder = Scratch::new()?;
+    // (there when it is whole)
+    let taker = folder.program(
+        "take",
+        "#!/bin/sh\ncat >\"$1.part\"; mv \"$1.part\" \"$1\"\n",
+    )?;
+    let at = folder.join("core.%p");
+    let to_a_file = at.display().to_string();
+    let to_a_pipe = format!("|{} {}", taker.display(), at.display());
+    let agent = Agent::run(&Config::token_for("probe-static"))?;
+    for (limit, pattern) in [
+        ("1000000000", &to_a_file),
+        ("0", &to_a_pipe),
+        ("2", &to_a_pipe),
+    ] {
+        fs::write(Pattern::FILE, pattern)?;
+        let mut sealed = with_core_limit(limit, Path::new("/"))?;
+        ensure!(sealed.json(SOON)?["errno"] == 0, "{limit}: refused");
+        sealed.signal(Signal::SIGABRT)?;
+        ensure!(sealed.wait(SOON)?.signal() == Some(libc::SIGABRT));
+        let core = folder.join(format!("core.{}", sealed.pid()));
+        until("it is dumped", SOON, || {
+            fs::metadata(&core).is_ok_and(|core| core.len() > 0)
+        })?;
+        let dumped = fs::read(&core)?;
+        let secret = b"hunter2";
+        ensure!(
+            !dumped.windows(secret.len()).any(|part| part == secret),
+            "{limit}: the secret is in {pattern}"
+        );
+    }
+    let without_agent = folder.join("without-agent");
+    let mut sealed = with_core_limit("1000000000", &without_agent)?;
+    agent.kill()?;
+    fs::write(&without_agent, "")?;
+    // (where the limit does not matter its memory was left out before)
+    let errno = if core_dumps_obey_limit()? {
+        libc::EPERM
+    } else {
+        0
+    };
+    ensure!(sealed.json(SOON)?["errno"] == errno, "without an agent");
+    Ok(())
+}
+
+/// Whether the kernel dumps nothing where the limit is 1: it dumps to a socket all the same, where it can (since 6.16).
+fn core_dumps_obey_limit() -> Result<bool> {
+    Ok(kernel_version()? < (6, 16))
+}
+
+/// A sealed program that sets its own limit of core dumps when that file is there, and has said what it found.
+fn with_core_limit(bytes: &str, after: &Path) -> Result<Running> {
+    let mut command = asked_for_token(probe::path("probe-static")?);
+    let command = command.args(["--core-limit", bytes, "--sleep", "600", "--after"]);
+    let (sealed, found) = report(command.arg(after))?;
+    ensure_both(&found, "hunter2")?;
+    Ok(sealed)
 }
 
 /// The secret backwards: forwards it is in nobody's memory but the target's.
