@@ -29,8 +29,8 @@ pub fn enlist(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
     let (scope, flags, agent_pid): (ScopeId, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     let agent = kernel::current_tgid();
-    let start_ns = kernel::start_of(kernel::current());
-    let pid = kernel::pid_of(kernel::current());
+    let start_ns = kernel::own_start();
+    let pid = kernel::own_pid();
     let namespace = kernel::namespace_at(pid, kernel::level_of(pid) % MAX_PID_LEVELS);
     let init: u32 = read(
         kernel::follow(namespace, off!(pidns_reaper)),

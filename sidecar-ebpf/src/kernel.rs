@@ -18,7 +18,7 @@ use sidecar_common::{layout::MAX_PID_LEVELS, policy::ScopeId};
 /// A kernel structure, at some address.
 pub type Ptr = *const u8;
 
-pub use crate::{load, load_text, off};
+pub use crate::{field, load, load_text, off};
 
 /// A field's offset: a number that the loader puts in.
 #[macro_export]
@@ -115,6 +115,18 @@ macro_rules! load_text {
     };
 }
 
+/// A field of the running task ([`own_task`]), or of what one of its fields leads to.
+#[macro_export]
+macro_rules! field {
+    ($base:expr, $field:ident as $kind:ty) => {
+        if $crate::kernel::is_typed() {
+            $crate::kernel::load!($base, $field as $kind)
+        } else {
+            $crate::kernel::read::<$kind>($base, $crate::kernel::off!($field))
+        }
+    };
+}
+
 /// See [`load_text!`].
 #[inline(always)]
 pub fn untyped(mut address: u64) -> u64 {
@@ -167,6 +179,52 @@ pub fn typed_current() -> Ptr {
     unsafe { bpf_get_current_task_btf() as Ptr }
 }
 
+/// Whether a running task's fields can be loaded: a look at one by a helper costs as much as twenty loads. (The verifier
+/// knows the answer, and only one way is left of each [`field!`].)
+#[inline(always)]
+#[must_use]
+pub fn is_typed() -> bool {
+    off!(knows_current) != 0
+}
+
+/// The task that runs, for [`field!`].
+#[inline(always)]
+#[must_use]
+pub fn own_task() -> Ptr {
+    if is_typed() {
+        typed_current()
+    } else {
+        current()
+    }
+}
+
+/// The first thread of the process that runs, for [`field!`].
+#[inline(always)]
+fn own_leader() -> Ptr {
+    field!(own_task(), task_leader as usize) as Ptr
+}
+
+/// When the running process started, as [`start_of`] has it.
+#[inline(always)]
+#[must_use]
+pub fn own_start() -> u64 {
+    field!(own_leader(), task_start as u64)
+}
+
+/// The `struct pid` of the process that runs.
+#[inline(always)]
+#[must_use]
+pub fn own_pid() -> Ptr {
+    untyped(field!(own_leader(), task_thread_pid as usize) as u64) as Ptr
+}
+
+/// The `struct pid` of the task that runs.
+#[inline(always)]
+#[must_use]
+pub fn own_thread() -> Ptr {
+    untyped(field!(own_task(), task_thread_pid as usize) as u64) as Ptr
+}
+
 /// Whether the running task is its process's first thread.
 #[inline(always)]
 pub fn is_leader() -> bool {
@@ -193,6 +251,14 @@ pub fn current_pid() -> u32 {
 #[inline(always)]
 pub fn start_of(task: Ptr) -> u64 {
     read(follow(task, off!(task_leader)), off!(task_start))
+}
+
+/// The same of a task whose type the verifier knows.
+#[inline(always)]
+#[must_use]
+pub fn start_of_typed(task: Ptr) -> u64 {
+    let leader: Ptr = load!(task, task_leader);
+    load!(leader, task_start)
 }
 
 /// What a descriptor of the running process leads to; while it is open that stays where it is. Null for none.
@@ -271,13 +337,27 @@ pub struct Number {
     pub nr: u32,
 }
 
-/// The number of `pid` at a namespace level that it has.
+/// The number of `pid` at a namespace level that it has, and that namespace.
+#[inline(always)]
+fn upid_at(pid: Ptr, level: u32) -> (u32, Ptr) {
+    let at = off!(pid_numbers) + level as usize * off!(upid_size);
+    if off!(upid_nr) == 0 && off!(upid_ns) == size_of::<u64>() {
+        let [nr, namespace]: [u64; 2] = read(pid, at);
+        return (nr as u32, namespace as Ptr);
+    }
+    (
+        read(pid, at + off!(upid_nr)),
+        follow(pid, at + off!(upid_ns)),
+    )
+}
+
+/// The number of `pid` at a namespace level that it has, with the namespace's own.
 #[inline(always)]
 pub fn number_at(pid: Ptr, level: u32) -> Number {
-    let upid = off!(pid_numbers) + level as usize * off!(upid_size);
+    let (nr, namespace) = upid_at(pid, level);
     Number {
-        namespace: read(follow(pid, upid + off!(upid_ns)), off!(pidns_inum)),
-        nr: read(pid, upid + off!(upid_nr)),
+        namespace: read(namespace, off!(pidns_inum)),
+        nr,
     }
 }
 
@@ -285,8 +365,7 @@ pub fn number_at(pid: Ptr, level: u32) -> Number {
 #[must_use]
 #[inline(always)]
 pub fn namespace_at(pid: Ptr, level: u32) -> Ptr {
-    let upid = off!(pid_numbers) + level as usize * off!(upid_size);
-    follow(pid, upid + off!(upid_ns))
+    upid_at(pid, level).1
 }
 
 /// When process 1 of a PID namespace started: with the namespace's number, which namespace it is.
@@ -300,6 +379,13 @@ pub fn start_of_init(namespace: Ptr) -> u64 {
 #[inline(always)]
 pub fn pid_of(task: Ptr) -> Ptr {
     follow(follow(task, off!(task_leader)), off!(task_thread_pid))
+}
+
+/// The process's number in its own namespace, alone.
+#[inline(always)]
+#[must_use]
+pub fn own_nr(pid: Ptr) -> u32 {
+    upid_at(pid, level_of(pid) % MAX_PID_LEVELS).0
 }
 
 /// The process's number in its own namespace.
@@ -326,9 +412,10 @@ pub fn closest(pid: Ptr, found: impl Fn(ScopeId, Ptr) -> bool) -> Option<Number>
             break;
         }
         let level = (level - step) % MAX_PID_LEVELS;
-        let number = number_at(pid, level);
-        if found(number.namespace, namespace_at(pid, level)) {
-            return Some(number);
+        let (nr, address) = upid_at(pid, level);
+        let namespace = read(address, off!(pidns_inum));
+        if found(namespace, address) {
+            return Some(Number { namespace, nr });
         }
     }
     None

@@ -32,15 +32,22 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     let child_tgid: u32 = load!(child, task_tgid);
     // not for a thread
     if child_tgid != tgid && sealed::may_be_sealed(tgid) {
-        inherit(parent, tgid, child_tgid, load!(child, task_start));
+        let start_ns = || kernel::start_of_typed(parent);
+        inherit(parent, start_ns, tgid, child_tgid, load!(child, task_start));
     }
     0
 }
 
 /// Passes a seal on.
 #[inline(always)]
-fn inherit(parent: Ptr, tgid: u32, child_tgid: u32, start_ns: u64) {
-    let Some(sealed) = sealed::get(tgid, || kernel::start_of(parent)) else {
+fn inherit(
+    parent: Ptr,
+    parents_start: impl FnOnce() -> u64,
+    tgid: u32,
+    child_tgid: u32,
+    start_ns: u64,
+) {
+    let Some(sealed) = sealed::get(tgid, parents_start) else {
         return;
     };
     if sealed.flags.contains(SealedFlags::EXECING) {
@@ -75,7 +82,8 @@ pub fn sched_wakeup_new(ctx: BtfTracePointContext) -> i32 {
     }
     let start_ns: u64 = load!(child, task_start);
     if sealed::get(child_tgid, || start_ns).is_none() {
-        inherit(kernel::current(), tgid, child_tgid, start_ns);
+        let parent = kernel::current();
+        inherit(parent, kernel::own_start, tgid, child_tgid, start_ns);
     }
     0
 }
@@ -91,7 +99,7 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
     }
     let tgid: u32 = load!(task, task_tgid);
     if sealed::may_be_sealed(tgid) {
-        if let Some(sealed) = sealed::get(tgid, || kernel::start_of(task))
+        if let Some(sealed) = sealed::get(tgid, || kernel::start_of_typed(task))
             && sealed::end_once(tgid, sealed.start_ns)
         {
             end(task, tgid, &sealed);
@@ -102,7 +110,8 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
-    let comm = kernel::follow(task, off!(task_leader)).wrapping_add(off!(task_comm));
+    let leader: Ptr = load!(task, task_leader);
+    let comm = (kernel::untyped(leader as u64) as Ptr).wrapping_add(off!(task_comm));
     let held = unhold(tgid);
     // (its agent may be attached, and then its parent does not hear before the agent has)
     let is_waited_for = held.is_some();
@@ -126,7 +135,8 @@ fn end(task: Ptr, tgid: u32, sealed: &Sealed) {
     if sealed.flags.contains(SealedFlags::EXECING) {
         return; // it never came to have secrets
     }
-    let pid = sealed::number_in(kernel::pid_of(task), sealed.scope);
+    let pid = kernel::untyped(load!(leader, task_thread_pid)) as Ptr;
+    let pid = sealed::number_in(pid, sealed.scope);
     leave(
         sealed,
         tgid,

@@ -22,7 +22,7 @@ use sidecar_common::{
 
 use crate::{
     cgroup_paths,
-    kernel::{self, Ptr, load, off, read},
+    kernel::{self, Ptr, field, is_typed, load, off, read},
 };
 
 /// A global variable. Its section is a map of a single entry, which the agent finds by the section's name. An access is a direct
@@ -126,24 +126,6 @@ impl<const BYTES: usize, const COUNTERS: usize> Maps<BYTES, COUNTERS> {
     }
 }
 
-/// Whether a running task's fields can be loaded: a look at one by a helper costs as much as twenty loads. (The verifier
-/// knows the answer, and only one way is left of each [`field!`].)
-#[inline(always)]
-fn is_typed() -> bool {
-    off!(knows_current) != 0
-}
-
-/// A field of the running task, or of what one of its fields leads to.
-macro_rules! field {
-    ($base:expr, $field:ident as $kind:ty) => {
-        if is_typed() {
-            load!($base, $field as $kind)
-        } else {
-            read::<$kind>($base, off!($field))
-        }
-    };
-}
-
 /// The task that runs.
 #[derive(Clone, Copy)]
 pub struct Task(Ptr);
@@ -153,11 +135,7 @@ impl Task {
     #[inline(always)]
     #[must_use]
     pub fn running() -> Self {
-        Self(if is_typed() {
-            kernel::typed_current()
-        } else {
-            kernel::current()
-        })
+        Self(kernel::own_task())
     }
 
     /// Its address.
@@ -317,7 +295,7 @@ fn untyped(pointer: Ptr) -> Ptr {
 #[inline(always)]
 #[must_use]
 pub fn level_of_current() -> u32 {
-    kernel::level_of(kernel::pid_of(kernel::current()))
+    kernel::level_of(kernel::own_pid())
 }
 
 /// The monotonic clock.

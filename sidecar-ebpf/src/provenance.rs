@@ -12,7 +12,7 @@ use aya_ebpf::{
 use sidecar_common::{layout::MAX_FOREIGN, policy::ScopeFlags, provenance::FileOrigin};
 
 use crate::{
-    kernel::{self, Ptr, follow, off, read},
+    kernel::{self, Ptr, field, follow, load, off, read},
     sealed,
 };
 
@@ -46,7 +46,7 @@ pub(crate) fn mounted(sb: u64) -> bool {
     if magic != OVERLAY && !is_never_written(magic) {
         return true;
     }
-    let pid = kernel::pid_of(kernel::current());
+    let pid = kernel::own_pid();
     let Some((number, scope)) = sealed::scope_of(pid) else {
         return true; // a runtime, or somebody in a pod that no agent is in
     };
@@ -70,44 +70,82 @@ pub fn provenance(ctx: *mut c_void) -> u32 {
     let ctx = RawTracePointContext::new(ctx);
     let (file, root, namespace): (u32, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
     let (file, root) = (kernel::own_file(file), kernel::own_file(root));
-    let answer = of(file, follow(root, off!(file_mount)), namespace);
-    answer.bits() | roots_alone(file as u64, namespace)
+    let file = Reached::read(file);
+    let answer = of(&file, follow(root, off!(file_mount)), namespace);
+    answer.bits() | roots_alone(file.mount as u64, file.dentry as u64, namespace)
+}
+
+/// A file, by addresses of whose types the verifier knows nothing.
+struct Reached {
+    mount: Ptr,
+    dentry: Ptr,
+    inode: Ptr,
+    sb: Ptr,
+}
+
+impl Reached {
+    #[inline(always)]
+    fn read(file: Ptr) -> Self {
+        let inode = follow(file, off!(file_inode));
+        Self {
+            mount: follow(file, off!(file_mount)),
+            dentry: follow(file, off!(file_dentry)),
+            inode,
+            sb: follow(inode, off!(inode_sb)),
+        }
+    }
+
+    /// The same of a file whose type the verifier knows.
+    #[inline(always)]
+    fn load(file: Ptr) -> Self {
+        let inode: Ptr = load!(file, file_inode);
+        let untyped = |address: u64| kernel::untyped(address) as Ptr;
+        Self {
+            mount: untyped(load!(file, file_mount)),
+            dentry: untyped(load!(file, file_dentry)),
+            inode: untyped(inode as u64),
+            sb: untyped(load!(inode, inode_sb)),
+        }
+    }
 }
 
 /// The same of a file that the running task reaches, but for who may write it.
 #[inline(always)]
 pub(crate) fn of_own(file: Ptr) -> FileOrigin {
-    let root = follow(
-        follow(kernel::current(), off!(task_fs)),
-        off!(fs_root_mount),
-    );
-    of(file, root, own_namespace())
+    of(&Reached::read(file), own_root(), own_namespace())
 }
 
-/// The same of a file that the running task executes.
+/// The same of a file that the running task executes, and whose type the verifier knows.
 #[inline(always)]
 pub(crate) fn of_executed(file: Ptr) -> FileOrigin {
-    let answer = roots_alone(kernel::untyped(file as u64), own_namespace());
-    of_own(file) | FileOrigin::from_bits_retain(answer)
+    let file = Reached::load(file);
+    let namespace = own_namespace();
+    let answer = roots_alone(file.mount as u64, file.dentry as u64, namespace);
+    of(&file, own_root(), namespace) | FileOrigin::from_bits_retain(answer)
+}
+
+/// The mount of the running task's root.
+#[inline(always)]
+fn own_root() -> Ptr {
+    let fs = field!(kernel::own_task(), task_fs as usize) as Ptr;
+    kernel::untyped(field!(fs, fs_root_mount as u64)) as Ptr
 }
 
 /// The number of the running task's mount namespace.
 #[inline(always)]
 fn own_namespace() -> u32 {
-    let namespace = follow(
-        follow(kernel::current(), off!(task_nsproxy)),
-        off!(nsproxy_mount),
-    );
-    read(namespace, off!(mntns_inum))
+    let proxy = field!(kernel::own_task(), task_nsproxy as usize) as Ptr;
+    let namespace = field!(proxy, nsproxy_mount as usize) as Ptr;
+    field!(namespace, mntns_inum as u32)
 }
 
 /// The same of a file that somebody reaches by a mount namespace of that number, the mount of his root being that.
 #[inline(always)]
-fn of(file: Ptr, root: Ptr, namespace: u32) -> FileOrigin {
-    let mount = follow(file, off!(file_mount));
+fn of(file: &Reached, root: Ptr, namespace: u32) -> FileOrigin {
+    let Reached {
+        mount, inode, sb, ..
+    } = *file;
     let is_in_root = !mount.is_null() && mount == root && namespace_of(mount) == namespace;
-    let inode = follow(file, off!(file_inode));
-    let sb = follow(inode, off!(inode_sb));
     // SAFETY: read at once.
     let is_foreign = is_of_other_users(sb) || unsafe { MOUNTED_BELOW.get(sb as u64) }.is_some();
     let mut origin = of_kind(inode, sb);
@@ -124,10 +162,10 @@ fn is_of_other_users(sb: Ptr) -> bool {
     users.is_null() || !follow(users, off!(userns_parent)).is_null()
 }
 
-/// Whether a name of this dentry's is still there: not where it was deleted, or never had one.
+/// Whether a name of this dentry's is still there: not where it was deleted, or never had one. The verifier knows its type.
 #[inline(always)]
 pub(crate) fn is_named(dentry: Ptr) -> bool {
-    !follow(dentry, off!(dentry_hashed)).is_null()
+    load!(dentry, dentry_hashed as usize) != 0
 }
 
 /// [`FileOrigin::ROOTS_ALONE`] of a file that is reached in a mount namespace of that number, or nothing; that, too, where it
@@ -135,66 +173,119 @@ pub(crate) fn is_named(dentry: Ptr) -> bool {
 // (exported, with scalar arguments: it is verified once)
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn roots_alone(file: u64, namespace: u32) -> u32 {
+pub extern "C" fn roots_alone(mount: u64, dentry: u64, namespace: u32) -> u32 {
     /// Folders, and mounts, above a file.
     const DEEPEST: u32 = 32;
-    let file = file as Ptr;
-    let mut mount = follow(file, off!(file_mount));
-    let mut dentry = follow(file, off!(file_dentry));
-    if dentry == follow(mount, off!(vfsmount_root)) {
+    let (mut mount, mut dentry) = (Mount::read(mount as Ptr), dentry as Ptr);
+    if dentry == mount.root {
         return 0; // it is mounted there itself
     }
-    let idmap = idmap_of(mount);
+    let idmap = mount.idmap;
     // (what something is mounted on nobody sees)
     let mut is_covered = false;
+    let mut trusted = core::ptr::null();
     for _ in 0..DEEPEST {
-        // (a number of an inode's user is one in all of them, or means nothing here)
-        if !is_covered && (is_open_to_others(dentry) || idmap_of(mount) != idmap) {
-            return 0;
-        }
-        is_covered = dentry == follow(mount, off!(vfsmount_root));
+        let (inode, parent) = inode_and_parent(dentry);
         if !is_covered {
-            dentry = follow(dentry, off!(dentry_parent));
+            // (a number of an inode's user is one in all mounts, or means nothing here)
+            if is_open_to_others(inode) || mount.idmap != idmap {
+                return 0;
+            }
+            // All that a mount shows is of one file system.
+            if mount.sb != trusted {
+                if is_told_by_others(mount.sb) {
+                    return 0;
+                }
+                trusted = mount.sb;
+            }
+        }
+        is_covered = dentry == mount.root;
+        if !is_covered {
+            dentry = parent;
             continue;
         }
-        let whole = mount.wrapping_sub(off!(mount_mnt));
+        let whole = mount.address.wrapping_sub(off!(mount_mnt));
         let above = follow(whole, off!(mount_parent));
         if above == whole {
-            return if namespace_of(mount) == namespace {
+            return if namespace_of(mount.address) == namespace {
                 FileOrigin::ROOTS_ALONE.bits()
             } else {
                 0
             };
         }
         dentry = follow(whole, off!(mount_point));
-        mount = above.wrapping_add(off!(mount_mnt));
+        mount = Mount::read(above.wrapping_add(off!(mount_mnt)));
     }
     0
 }
 
-/// How a mount maps users, of a kernel that can do that.
-#[inline(always)]
-fn idmap_of(mount: Ptr) -> Ptr {
-    match off!(vfsmount_idmap) {
-        0 => core::ptr::null(),
-        at => follow(mount, at),
+/// A mount (`struct vfsmount`).
+struct Mount {
+    address: Ptr,
+    root: Ptr,
+    sb: Ptr,
+    /// How it maps users, of a kernel that can do that.
+    idmap: Ptr,
+}
+
+impl Mount {
+    /// Reads it at once where its fields lie as they do on every kernel so far: each look costs as much as twenty loads.
+    #[inline(always)]
+    fn read(address: Ptr) -> Self {
+        const WORD: usize = size_of::<Ptr>();
+        let [root, sb, idmap] = match (off!(vfsmount_sb), off!(vfsmount_idmap)) {
+            (WORD, idmap) if off!(vfsmount_root) == 0 && (idmap == 0 || idmap == 3 * WORD) => {
+                let [root, sb, _, third]: [usize; 4] = read(address, 0);
+                [root, sb, if idmap == 0 { 0 } else { third }]
+            }
+            (sb, idmap) => [
+                read(address, off!(vfsmount_root)),
+                read(address, sb),
+                if idmap == 0 { 0 } else { read(address, idmap) },
+            ],
+        };
+        Self {
+            address,
+            root: root as Ptr,
+            sb: sb as Ptr,
+            idmap: idmap as Ptr,
+        }
     }
 }
 
-/// Whether somebody who is not root may write there, or say what is there. (An access control list's mask shows as the group's
-/// rights. A symbolic link has no mode of its own: who may change it is a matter of its folder.)
+/// What a dentry names, and the folder it lies in: read at once, likewise.
 #[inline(always)]
-fn is_open_to_others(dentry: Ptr) -> bool {
-    let inode = follow(dentry, off!(dentry_inode));
-    let sb = follow(inode, off!(inode_sb));
-    let mode: u16 = read(inode, off!(inode_mode));
+fn inode_and_parent(dentry: Ptr) -> (Ptr, Ptr) {
+    const WORD: usize = size_of::<Ptr>();
+    if off!(dentry_inode) == off!(dentry_parent) + 3 * WORD {
+        let [parent, _, _, inode]: [usize; 4] = read(dentry, off!(dentry_parent));
+        return (inode as Ptr, parent as Ptr);
+    }
+    (
+        follow(dentry, off!(dentry_inode)),
+        follow(dentry, off!(dentry_parent)),
+    )
+}
+
+/// Whether somebody who is not root may write there. (An access control list's mask shows as the group's rights. A symbolic link
+/// has no mode of its own: who may change it is a matter of its folder.)
+#[inline(always)]
+fn is_open_to_others(inode: Ptr) -> bool {
+    let (mode, user) = if off!(inode_uid) == off!(inode_mode) + size_of::<u32>() {
+        let [mode, user]: [u32; 2] = read(inode, off!(inode_mode));
+        (mode as u16, user)
+    } else {
+        (read(inode, off!(inode_mode)), read(inode, off!(inode_uid)))
+    };
     // (no file is of no kind: that could not be read)
     let kind = mode & KIND;
-    kind == 0
-        || (kind != LINK && mode & WRITE_BY_OTHERS != 0)
-        || read::<u32>(inode, off!(inode_uid)) != 0
-        || read::<u64>(sb, off!(sb_magic)) == FUSE
-        || is_of_other_users(sb)
+    kind == 0 || (kind != LINK && mode & WRITE_BY_OTHERS != 0) || user != 0
+}
+
+/// Whether somebody who is not root says what a file system has.
+#[inline(always)]
+fn is_told_by_others(sb: Ptr) -> bool {
+    read::<u64>(sb, off!(sb_magic)) == FUSE || is_of_other_users(sb)
 }
 
 /// The number of the mount namespace that a mount is in.

@@ -12,7 +12,7 @@ use sidecar_common::{
 
 use crate::{
     guard::libraries,
-    kernel::{self, Number, Ptr, off, read},
+    kernel::{self, Number, Ptr, load, off, read},
 };
 
 /// `-EEXIST`
@@ -64,14 +64,23 @@ pub(crate) fn get(tgid: u32, start_of: impl FnOnce() -> u64) -> Option<Sealed> {
 /// fork's tracepoint has passed its parent's seal on, and until it first runs the kernel marks it.
 #[inline(always)]
 pub(crate) fn get_with_newborn(task: Ptr, tgid: u32) -> Option<Sealed> {
+    // In this order: a task that is no longer new has its own entry by now.
+    let state: u32 = read(task, off!(task_state));
+    get(tgid, || kernel::start_of(task)).or_else(|| get_of_newborn(task, state))
+}
+
+/// The same of a task whose type the verifier knows.
+#[inline(always)]
+pub(crate) fn get_typed_with_newborn(task: Ptr, tgid: u32) -> Option<Sealed> {
+    let state: u32 = load!(task, task_state);
+    get(tgid, || kernel::start_of_typed(task)).or_else(|| get_of_newborn(task, state))
+}
+
+#[inline(always)]
+fn get_of_newborn(task: Ptr, state: u32) -> Option<Sealed> {
     /// `TASK_NEW` (include/linux/sched.h)
     const NEW: u32 = 0x800;
-    // In this order: a task that is no longer new has its own entry by now.
-    let is_new = read::<u32>(task, off!(task_state)) & NEW != 0;
-    if let Some(sealed) = get(tgid, || kernel::start_of(task)) {
-        return Some(sealed);
-    }
-    if !is_new {
+    if state & NEW == 0 {
         return None;
     }
     let parent = kernel::follow(task, off!(task_parent));
@@ -162,9 +171,7 @@ fn count(tgid: u32, n: u32) {
 /// The same for the process that runs.
 #[inline(always)]
 pub(crate) fn current() -> Option<Sealed> {
-    get(kernel::current_tgid(), || {
-        kernel::start_of(kernel::current())
-    })
+    get(kernel::current_tgid(), kernel::own_start)
 }
 
 /// A scope's owner and policy.
@@ -223,8 +230,7 @@ pub(crate) fn end_namespace_of(tgid: u32, start_ns: u64) {
 /// Whether the running process is the scope's agent, and not another that has its number by now.
 #[inline(always)]
 pub(crate) fn is_agent_of(scope: &Scope) -> bool {
-    kernel::current_tgid() == scope.agent
-        && kernel::start_of(kernel::current()) == scope.agent_start_ns
+    kernel::current_tgid() == scope.agent && kernel::own_start() == scope.agent_start_ns
 }
 
 /// Whether the running process is an agent or an agent's helper.
@@ -238,7 +244,7 @@ pub(crate) fn is_agent() -> bool {
 #[inline(always)]
 pub(crate) fn is_neighbour(id: ScopeId) -> bool {
     scope(id).is_none_or(|scope| scope.flags.contains(ScopeFlags::POD))
-        && number_in(kernel::pid_of(kernel::current()), id) != 0
+        && number_in(kernel::own_pid(), id) != 0
         && !current()
             .is_some_and(|actor| actor.flags.contains(SealedFlags::AGENT) && actor.scope == id)
 }

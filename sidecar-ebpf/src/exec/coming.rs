@@ -5,7 +5,7 @@ use sidecar_common::policy::{Held, HeldFlags, MAX_COMING_NS};
 
 use super::{identity, let_go};
 use crate::{
-    kernel::{self, Ptr, follow, off, read},
+    kernel::{self, Ptr, field, follow, off, read},
     report, sealed,
 };
 
@@ -25,8 +25,9 @@ pub(super) fn is_seized_by(agent: u32, tracing: u32, task: Ptr) -> bool {
 /// Until it is attached the system call starts over, again and again: the program before stands still,
 /// this one has not begun, and whatever may end or preempt a process still may.
 #[inline(always)]
-pub(super) fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u32) -> i32 {
-    let tracing: u32 = read(task, off!(task_ptrace));
+pub(super) fn wait_for_agent(tgid: u32, pending: &mut Held, agent: u32) -> i32 {
+    let task = kernel::own_task();
+    let tracing = field!(task, task_ptrace as u32);
     let thread = kernel::current_pid();
     if let Some(held) = coming_by(tgid, pending.start_ns) {
         if held.flags.contains(HeldFlags::WAIVED) {
@@ -59,14 +60,14 @@ pub(super) fn wait_for_agent(task: Ptr, tgid: u32, pending: &mut Held, agent: u3
     } else {
         // What is traced cannot be attached to, and what the kernel starts itself begins no system call anew: both are
         // stopped after their exec.
-        if tracing != 0 || follow(task, off!(task_mm)).is_null() {
+        if tracing != 0 || field!(task, task_mm as usize) == 0 {
             return 0;
         }
         pending.flags = HeldFlags::PRE_EXEC;
-        if read::<u64>(task, off!(task_blocked)) & (1 << (kernel::SIGCONT - 1)) != 0 {
+        if field!(task, task_blocked as u64) & (1 << (kernel::SIGCONT - 1)) != 0 {
             pending.flags |= HeldFlags::CONTINUED;
         }
-        let number = sealed::number_in(follow(task, off!(task_thread_pid)), pending.scope);
+        let number = sealed::number_in(kernel::own_thread(), pending.scope);
         pending.stack = Held::of_thread(thread, number);
         // SAFETY: the helper has no preconditions.
         pending.since_ns = unsafe { bpf_ktime_get_ns() };
@@ -87,8 +88,7 @@ pub(crate) fn open(file: Ptr) -> i32 {
     if !sealed::may_be_sealed(tgid) {
         return 0;
     }
-    let task = kernel::current();
-    let start_ns = kernel::start_of(task);
+    let start_ns = kernel::own_start();
     let Some(held) = coming_by(tgid, start_ns) else {
         return 0;
     };
@@ -96,7 +96,7 @@ pub(crate) fn open(file: Ptr) -> i32 {
     let now = unsafe { bpf_ktime_get_ns() };
     let waits = !held.flags.contains(HeldFlags::WAIVED)
         && held.kernels_thread() == kernel::current_pid()
-        && read::<u32>(task, off!(task_ptrace)) == 0
+        && field!(kernel::own_task(), task_ptrace as u32) == 0
         && now < held.since_ns + MAX_COMING_NS
         && identity(file) == (held.file_dev, held.file_ino)
         && sealed::scope(held.scope).is_some_and(|scope| scope.agent != 0);

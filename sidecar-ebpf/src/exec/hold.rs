@@ -12,7 +12,7 @@ use super::{
     forget_note, identity, is_writable, let_go,
 };
 use crate::{
-    kernel::{self, Number, Ptr, follow, load, load_text, off, read},
+    kernel::{self, Number, Ptr, load, load_text, off},
     lineage, names, provenance, report, ring, sealed,
 };
 
@@ -20,21 +20,20 @@ use crate::{
 /// 6.4; an exec keeps it since 6.7). Before, nothing has that bit.
 const MERGES: u64 = 1 << 30;
 
-/// Holds what the first hook noted of this process; false if it noted nothing.
+/// Holds what the first hook noted of the running process, whose task's type the verifier knows; false if it noted nothing.
 #[inline(always)]
-pub(super) fn take_pending(tgid: u32, bprm: Ptr) -> bool {
+pub(super) fn take_pending(task: Ptr, tgid: u32, bprm: Ptr) -> bool {
     // the first hook has sealed what it noted
     if !sealed::may_be_sealed(tgid) {
         return false;
     }
-    let task = kernel::current();
     let Some(pending) = PENDING.get_ptr_mut(tgid) else {
         return without_note(task, tgid);
     };
     // SAFETY: a live map value that only this process's exec uses.
     let pending = unsafe { &mut *pending };
     // One of an earlier process of this number, whose exec failed, is not about this one.
-    if pending.start_ns != kernel::start_of(task) {
+    if pending.start_ns != kernel::start_of_typed(task) {
         return without_note(task, tgid);
     }
     hold(task, tgid, bprm, pending);
@@ -46,7 +45,7 @@ pub(super) fn take_pending(tgid: u32, bprm: Ptr) -> bool {
 /// exec before it, which failed or was given up, has left; false for that.
 #[inline(always)]
 fn without_note(task: Ptr, tgid: u32) -> bool {
-    let Some(now) = sealed::get(tgid, || kernel::start_of(task)) else {
+    let Some(now) = sealed::get(tgid, || kernel::start_of_typed(task)) else {
         return false;
     };
     if now.flags.contains(SealedFlags::NOTED) {
@@ -109,11 +108,11 @@ fn hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) {
 #[inline(always)]
 fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<(), RefusalReason> {
     // (zero in the middle of an exec; then the tracepoint enters it, or the agent looks it up)
-    let mm = follow(task, off!(task_mm));
-    pending.stack = read(mm, off!(mm_start_stack));
-    let cred = follow(task, off!(task_cred));
-    pending.uid = read(cred, off!(cred_euid));
-    pending.gid = read(cred, off!(cred_egid));
+    let mm: Ptr = load!(task, task_mm);
+    pending.stack = load!(mm, mm_start_stack);
+    let cred: Ptr = load!(task, task_cred);
+    pending.uid = load!(cred, cred_euid);
+    pending.gid = load!(cred, cred_egid);
     let asked_for = pending.cgroup;
     // SAFETY: the helper has no preconditions.
     pending.cgroup = unsafe { bpf_get_current_cgroup_id() };
@@ -131,7 +130,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
     };
     // SAFETY: the helper has no preconditions.
     pending.since_ns = unsafe { bpf_ktime_get_ns() };
-    let tracing: u32 = read(task, off!(task_ptrace));
+    let tracing: u32 = load!(task, task_ptrace);
     // (one whose agent is gone again is held like any other)
     let mut is_seized = is_seized_by(agent, tracing, task);
     let mut is_continued = HeldFlags::empty();
@@ -173,7 +172,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         } else {
             HeldFlags::empty()
         }
-        | if read::<u64>(mm, off!(mm_flags)) & MERGES != 0 {
+        | if load!(mm, mm_flags as u64) & MERGES != 0 {
             HeldFlags::MERGED
         } else {
             HeldFlags::empty()

@@ -68,19 +68,20 @@ static NOTHING_YET: Held = {
     unsafe { core::mem::zeroed() }
 };
 
-/// Device and inode of a file.
+/// Device and inode of a file whose type the verifier knows.
 #[inline(always)]
 fn identity(file: Ptr) -> (u32, u64) {
-    let inode = follow(file, off!(file_inode));
-    let dev = read(follow(inode, off!(inode_sb)), off!(sb_dev));
-    (dev, read(inode, off!(inode_ino)))
+    let inode: Ptr = load!(file, file_inode);
+    let sb: Ptr = load!(inode, inode_sb);
+    (load!(sb, sb_dev), load!(inode, inode_ino))
 }
 
 /// Whether somebody may write to a file that is executed: its count of writers is below zero while the kernel
 /// keeps them out (`deny_write_access`, include/linux/fs.h).
 #[inline(always)]
 fn is_writable(file: Ptr) -> bool {
-    read::<i32>(follow(file, off!(file_inode)), off!(inode_writers)) >= 0
+    let inode: Ptr = load!(file, file_inode);
+    load!(inode, inode_writers as u32).cast_signed() >= 0
 }
 
 /// Notes an exec of a watched name and refuses it where nobody could deliver.
@@ -94,7 +95,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     let mut coming = None;
     if sealed::may_be_sealed(tgid) {
         forget_failed(tgid);
-        coming = coming_by(tgid, kernel::start_of(kernel::current()))
+        coming = coming_by(tgid, kernel::own_start())
             .filter(|held| held.kernels_thread() == kernel::current_pid());
     }
     let path = load_text!(bprm, bprm_filename);
@@ -103,7 +104,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     if coming.is_none() && !names::may_be_asked_for(path, dentry) {
         return 0;
     }
-    let pid = kernel::pid_of(kernel::current());
+    let pid = kernel::own_pid();
     let Some((number, scope)) = sealed::scope_of(pid) else {
         return 0;
     };
@@ -117,7 +118,7 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
             _ => return 0,
         },
     };
-    let start_ns = kernel::start_of(kernel::current());
+    let start_ns = kernel::own_start();
     if scope.agent == 0 {
         // SAFETY: the helper has no preconditions.
         let now = unsafe { bpf_ktime_get_ns() };
@@ -162,16 +163,16 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     let pending = unsafe { &mut *pending };
     (pending.file_dev, pending.file_ino) = identity(file);
     // (until the exec is there; then it is what the field is for)
-    pending.cgroup = follow(file, off!(file_inode)) as u64;
+    pending.cgroup = kernel::untyped(load!(file, file_inode));
     pending.seal = seal;
     pending.start_ns = start_ns;
     pending.scope = number.namespace;
     pending.pid = number.nr;
-    pending.own_pid = kernel::own_number(pid).nr;
+    pending.own_pid = kernel::own_nr(pid);
     // SAFETY: the helper checks the address.
     pending.name_len = unsafe { bpf_probe_read_kernel_str_bytes(name as Ptr, &mut pending.name) }
         .map_or(0, |name| name.len() as u32);
-    wait_for_agent(kernel::current(), tgid, pending, scope.agent)
+    wait_for_agent(tgid, pending, scope.agent)
 }
 
 /// Microseconds and the process's number (22 bits, `PID_MAX_LIMIT`): unique while somebody carries it.
@@ -185,7 +186,7 @@ fn new_seal(tgid: u32) -> u64 {
 /// process will do: `cred_guard_mutex` lets its threads exec one at a time.
 #[inline(always)]
 fn forget_failed(tgid: u32) {
-    let now = sealed::get(tgid, || kernel::start_of(kernel::current()));
+    let now = sealed::get(tgid, kernel::own_start);
     if let Some(now) = now.filter(|now| now.flags.contains(SealedFlags::NOTED)) {
         forget_note(tgid, now);
     }
@@ -216,7 +217,10 @@ fn let_go(tgid: u32, start_ns: u64) {
 /// are not. Attached only there.
 #[lsm(hook = "bprm_committed_creds")]
 pub fn bprm_committed_creds(ctx: LsmContext) -> i32 {
-    take_pending(kernel::current_tgid(), ctx.arg(0));
+    // (where it is needed, the running task has a type)
+    if kernel::is_typed() {
+        take_pending(kernel::typed_current(), kernel::current_tgid(), ctx.arg(0));
+    }
     0
 }
 
@@ -226,7 +230,7 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
     let task: Ptr = ctx.arg(0);
     let bprm: Ptr = ctx.arg(2);
     let tgid: u32 = load!(task, task_tgid);
-    let is_watched = take_pending(tgid, bprm) || finish_hold(task, tgid);
+    let is_watched = take_pending(task, tgid, bprm) || finish_hold(task, tgid);
     // SAFETY: within the table.
     let is_seen = unsafe { seen(tgid).read_volatile() } == bprm as u64;
     if is_seen {
@@ -263,7 +267,7 @@ fn refuse_unseen(task: Ptr, tgid: u32, bprm: Ptr) -> u32 {
     };
     kill(
         tgid,
-        kernel::start_of(task),
+        kernel::start_of_typed(task),
         number,
         RefusalReason::HookSilent,
         name as Ptr,

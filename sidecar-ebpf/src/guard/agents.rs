@@ -42,7 +42,7 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
     const RLIMIT_CORE: u32 = 4;
     let task: Ptr = ctx.arg(0);
     let tgid: u32 = load!(task, task_tgid);
-    let Some(sealed) = sealed::get(tgid, || kernel::start_of(task)) else {
+    let Some(sealed) = sealed::get(tgid, || kernel::start_of_typed(task)) else {
         return 0;
     };
     if sealed.flags.contains(SealedFlags::AGENT) {
@@ -103,7 +103,7 @@ pub fn file_send_sigiotask(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn agent(task: Ptr) -> Option<(u32, Sealed)> {
     let tgid: u32 = load!(task, task_tgid);
-    sealed::get(tgid, || kernel::start_of(task))
+    sealed::get(tgid, || kernel::start_of_typed(task))
         .filter(|sealed| sealed.flags.contains(SealedFlags::AGENT))
         .map(|sealed| (tgid, sealed))
 }

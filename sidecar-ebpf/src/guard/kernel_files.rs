@@ -65,7 +65,7 @@ fn decide(class: u32, dentry: Ptr) -> i32 {
     if class == FREE {
         return 0;
     }
-    let pid = kernel::pid_of(kernel::current());
+    let pid = kernel::own_pid();
     let is_on_node = kernel::level_of(pid) == 0;
     let Some((number, scope)) = sealed::scope_of(pid) else {
         return if class == SWITCH && !is_on_node {

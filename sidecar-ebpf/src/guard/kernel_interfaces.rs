@@ -28,7 +28,7 @@ const DEV_MEM: [u8; COMM_LEN] = *b"/dev/mem\0\0\0\0\0\0\0\0";
 /// sealed in the scope.
 #[lsm(hook = "perf_event_open")]
 pub fn perf_event_open(_ctx: LsmContext) -> i32 {
-    let Some((number, scope)) = sealed::scope_of(kernel::pid_of(kernel::current())) else {
+    let Some((number, scope)) = sealed::scope_of(kernel::own_pid()) else {
         return 0;
     };
     let is_agent = sealed::is_agent_of(&scope);
@@ -98,7 +98,7 @@ pub fn path_notify(ctx: LsmContext) -> i32 {
 /// as a container's runtime does, and nobody that was started inside.
 #[inline(always)]
 pub(super) fn used_by_neighbours(name: [u8; COMM_LEN]) -> i32 {
-    let Some((number, scope)) = sealed::scope_of(kernel::pid_of(kernel::current())) else {
+    let Some((number, scope)) = sealed::scope_of(kernel::own_pid()) else {
         return 0;
     };
     if is_kept_from(number.namespace, &scope) {
@@ -118,7 +118,7 @@ pub(super) fn is_kept_from(id: ScopeId, scope: &Scope) -> bool {
 /// scope answers for who did it, its agent hears.
 #[inline(never)]
 pub(super) fn refuse_below_node(name: &[u8; COMM_LEN]) -> i32 {
-    if let Some((number, _)) = sealed::scope_of(kernel::pid_of(kernel::current())) {
+    if let Some((number, _)) = sealed::scope_of(kernel::own_pid()) {
         return finish(&of_nobody(number.namespace, *name), Some(Verdict::Blocked));
     }
     kernel::eperm()
@@ -128,7 +128,7 @@ pub(super) fn refuse_below_node(name: &[u8; COMM_LEN]) -> i32 {
 /// process was started from outside.
 #[inline(always)]
 pub(super) fn may_begin() -> bool {
-    let own = kernel::own_number(kernel::pid_of(kernel::current()));
+    let own = kernel::own_number(kernel::own_pid());
     sealed::scope(own.namespace).is_none_or(|scope| {
         scope.agent == 0
             && (!scope.flags.contains(ScopeFlags::POD) || is_from_outside(own.namespace))

@@ -88,7 +88,7 @@ fn changed_in_bpf_fs(dentry: Ptr) -> i32 {
 /// Whether the running process lives below the node and is no agent.
 #[inline(always)]
 fn is_of_nobody_below() -> bool {
-    kernel::level_of(kernel::pid_of(kernel::current())) != 0 && !sealed::is_agent()
+    kernel::level_of(kernel::own_pid()) != 0 && !sealed::is_agent()
 }
 
 /// Whether it is the folder of pins, a version's folder in it, or a pin of that version. (What is being loaded has no

@@ -12,7 +12,7 @@ use super::{
     AccessRequest, PROC_MAGIC, SelfAccess, decide, is_written, kernel_files, self_test::fired,
 };
 use crate::{
-    kernel::{self, Ptr, follow, load, load_text, off, read},
+    kernel::{self, Ptr, field, follow, load, load_text, off, read},
     sealed,
 };
 
@@ -133,7 +133,7 @@ const NAMESPACES: u128 = name(b"ns");
 #[inline(always)]
 pub(super) fn followed_link() -> Option<[u8; COMM_LEN]> {
     // (none, where it walks no path)
-    let walk = follow(kernel::current(), off!(task_walk));
+    let walk = kernel::untyped(field!(kernel::own_task(), task_walk as u64)) as Ptr;
     // fs/namei.c, `pick_link`: the link that is followed is the last of the stack.
     let last = read::<u32>(walk, off!(walk_depth)).checked_sub(1)?;
     let link = follow(walk, off!(walk_links)).wrapping_add(last as usize * off!(walk_link_size));

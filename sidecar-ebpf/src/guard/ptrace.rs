@@ -15,7 +15,7 @@ use sidecar_ebpf::monitor::Task;
 
 use super::{AccessRequest, SelfAccess, agents, decide, procfs};
 use crate::{
-    kernel::{self, Ptr, load, off, read},
+    kernel::{self, Ptr, field, load, off, read},
     sealed,
 };
 
@@ -80,7 +80,7 @@ struct Running {
 impl Running {
     #[inline(always)]
     fn now() -> Self {
-        let stack = kernel::follow(kernel::current(), off!(task_stack));
+        let stack = field!(kernel::own_task(), task_stack as usize) as Ptr;
         // 32 bits, as the kernel takes it. (On x86_64 the register's upper half is whatever the caller left there; on arm64
         // the kernel keeps no more.)
         let number: u32 = read(stack, syscall_slot() as usize);
@@ -122,7 +122,7 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let child: Ptr = ctx.arg(0);
     let mode: u32 = ctx.arg(1);
     let tgid: u32 = load!(child, task_tgid);
-    let Some(sealed) = sealed::get_with_newborn(child, tgid) else {
+    let Some(sealed) = sealed::get_typed_with_newborn(child, tgid) else {
         return 0;
     };
     if mode & (MODE_ATTACH | MODE_NOAUDIT | MODE_FSCREDS) == MODE_FSCREDS
@@ -193,7 +193,7 @@ fn unless_agents(sealed: Sealed, switch: ScopeFlags) -> ScopeFlags {
 #[inline(always)]
 fn shares_memory(child: Ptr) -> bool {
     let memory: Ptr = load!(child, task_mm);
-    !memory.is_null() && memory == kernel::follow(kernel::current(), off!(task_mm))
+    !memory.is_null() && memory as usize == field!(kernel::own_task(), task_mm as usize)
 }
 
 /// A sealed process asks its parent to trace it.
