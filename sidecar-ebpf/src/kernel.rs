@@ -4,12 +4,12 @@
 //! and needs a pointer that came typed from a hook's argument; [`read`] is a helper call, works on
 //! any address, and yields zero where nothing is mapped.
 
-use core::{arch::asm, hint::assert_unchecked};
+use core::{arch::asm, hint::assert_unchecked, mem::MaybeUninit};
 
 use aya_ebpf::helpers::{
-    bpf_probe_read_kernel, bpf_probe_read_kernel_buf,
+    bpf_probe_read_kernel,
     generated::{
-        bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
+        self, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
         bpf_send_signal_thread,
     },
 };
@@ -158,10 +158,17 @@ pub fn follow(base: Ptr, offset: usize) -> Ptr {
 /// Bytes at any address; zeros when they cannot be read.
 #[inline(always)]
 pub fn read_buf<const N: usize>(base: Ptr, offset: usize) -> [u8; N] {
-    let mut buf = [0; N];
-    // SAFETY: the helper checks the address itself; on failure it zeroes the buffer.
-    let _ = unsafe { bpf_probe_read_kernel_buf(base.wrapping_add(offset), &mut buf) };
-    buf
+    // Not zeroed first: that is a call to a loop over bytes.
+    let mut buf = MaybeUninit::<[u8; N]>::uninit();
+    // SAFETY: the helper checks the address itself; it writes every byte, zeros where it fails.
+    unsafe {
+        generated::bpf_probe_read_kernel(
+            buf.as_mut_ptr().cast(),
+            N as u32,
+            base.wrapping_add(offset).cast(),
+        );
+        buf.assume_init()
+    }
 }
 
 /// The task that runs, untyped (the typed helper is 5.11).

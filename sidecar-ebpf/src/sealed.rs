@@ -116,6 +116,16 @@ pub(crate) fn put(tgid: u32, sealed: &Sealed) -> Result<(), i32> {
     put
 }
 
+/// Changes the flags of the running process's seal, which only itself writes while it executes: without the new entry that
+/// [`put`] makes.
+#[inline(always)]
+pub(crate) fn set_flags(tgid: u32, flags: SealedFlags) {
+    if let Some(entry) = SEALED.get_ptr_mut(tgid) {
+        // SAFETY: a live map value.
+        unsafe { (*entry).flags = flags };
+    }
+}
+
 /// Takes a process off the map.
 #[inline(always)]
 pub(crate) fn forget(tgid: u32) {
@@ -262,7 +272,13 @@ pub(crate) fn scope_of(pid: Ptr) -> Option<(Number, Scope)> {
         nr: packed as u32,
     };
     // (an entry that has gone since is none that lets go)
-    Some((number, scope(number.namespace).unwrap_or(STRICT)))
+    Some((number, scope_or_strict(number.namespace)))
+}
+
+/// A scope's owner and policy; [`STRICT`] where its entry is missing.
+#[inline(always)]
+pub(crate) fn scope_or_strict(id: ScopeId) -> Scope {
+    scope(id).unwrap_or(STRICT)
 }
 
 /// The process's number as the scope's agent sees it; 0 when it does not.

@@ -195,7 +195,8 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         pending.earlier_scope,
         pending.earlier_flags,
     ) = (0, 0, SealedFlags::empty());
-    if let Some(now) = sealed::get(tgid, || pending.start_ns)
+    let now = sealed::get(tgid, || pending.start_ns);
+    if let Some(now) = now
         && !now.flags.contains(SealedFlags::EXECING)
     {
         let earlier = match sealed::HELD.get_ptr(tgid) {
@@ -227,7 +228,10 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         sealed::tree_leave(pending.seal);
         return Err(RefusalReason::HeldFull);
     }
-    if sealed::put(tgid, &sealed).is_err() {
+    // (nearly always it has this seal already, from its note on)
+    if now.is_some_and(|now| now.seal == sealed.seal && now.scope == sealed.scope) {
+        sealed::set_flags(tgid, sealed.flags);
+    } else if sealed::put(tgid, &sealed).is_err() {
         let _ = sealed::HELD.remove(tgid);
         sealed::tree_leave(pending.seal);
         return Err(RefusalReason::SealedFull);

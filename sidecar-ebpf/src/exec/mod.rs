@@ -28,7 +28,7 @@ use self::{
     hold::{finish_hold, kill, take_pending},
 };
 use crate::{
-    kernel::{self, Ptr, follow, load, load_text, off, read},
+    kernel::{self, Number, Ptr, follow, load, load_text, off},
     names, report, sealed,
 };
 
@@ -94,9 +94,11 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     unsafe { seen(tgid).write_volatile(bprm as u64) };
     let mut coming = None;
     if sealed::may_be_sealed(tgid) {
-        forget_failed(tgid);
         coming = coming_by(tgid, kernel::own_start())
             .filter(|held| held.kernels_thread() == kernel::current_pid());
+        if coming.is_none() {
+            forget_failed(tgid);
+        }
     }
     let path = load_text!(bprm, bprm_filename);
     let file: Ptr = load!(bprm, bprm_file);
@@ -104,9 +106,18 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     if coming.is_none() && !names::may_be_asked_for(path, dentry) {
         return 0;
     }
-    let pid = kernel::own_pid();
-    let Some((number, scope)) = sealed::scope_of(pid) else {
-        return 0;
+    let (number, own_nr, scope) = if let Some(held) = coming {
+        let number = Number {
+            namespace: held.scope,
+            nr: held.pid,
+        };
+        (number, held.own_pid, sealed::scope_or_strict(held.scope))
+    } else {
+        let pid = kernel::own_pid();
+        let Some((number, scope)) = sealed::scope_of(pid) else {
+            return 0;
+        };
+        (number, kernel::own_nr(pid), scope)
     };
     let name = match names::asked_for(path, dentry, number.namespace) {
         Some(name) => name,
@@ -115,7 +126,12 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
             Some(held) if identity(file) == (held.file_dev, held.file_ino) => {
                 held.name.as_ptr() as u64
             }
-            _ => return 0,
+            Some(_) => {
+                // what it executes now is another program
+                forget_failed(tgid);
+                return 0;
+            }
+            None => return 0,
         },
     };
     let start_ns = kernel::own_start();
@@ -142,21 +158,21 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
         report::refused(number, tgid, RefusalReason::SealedFull, name as Ptr);
         return kernel::eperm();
     }
-    let mut noted = earlier.unwrap_or(Sealed {
-        seal,
-        start_ns,
-        scope: number.namespace,
-        flags: SealedFlags::EXECING,
-    });
-    noted.flags |= SealedFlags::NOTED;
-    if sealed::put(tgid, &noted).is_err() {
-        report::refused(number, tgid, RefusalReason::SealedFull, name as Ptr);
-        return kernel::eperm();
+    if let Some(earlier) = earlier {
+        sealed::set_flags(tgid, earlier.flags | SealedFlags::NOTED);
+    } else {
+        let noted = Sealed {
+            seal,
+            start_ns,
+            scope: number.namespace,
+            flags: SealedFlags::EXECING | SealedFlags::NOTED,
+        };
+        if sealed::put(tgid, &noted).is_err() {
+            report::refused(number, tgid, RefusalReason::SealedFull, name as Ptr);
+            return kernel::eperm();
+        }
     }
-    if PENDING.insert(tgid, &NOTHING_YET, 0).is_err() {
-        return kernel::eperm();
-    }
-    let Some(pending) = PENDING.get_ptr_mut(tgid) else {
+    let Some(pending) = note_of(tgid) else {
         return kernel::eperm();
     };
     // SAFETY: a live map value that only this task's two hooks use.
@@ -168,11 +184,22 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     pending.start_ns = start_ns;
     pending.scope = number.namespace;
     pending.pid = number.nr;
-    pending.own_pid = kernel::own_nr(pid);
+    pending.own_pid = own_nr;
+    pending.flags = HeldFlags::empty();
     // SAFETY: the helper checks the address.
     pending.name_len = unsafe { bpf_probe_read_kernel_str_bytes(name as Ptr, &mut pending.name) }
         .map_or(0, |name| name.len() as u32);
     wait_for_agent(tgid, pending, scope.agent)
+}
+
+/// The running process's note, of which everything is written anew. (It has one where the system call of its exec began anew.)
+#[inline(always)]
+fn note_of(tgid: u32) -> Option<*mut Held> {
+    if let Some(note) = PENDING.get_ptr_mut(tgid) {
+        return Some(note);
+    }
+    PENDING.insert(tgid, &NOTHING_YET, 0).ok()?;
+    PENDING.get_ptr_mut(tgid)
 }
 
 /// Microseconds and the process's number (22 bits, `PID_MAX_LIMIT`): unique while somebody carries it.
@@ -193,10 +220,9 @@ fn forget_failed(tgid: u32) {
 }
 
 #[inline(always)]
-fn forget_note(tgid: u32, mut now: Sealed) {
+fn forget_note(tgid: u32, now: Sealed) {
     let _ = PENDING.remove(tgid);
-    now.flags &= !SealedFlags::NOTED;
-    let _ = sealed::put(tgid, &now);
+    sealed::set_flags(tgid, now.flags & !SealedFlags::NOTED);
 }
 
 /// Takes back what was noted of an exec, and the seal that was only for the time of it.

@@ -179,7 +179,7 @@ fn finish(reach: &AccessRequest, verdict: Option<Verdict>) -> i32 {
 /// What becomes of it; `None`: it is allowed, and not reported.
 #[inline(always)]
 fn judge(reach: &AccessRequest) -> Option<Verdict> {
-    let scope = sealed::scope(reach.sealed.scope).unwrap_or(sealed::STRICT);
+    let scope = sealed::scope_or_strict(reach.sealed.scope);
     let actor = kernel::current_tgid();
     if sealed::is_agent_of(&scope) && is_agents(reach) {
         return None;

@@ -1,7 +1,7 @@
 //! Who is on the way, and who stands behind the exec and is served: the books of it. (What is done with them: `pending_exec.rs`.)
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -59,14 +59,14 @@ pub(super) enum Standing {
 #[derive(Default)]
 pub(super) struct Arrivals {
     /// By their number in the kernel's own.
-    pub(super) coming: HashMap<u32, PendingExec>,
+    pub(super) coming: BTreeMap<u32, PendingExec>,
     /// When those that are followed are looked at.
     pub(super) looks: BTreeSet<(Instant, u32)>,
     pub(super) apart: usize,
     /// More are coming than are attached to.
     pub(super) is_crowded: bool,
     /// By their seal.
-    pub(super) standing: HashMap<u64, (u32, Held, Standing)>,
+    pub(super) standing: BTreeMap<u64, (u32, Held, Standing)>,
     /// Whose turn it is among them.
     pub(super) order: FairQueue,
 }

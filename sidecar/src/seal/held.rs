@@ -19,7 +19,7 @@ use nix::{
     unistd::Pid,
 };
 use sidecar_common::policy::{Held, HeldFlags};
-use zeroize::Zeroizing;
+use zeroize::Zeroize as _;
 
 use crate::process::Process;
 
@@ -135,10 +135,12 @@ impl HeldTask {
         if let Some((at, strings)) = &rebuilt.moved {
             write(self.pid, strings, *at)?;
         }
-        self.registers.set_stack_pointer(rebuilt.pointer);
-        let (pid, registers) = (self.pid, self.registers);
-        let written = move |_: &mut Tracee| registers.write(pid).map_err(os("write registers"));
-        self.traced.ask(written)
+        let (pid, pointer, mut registers) = (self.pid, rebuilt.pointer, self.registers);
+        self.registers = self.traced.ask(move |_| {
+            let moved = registers.move_stack(pid, pointer);
+            moved.map(|()| registers).map_err(os("write registers"))
+        })?;
+        Ok(())
     }
 
     /// Resumes the program. `forget` deletes its HELD entry after SIGCONT and before the detach. Earlier, a crash of ours would
@@ -174,17 +176,23 @@ impl HeldTask {
     }
 }
 
-/// A copy of a program's stack. It may hold secrets, its parent's for one, and is wiped; in words,
-/// because wiping goes element by element, and every start pays for it.
+/// A copy of a program's stack. It may hold secrets, its parent's for one, and what was read is wiped; in words, because wiping goes
+/// element by element, and every start pays for it.
 struct StackCopy {
-    words: Zeroizing<Vec<u64>>,
+    words: Vec<u64>,
     have: usize,
+}
+
+impl Drop for StackCopy {
+    fn drop(&mut self) {
+        self.words[..self.have.div_ceil(size_of::<u64>())].zeroize();
+    }
 }
 
 impl StackCopy {
     fn new() -> Self {
         Self {
-            words: Zeroizing::new(vec![0; STACK_READ / size_of::<u64>()]),
+            words: vec![0; STACK_READ / size_of::<u64>()],
             have: 0,
         }
     }
@@ -198,9 +206,9 @@ impl StackCopy {
     fn room(&mut self) -> &mut [u8] {
         if self.have == self.words.len() * size_of::<u64>() {
             // A new one: a vector that grows leaves its old memory unwiped.
-            let mut larger = Zeroizing::new(vec![0; self.words.len() * 4]);
+            let mut larger = vec![0; self.words.len() * 4];
             larger[..self.words.len()].copy_from_slice(&self.words);
-            self.words = larger;
+            std::mem::replace(&mut self.words, larger).zeroize();
         }
         &mut bytemuck::cast_slice_mut(&mut self.words)[self.have..]
     }

@@ -36,7 +36,7 @@ mod watchdog;
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     io,
     os::fd::{AsFd as _, BorrowedFd},
     sync::{Arc, atomic::AtomicU64},
@@ -126,7 +126,7 @@ struct Work {
     mounter: Mounter,
     reserve: Reserve,
     digests: RefCell<Digests>,
-    trees: HashMap<u64, Tree>,
+    trees: BTreeMap<u64, Tree>,
     prints: Fingerprints,
     /// What is to be done at a time.
     due: DeadlineQueue,

@@ -56,20 +56,19 @@ impl Work {
 
     /// Begins to attach to one.
     fn attach(&mut self, tgid: u32, held: &Held) {
-        // (from here on it is its own exec that it waits for)
-        self.turns.begin(held.seal);
         let thread = Pid::from_raw(held.agents_thread().cast_signed());
         let mut options =
             ptrace::Options::PTRACE_O_TRACEEXEC | ptrace::Options::PTRACE_O_TRACESYSGOOD;
         options.set(ptrace::Options::PTRACE_O_EXITKILL, self.dies_with_us());
         match Tracee::follow(thread, options, &mut self.deadline) {
-            Ok(Some(tracee)) => {
-                // (Its exec takes as long as others leave it a processor: while they come along it is not late. One that has
-                // a tracer of its own keeps that from others, and is.)
-                self.turns.wait(held.seal);
-                self.arrivals.follow(tgid, held, tracee);
+            // (Its exec takes as long as others leave it a processor: while they come along it is not late.)
+            Ok(Some(tracee)) => self.arrivals.follow(tgid, held, tracee),
+            // (One that has a tracer of its own keeps that from others, and is late: from here on it is its own exec that it
+            // waits for.)
+            Ok(None) => {
+                self.turns.begin(held.seal);
+                self.attach_apart(tgid, held, thread, options);
             }
-            Ok(None) => self.attach_apart(tgid, held, thread, options),
             Err(e) => self.not_attached(tgid, held, e),
         }
     }
@@ -214,7 +213,6 @@ impl Work {
     }
 
     fn has_come(&mut self, tgid: u32, held: &Held, mut traced: Traced) {
-        self.turns.wait(held.seal);
         if !held.flags.contains(HeldFlags::PRE_EXEC) {
             return self.arrivals.stands(tgid, held, Standing::Traced(traced));
         }
@@ -285,7 +283,10 @@ impl Work {
             return;
         };
         match outcome {
-            Ok(()) => self.has_come(tgid, &held, Traced::There(tracer)),
+            Ok(()) => {
+                self.turns.wait(held.seal);
+                self.has_come(tgid, &held, Traced::There(tracer));
+            }
             Err(HoldError::NotExecuted) => {
                 let mut traced = Traced::There(tracer);
                 let has_failed = self.was_let_on(tgid, &held)

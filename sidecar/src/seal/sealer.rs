@@ -1,7 +1,7 @@
 //! A thread that delivers: what it waits for, and what it then does.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     io,
     os::fd::AsFd as _,
     sync::{
@@ -126,7 +126,7 @@ impl Sealer {
             reserve: Reserve::new(share.of)?,
             digests: Digests::new(digests, commands.clone()).into(),
             told_losses,
-            trees: HashMap::new(),
+            trees: BTreeMap::new(),
             prints: Fingerprints::default(),
             due: DeadlineQueue::default(),
             arrivals: Arrivals::default(),

@@ -136,6 +136,13 @@ impl<'a> Stack<'a> {
         word_at(self.memory, self.word, index).unwrap_or(0)
     }
 
+    /// Some of them, as they lie there.
+    fn words(&self, indices: std::ops::Range<usize>) -> Result<&'a [u8], StackError> {
+        let width = self.word.bytes();
+        let bytes = self.memory.get(indices.start * width..indices.end * width);
+        bytes.ok_or(StackError::Malformed)
+    }
+
     /// The NUL-terminated string at an address of the program, if it lies in the memory we have.
     fn string(&self, address: u64) -> Option<&'a [u8]> {
         let from = usize::try_from(address.checked_sub(self.base)?).ok()?;
@@ -245,15 +252,20 @@ impl<'a> Stack<'a> {
 
         // Sized once: a vector that grows leaves copies behind.
         let mut block = Zeroizing::new(Vec::with_capacity(size));
-        let mut push = |word: u64| block.extend_from_slice(&word.to_le_bytes()[..width]);
-        (0..self.env.start).for_each(|index| push(self.word(index)));
-        kept.into_iter().for_each(&mut push);
+        block.extend_from_slice(self.words(0..self.env.start)?);
         let mut string_at = pointer + (words * width) as u64;
-        for variable in variables {
-            push(string_at);
+        let added = variables.iter().map(|variable| {
+            let at = string_at;
             string_at += size_of(variable) as u64;
+            at
+        });
+        for pointer in kept.into_iter().chain(added) {
+            match self.word {
+                Word::Four => block.extend_from_slice(&(pointer as u32).to_le_bytes()),
+                Word::Eight => block.extend_from_slice(&pointer.to_le_bytes()),
+            }
         }
-        (self.env.end..self.end).for_each(|index| push(self.word(index)));
+        block.extend_from_slice(self.words(self.env.end..self.end)?);
         for variable in variables {
             block.extend_from_slice(variable.name.as_bytes());
             block.push(b'=');
@@ -320,12 +332,11 @@ impl<'a> Stack<'a> {
 }
 
 fn word_at(memory: &[u8], word: Word, index: usize) -> Option<u64> {
-    let width = word.bytes();
-    let from = index.checked_mul(width)?;
-    let bytes = memory.get(from..from.checked_add(width)?)?;
-    let mut whole = [0; 8];
-    whole[..width].copy_from_slice(bytes);
-    Some(u64::from_le_bytes(whole))
+    let bytes = memory.get(index.checked_mul(word.bytes())?..)?;
+    Some(match word {
+        Word::Four => u32::from_le_bytes(*bytes.first_chunk()?).into(),
+        Word::Eight => u64::from_le_bytes(*bytes.first_chunk()?),
+    })
 }
 
 // (with its path: tests/parsers includes this file from elsewhere)
