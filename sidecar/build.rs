@@ -210,7 +210,8 @@ fn renamed(path: &Path, name: &str) -> String {
     format!("--remap-path-prefix={}={name}", path.display())
 }
 
-/// Without what a debugger alone reads, four fifths of it, and without relocations of BTF, which loaders leave alone; BTF stays.
+/// Without what a debugger alone reads, four fifths of it, and without relocations of BTF, which loaders leave alone; BTF stays,
+/// and what it says of functions.
 fn stripped(object: &[u8]) -> Result<Vec<u8>> {
     let mut elf = elf::Builder::read(object)?;
     for section in &mut elf.sections {
@@ -218,6 +219,12 @@ fn stripped(object: &[u8]) -> Result<Vec<u8>> {
         section.delete = name.starts_with(b".debug_")
             || name.starts_with(b".rel.debug_")
             || name.starts_with(b".rel.BTF");
+        if name == b".BTF.ext"
+            && let elf::SectionData::Data(found) = &section.data
+        {
+            let without = without_lines(found).context(".BTF.ext is cut short")?;
+            section.data = elf::SectionData::Data(without.into());
+        }
     }
     elf.delete_orphans();
     // (LLVM has the sections' names among the symbols')
@@ -229,6 +236,40 @@ fn stripped(object: &[u8]) -> Result<Vec<u8>> {
     let mut stripped = Vec::new();
     elf.write(&mut stripped)?;
     Ok(stripped)
+}
+
+/// `.BTF.ext` without the lines of the source, of which the text is not there anyway: they are two fifths of an object. The layout is
+/// that of Documentation/bpf/btf.rst: a header whose words 2 to 5 are where the records of functions and of lines are behind it, and
+/// how long; both begin with the size of one.
+fn without_lines(found: &[u8]) -> Option<Vec<u8>> {
+    const WORD: usize = size_of::<u32>();
+    let word = |index: usize| -> Option<usize> {
+        let bytes = found.get(index * WORD..)?.first_chunk()?;
+        usize::try_from(u32::from_le_bytes(*bytes)).ok()
+    };
+    let header = word(1)?;
+    let part = |at: usize, length: usize| found.get(header + at..header + at + length);
+    let functions = part(word(2)?, word(3)?)?;
+    let size_of_line = part(word(4)?, WORD)?;
+    let mut without = found.get(..header)?.to_vec();
+    let mut set = |index: usize, value: usize| {
+        let value = u32::try_from(value).ok()?;
+        let place = without.get_mut(index * WORD..(index + 1) * WORD)?;
+        place.copy_from_slice(&value.to_le_bytes());
+        Some(())
+    };
+    set(2, 0)?;
+    set(3, functions.len())?;
+    set(4, functions.len())?;
+    set(5, WORD)?;
+    // (relocations that a loader would do by itself: rustc emits none)
+    if header > 6 * WORD {
+        set(6, functions.len() + WORD)?;
+        set(7, 0)?;
+    }
+    without.extend_from_slice(functions);
+    without.extend_from_slice(size_of_line);
+    Some(without)
 }
 
 /// The part of bpf-linker's command line that rustc uses.

@@ -63,7 +63,7 @@ pub(crate) fn run() -> ExitCode {
     }
     if privileges.is_ordinary() {
         println!(
-            "note BPF file system, programs and network monitor: not looked at, for which it takes root"
+            "note BPF file system, programs and network monitor: not checked. Run this as root to check them"
         );
         println!("Whether this machine can enforce is not known.");
         return ExitCode::FAILURE;
@@ -126,7 +126,7 @@ fn lsm() -> Finding {
             // (whether hooks run, `attach` sees)
             _ => Finding::met(
                 WHAT,
-                format!("{LSM_LIST} does not tell ({e}); whether hooks run does"),
+                format!("{LSM_LIST} cannot be read ({e}). Whether hooks run is checked below"),
             ),
         },
     }
@@ -141,7 +141,7 @@ fn lockdown() -> Finding {
     } else {
         Finding::met(
             WHAT,
-            format!("{LOCKDOWN} is not there to tell; whether programs load does"),
+            format!("{LOCKDOWN} is missing. Whether programs load is checked below"),
         )
     }
 }
@@ -190,7 +190,7 @@ fn attach() -> Finding {
         Ok((names, false)) => Finding::met(
             "programs",
             format!(
-                "loaded and attached (that they run could not be seen: somebody else answers first): {names}"
+                "loaded and attached (whether they run could not be checked: seccomp or another security module answers first): {names}"
             ),
         ),
         Err(e) => Finding::missing("programs", e.to_string()),

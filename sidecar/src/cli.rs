@@ -45,9 +45,9 @@ enum Command {
     Uninject(kube::inject::Uninject),
     /// Add the sidecar to pods as they are created: a mutating admission webhook, over TLS.
     Webhook(kube::webhook::Options),
-    /// Show what agents tell, live: sealed programs, connections, calls, refusals. Reads events from standard input.
+    /// Show agents' events live: sealed programs, connections, calls, refusals. Reads events from standard input.
     Top,
-    /// Say what this node's kernel side is doing. Exit status 0 if an agent guards, 1 if none does.
+    /// Show the state of this node's kernel side. Exit status 0 if an agent guards, 1 if none does.
     Status,
     /// Remove the kernel side from this node. What it guards is no longer guarded.
     Cleanup {

@@ -16,7 +16,7 @@ const NEEDED: [(u32, &str); 7] = [
     (21, "SYS_ADMIN"),    // loads BPF programs, mounts
     (24, "SYS_RESOURCE"), // writes a program's coredump_filter
 ];
-/// Without CAP_SYS_ADMIN no BPF program can be loaded and no pinned map opened.
+/// Without `CAP_SYS_ADMIN` no BPF program can be loaded and no pinned map opened.
 const SYS_ADMIN: u32 = 21;
 
 /// The effective capabilities of this process.
@@ -46,7 +46,7 @@ impl Privileges {
         names(|bit| !self.has(bit))
     }
 
-    /// Whether it is neither root nor has CAP_SYS_ADMIN.
+    /// Whether it is neither root nor has `CAP_SYS_ADMIN`.
     pub(crate) fn is_ordinary(&self) -> bool {
         !geteuid().is_root() && !self.has(SYS_ADMIN)
     }

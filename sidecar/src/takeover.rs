@@ -49,13 +49,16 @@ impl Others {
         let mut in_use = Vec::new();
         for (dir, maps) in self.0 {
             if maps.are_in_use() {
-                tracing::info!("{}: an earlier version's programs go on", dir.display());
+                tracing::info!(
+                    "{}: programs that an earlier version sealed still run",
+                    dir.display()
+                );
                 in_use.push(maps);
                 continue;
             }
             let taken_away = TakenAway::from_everywhere(&maps.ended_vaults());
             pins::remove(&dir, lock)?;
-            tracing::info!("{}: removed, with its last program", dir.display());
+            tracing::info!("{}: removed: its last program has ended", dir.display());
             if let Err(e) = taken_away.and_then(TakenAway::wipe) {
                 tracing::warn!("secret files of programs that have ended: {e}");
             }

@@ -35,7 +35,7 @@ pub(crate) fn find(
                 None => tell(
                     key,
                     format!(
-                        "an agent that is not in the program's pod asks the API for it, and cannot. Give it the node's name in {NODE_NAME} (fieldRef spec.nodeName) and a service account that may read pods, as deploy/daemonset.yaml and deploy/rbac.yaml do; or run it as a sidecar (shareProcessNamespace: true), or select by container or cgroupPath"
+                        "an agent outside of the program's pod has to ask the API for this, and this one cannot. Give it the node's name in {NODE_NAME} (fieldRef spec.nodeName) and a service account that may read pods, as deploy/daemonset.yaml and deploy/rbac.yaml do; or run it as a sidecar (shareProcessNamespace: true), or select by container or cgroupPath"
                     ),
                 ),
                 Some(pod) if key == "namespace" && pod.namespace.is_none() => tell(
@@ -124,7 +124,7 @@ secrets:
         };
         let on_a_node = told(None, true);
         assert_eq!(on_a_node.len(), 2);
-        assert!(on_a_node[0].starts_with("4:15: binding a: selector.namespace: an agent that"));
+        assert!(on_a_node[0].starts_with("4:15: binding a: selector.namespace: an agent outside"));
         assert!(on_a_node[0].contains("NODE_NAME"), "{on_a_node:?}");
         assert!(find(&config, None, false, true).is_empty());
         let untold = told(Some(&Pod::default()), false);

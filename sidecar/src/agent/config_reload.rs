@@ -112,8 +112,8 @@ impl ConfigReloader {
     pub(super) fn is_in_force_by_halves(&self, why: &anyhow::Error) {
         self.metrics.config_is_good.set(0);
         tracing::error!(
-            "not all of the configuration is in force: {why:#}. Programs that it names newly may start without their \
-             secrets until it is; that is tried again and again, and /ready says no until then"
+            "not all of the configuration is in force: {why:#}. Programs that only the new one names may start without their \
+             secrets. The agent tries again, and /ready is 503 until it succeeds"
         );
     }
 

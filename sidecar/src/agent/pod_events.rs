@@ -79,7 +79,7 @@ impl Reporter {
             let lost = self.notices.take_lost();
             if lost > 0 {
                 tracing::info!(
-                    "{lost} refusals are not among Kubernetes' events: there were too many"
+                    "{lost} refusals were not reported as Kubernetes Events: there were too many"
                 );
             }
             // (one at a time: what comes meanwhile is counted with the others)
@@ -120,7 +120,7 @@ impl Reporter {
             }
             if self.last.as_ref() != Some(fault) {
                 tracing::warn!(
-                    "Kubernetes has no event of it: {}",
+                    "no Kubernetes Event was created: {}",
                     fault.tell_of_pod_events()
                 );
             }

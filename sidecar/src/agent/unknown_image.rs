@@ -80,7 +80,7 @@ fn text(names: &[&str], root: FsType) -> String {
     };
     let told = names[..names.len().min(MAX_NAMED)].join(", ");
     format!(
-        "the root of this container is {kind}, which does not tell the image from what came later: programs of containers that their runtime makes this way are refused their secrets by {told}{more}. Write `selector.provenance: any` there (who takes the program's name gets its secrets then), or an absolute path with `sha256`"
+        "the root of this container is {kind}, which does not tell the image from what came later. Programs in such containers get no secrets by {told}{more}. Set `selector.provenance: any` there (any program of that name then gets the secrets), or an absolute path with `sha256`"
     )
 }
 

@@ -41,7 +41,11 @@ pub(super) fn syscalls(report: &mut Report, node: &Node) -> Option<Syscalls> {
         && uids.len() > MAX_UIDS
     {
         let message = format!("more than {MAX_UIDS} users");
-        report.error(&node.mark, message, "remove the key: then all are told of");
+        report.error(
+            &node.mark,
+            message,
+            "remove the key: then the calls of all users are reported",
+        );
     }
     let rate_per_second = match fields.get("ratePerSecond") {
         Some(node) => Some(rate(report, node)?),
@@ -73,7 +77,7 @@ pub(super) fn syscalls(report: &mut Report, node: &Node) -> Option<Syscalls> {
 fn rate(report: &mut Report, node: &Node) -> Option<u32> {
     let rate = report.number(node, "ratePerSecond", MAX_RATE)?;
     if rate == 0 {
-        let hint = "set enabled to false to hear of none; remove ratePerSecond to hear of all";
+        let hint = "set enabled to false to report none; remove ratePerSecond to report all";
         report.error(&node.mark, "ratePerSecond is 0", hint);
         return None;
     }

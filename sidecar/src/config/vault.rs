@@ -99,7 +99,7 @@ impl Address {
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains('@') {
-            return Err("has a user in it: who we are is said by `auth`");
+            return Err("has a user in it: use `auth` for the agent's credentials");
         }
         if rest.contains(['/', '?', '#']) {
             return Err("has more than a host and a port");
@@ -123,7 +123,7 @@ impl Address {
             return Err("has no host: a name or an IP address");
         }
         if address.port == 0 {
-            return Err("has a port that is none: 1 to 65535");
+            return Err("has an invalid port: 1 to 65535 are valid");
         }
         if !is_tls && !address.is_loopback() {
             return Err("would send the token and the secrets to another machine in the clear");

@@ -60,12 +60,12 @@ impl fmt::Display for Locked {
             Self::Selinux(domain) => f.write_str(&by_selinux(domain)),
             Self::LockdownOrSelinux(domain) => write!(
                 f,
-                "one of two, and {LOCKDOWN} is not there to tell: {BY_LOCKDOWN}. Or {}",
+                "one of two causes, and {LOCKDOWN} is missing, which would show which. Either {BY_LOCKDOWN}. Or {}",
                 by_selinux(domain)
             ),
             Self::Other => write!(
                 f,
-                "a security module keeps programs from reading kernel memory, and {LOCKDOWN} says that it is not lockdown. Look into the audit log (`ausearch -m avc`), and allow it for the agent"
+                "a security module keeps BPF programs from reading kernel memory. It is not lockdown, as {LOCKDOWN} shows. Look into the audit log (`ausearch -m avc`), and allow it for the agent"
             ),
         }
     }

@@ -15,7 +15,7 @@ const WEAKER: [(Version, Version, &str); 2] = [
     (
         (6, 13),
         (u32::MAX, 0),
-        "this kernel asks nobody about process_madvise by a caller with CAP_PERFMON: it gives hints and reads nothing (row 31 of docs/threat-model.md)",
+        "this kernel has no check of process_madvise by a caller with CAP_PERFMON, which gives hints and reads nothing (row 31 of docs/threat-model.md)",
     ),
 ];
 

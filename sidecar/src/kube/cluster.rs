@@ -32,7 +32,7 @@ pub(crate) enum ClusterError {
     ServiceAccount(#[from] kube::config::InClusterError),
     /// Anybody could answer.
     #[error(
-        "KUBECONFIG: {0} would be spoken to without knowing who it is. Write `server: https://…` and `certificate-authority`, and leave out `insecure-skip-tls-verify`"
+        "KUBECONFIG: {0} is not authenticated, so anybody could answer. Write `server: https://…` and `certificate-authority`, and leave out `insecure-skip-tls-verify`"
     )]
     Insecure(Uri),
     /// Credentials of a kind that we do not use.

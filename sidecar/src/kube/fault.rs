@@ -112,11 +112,11 @@ impl Fault {
     fn tell_of(&self, forbidden: impl FnOnce(&str) -> String) -> String {
         match self {
             Self::Forbidden(user) => forbidden(user.as_deref().unwrap_or("the agent's account")),
-            Self::Unauthorized => "the API does not know the agent's token (401). Mount the service account's (automountServiceAccountToken), or see to the one that KUBECONFIG names".into(),
-            Self::Expired => "what the agent knows is too old to go on from (410); it asks anew".into(),
+            Self::Unauthorized => "the API does not accept the agent's token (401). Mount the service account's (automountServiceAccountToken), or renew the one that KUBECONFIG names".into(),
+            Self::Expired => "the watch expired (410). The agent lists anew".into(),
             Self::Status(code) => format!("the API answered {code}"),
             Self::Unreachable(why) => format!("the API does not answer: {why}"),
-            Self::Malformed => "what answers is not the API of a cluster, or cuts its answers short".into(),
+            Self::Malformed => "the server is not the API of a cluster, or its answer was cut short".into(),
             Self::Credentials(why) => format!("the agent's credentials: {why}"),
         }
     }

@@ -93,7 +93,7 @@ impl Metrics {
             )?,
             config_is_good: IntGauge::new(
                 "kernelseal_config_last_reload_successful",
-                "1 if the configuration file was last found to be right and is in force, 0 if it was refused and the one before stays in force.",
+                "1 if the configuration file as last read is in force. 0 if it was refused and the previous one stays in force, or if only a part of it is in force.",
             )?,
             guard_is_up: IntGauge::new(
                 "kernelseal_guard_up",

@@ -88,7 +88,7 @@ fn became(action: Action) -> &'static str {
         Action::Started => "started without them",
         Action::Gone => "had ended already",
         Action::GoesOn => "goes on",
-        Action::KeptSeal => "goes on with those of the program that started it",
+        Action::KeptSeal => "goes on with the secrets it had before that exec",
     }
 }
 

@@ -69,7 +69,7 @@ impl Pods {
     /// Something was heard.
     pub(crate) fn heard(&self) {
         if self.state().trouble.take().is_some() {
-            tracing::info!("the API tells of this node's pods again");
+            tracing::info!("the API answers again: this node's pods are up to date");
         }
     }
 
@@ -113,7 +113,7 @@ impl Pods {
         let state = self.state();
         let why = state.trouble.as_ref()?;
         Some(if state.is_known {
-            format!("the pods of this node are known as they were, and no new ones: {why}")
+            format!("the pods of this node are out of date, and new ones unknown: {why}")
         } else {
             format!("the pods of this node are not known: {why}")
         })
@@ -194,7 +194,7 @@ mod tests {
         );
         pods.are([]);
         pods.fails("gone".into());
-        assert!(pods.note().unwrap().contains("as they were"));
+        assert!(pods.note().unwrap().contains("out of date"));
         pods.heard();
         assert_eq!((pods.note(), pods.trouble()), (None, None));
     }

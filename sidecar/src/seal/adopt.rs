@@ -105,7 +105,7 @@ impl Work {
             tracing::info!(
                 adopted,
                 ended,
-                "an agent before this one left what it had sealed"
+                "adopted the sealed programs of the previous agent"
             );
         }
         // (a source may have changed meanwhile)

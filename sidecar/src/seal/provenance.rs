@@ -170,7 +170,7 @@ fn why_not_roots(answer: FileOrigin, entry: &Entry) -> io::Result<String> {
     }
     let found = entry.why_open_to_others()?;
     Ok(found.unwrap_or_else(|| {
-        "it lies below more than 30 folders, below mounts that map users differently, or on a mount that is in no mount namespace of its own, or was just changed".into()
+        "it lies below more than 30 folders, below mounts that map users differently, or on a detached mount; or it was changed just now".into()
     }))
 }
 

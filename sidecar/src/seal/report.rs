@@ -226,7 +226,7 @@ fn why_refused(reason: u32) -> (Reason, &'static str) {
         RefusalReason::NoAgent => (Reason::NoAgent, "its agent ended while it was started"),
         RefusalReason::NoteLost => (
             Reason::Kernel,
-            "thousands of other starts of watched programs failed while it was started",
+            "its note was lost: thousands of other execs of watched programs failed while it started",
         ),
         RefusalReason::HookSilent => (
             Reason::Guard,

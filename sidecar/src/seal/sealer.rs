@@ -288,7 +288,9 @@ impl Work {
             Record::Refused(exec) => self.report_refused(&exec),
             Record::CoreLimit(limit) => leave_memory_out_of_core_dumps(&limit),
             Record::Unknown => {
-                tracing::error!("a record from the kernel side is not of this version");
+                tracing::error!(
+                    "unknown record in the ring: the kernel side is of another version"
+                );
             }
         }
     }

@@ -260,9 +260,10 @@ impl<'a> Stack<'a> {
             at
         });
         for pointer in kept.into_iter().chain(added) {
+            let bytes = pointer.to_le_bytes();
             match self.word {
-                Word::Four => block.extend_from_slice(&(pointer as u32).to_le_bytes()),
-                Word::Eight => block.extend_from_slice(&pointer.to_le_bytes()),
+                Word::Four => block.extend_from_slice(&bytes[..width]),
+                Word::Eight => block.extend_from_slice(&bytes),
             }
         }
         block.extend_from_slice(self.words(self.env.end..self.end)?);

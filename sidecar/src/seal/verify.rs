@@ -55,7 +55,7 @@ pub(crate) enum Refusal {
     },
     /// What runs may be another content in a moment.
     #[error(
-        "{executed} can be written while it runs: a fanotify listener is told before it is read (Linux 6.14), or this is Linux 6.11. The SHA-256 that binding {binding} wants would tell nothing. End the listener, or update the kernel"
+        "{executed} can be written while it runs, so its SHA-256, which binding {binding} wants, proves nothing. Either a fanotify listener asked to be told before the file is read (since Linux 6.14), or this is Linux 6.11. End the listener, or update the kernel"
     )]
     Writable {
         /// What runs.
@@ -65,7 +65,7 @@ pub(crate) enum Refusal {
     },
     /// What was executed as a script is none, or was given to another interpreter.
     #[error(
-        "{executed} runs it, which is not the interpreter that its first line names, or not as that: with binfmt_misc somebody may have it run so"
+        "{executed} runs this script, which is not the interpreter that the script's first line names, or was not given it as that line says. An entry of binfmt_misc can cause that"
     )]
     OtherInterpreter {
         /// What runs.
@@ -73,7 +73,7 @@ pub(crate) enum Refusal {
     },
     /// It, or what gives it its name, comes from elsewhere.
     #[error(
-        "{what}: {why}, and binding {binding} is for {} (selector.provenance: {wanted}). Start the one that is, or give the binding an absolute path and sha256, or `provenance: any`", if *wanted == "image" { "what is in the image" } else { "programs that root alone can change" }
+        "{what}: {why}. Binding {binding} is for {} (selector.provenance: {wanted}). Start the program that is, or give the binding an absolute path and sha256, or `provenance: any`", if *wanted == "image" { "what is in the image" } else { "programs that root alone can change" }
     )]
     Provenance {
         /// The file, or the link.
@@ -87,7 +87,7 @@ pub(crate) enum Refusal {
     },
     /// Its control group tells nothing.
     #[error(
-        "where it lives is not known: /proc/<pid>/cgroup could not be read, or names two containers"
+        "its container is not known: /proc/<pid>/cgroup could not be read, or names two containers"
     )]
     NoPlace,
     /// No mount of the kubelet's tells its container's name.
@@ -120,7 +120,7 @@ pub(crate) enum Refusal {
     Preload(&'static str),
     /// The same, by an interpreter or a library.
     #[error(
-        "{0} is set, and its container was not started with that: it brings other code into what heeds it. Start it without that variable, or name it in the binding's allowVariables"
+        "{0} is set: it brings other code into interpreters or libraries. It is allowed only where the program's container was started with the same value. Start the program without that variable, or name it in the binding's allowVariables"
     )]
     Interpreter(&'static str),
     /// It could not be looked at.

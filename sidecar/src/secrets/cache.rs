@@ -124,7 +124,7 @@ impl CachedSecret {
         let mut state = self.state();
         state.at = Instant::now();
         if state.trouble.take().is_some() {
-            tracing::info!("the {} is heard of again", self.what);
+            tracing::info!("the {} can be read again", self.what);
         }
     }
 
@@ -141,7 +141,7 @@ impl CachedSecret {
         if has_changed {
             match (before, is_missing) {
                 (_, true) => tracing::warn!("there is no {}", self.what),
-                (CacheState::Nothing, _) => tracing::info!("the {} is here", self.what),
+                (CacheState::Nothing, _) => tracing::info!("the {} was read", self.what),
                 _ => tracing::info!("the {} has changed", self.what),
             }
             self.changes.tell();

@@ -24,7 +24,7 @@ use crate::{
 /// What to do where there is no Secret.
 const CREATE: &str = "Create it, or mark the reference `optional: true`";
 /// What to do where Vault has no secret.
-const WRITE: &str = "Vault answers 404: write it (`vault kv put`), or see to the path. In the key-value engine, version 2, it has `data/` after the mount (secret/data/app), and it is one of the namespace that `vault.namespace` says";
+const WRITE: &str = "Vault answers 404. Write the secret (`vault kv put`), or correct the path. In the key-value engine, version 2, a path has `data/` after the mount (secret/data/app). It is looked up in the namespace that `vault.namespace` names";
 
 /// See the module.
 #[derive(Default)]

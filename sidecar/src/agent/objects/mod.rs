@@ -180,7 +180,9 @@ impl SyscallMonitorController {
         let trouble = done.as_ref().err().map(|e| format!("{e:#}"));
         self.try_again = trouble.is_some().then(|| Instant::now() + TRY_AGAIN);
         if let Some(why) = trouble.as_ref().filter(|_| trouble != self.trouble) {
-            tracing::error!("what objects ask for is not in force: {why}. It is tried again");
+            tracing::error!(
+                "the system calls that SyscallMonitor objects ask for are not watched: {why}. The agent tries again"
+            );
         }
         self.trouble.clone_from(&trouble);
         self.log(evaluated);

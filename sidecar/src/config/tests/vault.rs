@@ -69,10 +69,10 @@ fn addresses_that_are_none_are_told() {
         ("https://vault:8200/v1", "more than a host and a port"),
         ("https://:8200", "has no host"),
         ("https://a b", "has no host"),
-        ("https://vault:0", "has a port that is none"),
-        ("https://vault:65536", "has a port that is none"),
-        ("https://vault:", "has a port that is none"),
-        ("https://[::1]8200", "has a port that is none"),
+        ("https://vault:0", "has an invalid port"),
+        ("https://vault:65536", "has an invalid port"),
+        ("https://vault:", "has an invalid port"),
+        ("https://[::1]8200", "has an invalid port"),
     ] {
         let said = refuse(&address(&format!("'{text}'")));
         assert!(said.contains("config.yaml:7:18: address "), "{said}");

@@ -58,7 +58,7 @@ impl Unix {
             return Err(Error::Monitor {
                 monitor: MONITOR,
                 what: "Unix sockets".into(),
-                cause: "this kernel's types say nothing of them (CONFIG_UNIX is not y); take unix out of protocols".into(),
+                cause: "this kernel's BTF does not describe them (CONFIG_UNIX is not y). Remove unix from protocols".into(),
             });
         }
         let failed = |name| move |e: ProgramError| refused(MONITOR, name, &e);

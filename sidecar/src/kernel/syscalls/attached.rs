@@ -210,7 +210,7 @@ impl Attached {
         let end = self.point(exit)?;
         self.points = Some([self.point(enter)?, end]);
         tracing::warn!(
-            "calls are watched by the tracepoints that every system call passes, which slows all of them down: {function} cannot be probed: {why}"
+            "{function} cannot be probed: {why}. Its calls are watched by raw_syscalls tracepoints instead, which slows every system call down"
         );
         Ok(())
     }

@@ -95,7 +95,7 @@ impl<'a> Work<'a> {
         if let Some((key, what)) = doubtful {
             self.faults.push(self.fault(
                 key,
-                format!("{what}: what the pod is depends on who reads it"),
+                format!("{what}: readers of this document disagree on what the pod is"),
                 "write each key once; render templates first, as by `helm template`".into(),
             ));
             return;

@@ -113,7 +113,9 @@ impl NetworkMonitor {
             }
             NetworkRecord::Place(place) => context.learn(&place),
             NetworkRecord::Unknown => {
-                tracing::error!("a record of the network monitor's is not of this version");
+                tracing::error!(
+                    "unknown record in the network monitor's ring: its kernel side is of another version"
+                );
             }
         }
     }

@@ -131,7 +131,9 @@ impl Monitor for SyscallMonitor {
                 SyscallRecord::Call(call) => self.report(&call, context),
                 SyscallRecord::Place(place) => context.learn(&place),
                 SyscallRecord::Unknown => {
-                    tracing::error!("a record of the system call monitor's is not of this version");
+                    tracing::error!(
+                        "unknown record in the system call monitor's ring: its kernel side is of another version"
+                    );
                 }
             }
             taken += 1;

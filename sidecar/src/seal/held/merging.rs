@@ -27,17 +27,17 @@ const PR_SET_MEMORY_MERGE: u64 = 67;
 pub(crate) enum MergingError {
     /// Its filter would be asked, and might kill it.
     #[error(
-        "its memory is merged with others' (PR_SET_MEMORY_MERGE, MemoryKSM= of systemd), by which they guess what is in it, and that cannot be switched off: it has a seccomp filter, which the agent may not suspend: {0}. Start it without merging, or the agent without a seccomp filter (seccompProfile: Unconfined) and with CAP_SYS_ADMIN"
+        "the kernel merges its memory with equal pages of other processes (PR_SET_MEMORY_MERGE, MemoryKSM= of systemd), which lets them guess its content. The agent could not switch that off: it has a seccomp filter, which the agent may not suspend: {0}. Start it without merging, or the agent without a seccomp filter (seccompProfile: Unconfined) and with CAP_SYS_ADMIN"
     )]
     Filtered(io::Error),
     /// There is nothing in it with which a system call is made.
     #[error(
-        "its memory is merged with others' (PR_SET_MEMORY_MERGE, MemoryKSM= of systemd), by which they guess what is in it, and that cannot be switched off: it has no vDSO. Start it without merging, or the kernel without vdso=0 (vdso32=0)"
+        "the kernel merges its memory with equal pages of other processes (PR_SET_MEMORY_MERGE, MemoryKSM= of systemd), which lets them guess its content. The agent could not switch that off: it has no vDSO. Start it without merging, or the kernel without vdso=0 (vdso32=0)"
     )]
     NoCode,
     /// The kernel refused.
     #[error(
-        "its memory is merged with others' (PR_SET_MEMORY_MERGE, MemoryKSM= of systemd), by which they guess what is in it, and that cannot be switched off: {0}. Start it without merging"
+        "the kernel merges its memory with equal pages of other processes (PR_SET_MEMORY_MERGE, MemoryKSM= of systemd), which lets them guess its content. The agent could not switch that off: {0}. Start it without merging"
     )]
     Kept(io::Error),
     /// Its initial stack is none.

@@ -68,18 +68,18 @@ impl Fault {
                 "Vault at {address} is sealed, or none is there (503). See `vault status`, and unseal it (`vault operator unseal`)"
             ),
             Self::Elsewhere(code) => format!(
-                "{address} sends elsewhere ({code}), which is not followed with a token. Write as `vault.address` where it sends to"
+                "{address} redirects ({code}), and the agent does not follow with its token. Set `vault.address` to the address that it redirects to"
             ),
             Self::Status(code) => format!("Vault at {address} answered {code}; its log says why"),
             Self::Unreachable(why) => format!("Vault at {address} does not answer: {why}"),
             Self::Malformed => format!(
-                "what answers at {address} is not Vault, or cuts its answers short"
+                "the server at {address} is not Vault, or its answer was cut short"
             ),
             Self::TooLong(most) => format!(
-                "what answers at {address} says more than a secret may have ({most} bytes)"
+                "the answer of {address} is longer than a secret may be ({most} bytes)"
             ),
             Self::NotVersion2 => "what is there is not a secret of the key-value engine, version 2. Its paths have `data/` after the mount: secret/data/app; another engine is not supported".into(),
-            Self::Credentials(why) => format!("who the agent is to Vault: {why}"),
+            Self::Credentials(why) => format!("the agent's credentials for Vault: {why}"),
         }
     }
 }

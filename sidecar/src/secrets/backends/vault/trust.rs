@@ -24,7 +24,7 @@ pub(crate) enum TrustError {
     NotPem(PathBuf),
     /// Nothing to go by.
     #[error(
-        "vault: the system trusts no certificates (a container's image may have none). Write `caFile`, a file with those of who signed Vault's"
+        "vault: the system has no trusted certificates (a container's image may have none). Set `caFile` to a file with the certificates of the authority that signed Vault's"
     )]
     Nobody,
     /// A name that no certificate has.

@@ -27,7 +27,7 @@ fn a_start_without_vault_is_a_start() {
         (VaultFault::Silent, "no answer within"),
         (VaultFault::Refuse(503), "vault operator unseal"),
         (VaultFault::Refuse(500), "answered 500"),
-        (VaultFault::Refuse(307), "Write as `vault.address`"),
+        (VaultFault::Refuse(307), "redirects (307)"),
         (VaultFault::Cut, "does not answer"),
         (VaultFault::Endless, "8388608 bytes"),
         (says("<html>hunter2</html>"), "is not Vault"),

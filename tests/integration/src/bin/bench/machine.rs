@@ -24,6 +24,8 @@ pub const TMPFS_FILE: &CStr = c"/dev/shm/bench-file";
 pub const UNMATCHED: &CStr = c"/opt/bench-unmatched";
 pub const ENV_ONLY: &CStr = c"/opt/bench-env";
 pub const ENV_AND_FILE: &CStr = c"/opt/bench-file";
+/// The agent.
+const PROGRAM: &str = "/usr/bin/kernelseal";
 const SOON: Duration = Duration::from_mins(1);
 
 /// Makes the files and programs, and lets the random generator be seeded: before that, a start costs more.
@@ -49,9 +51,14 @@ pub fn settle() {
     thread::sleep(Duration::from_secs(10));
 }
 
+/// How large the agent's program is, in bytes.
+pub fn size_of_program() -> Result<u64> {
+    Ok(fs::metadata(PROGRAM)?.len())
+}
+
 /// Takes the kernel side away.
 pub fn clean_up() -> Result<()> {
-    process::run(Command::new("/usr/bin/kernelseal").arg("cleanup")).map(drop)
+    process::run(Command::new(PROGRAM).arg("cleanup")).map(drop)
 }
 
 fn path_of(text: &CStr) -> &Path {
@@ -81,7 +88,7 @@ pub fn watching(monitor: &str) -> String {
 
 /// Starts an agent in this PID namespace whose events and log go to files, so that nobody's reading them is measured.
 pub fn start_agent(config: &str) -> Result<Agent> {
-    start_agent_as(Command::new("/usr/bin/kernelseal"), "host", config)
+    start_agent_as(Command::new(PROGRAM), "host", config)
 }
 
 fn start_agent_as(command: Command, name: &str, config: &str) -> Result<Agent> {
@@ -144,7 +151,7 @@ impl Crowd {
     pub fn start(size: usize) -> Result<Self> {
         let agents = (0..size)
             .map(|number| {
-                let command = namespace::in_pid_namespace("/usr/bin/kernelseal");
+                let command = namespace::in_pid_namespace(PROGRAM);
                 start_agent_as(command, &number.to_string(), &config())
                     .with_context(|| format!("agent {number} of {size}"))
             })

@@ -32,6 +32,8 @@ const ROUNDS: usize = 5;
 const CROWD: usize = 60;
 /// Resident memory of an agent, in KiB.
 const MEMORY_LIMIT: u64 = 12 * 1024;
+/// Of the agent's program, a release, in bytes.
+const SIZE_LIMIT: u64 = 15_000_000;
 
 fn main() -> ExitCode {
     if let Some(status) = namespace::intercept() {
@@ -108,6 +110,11 @@ fn bench() -> Result<bool> {
     }
     monitors::measure(&mut table)?;
     table.amount("resident memory of the agent, KiB", memory, MEMORY_LIMIT);
+    table.amount(
+        "its program, bytes",
+        machine::size_of_program()?,
+        SIZE_LIMIT,
+    );
     println!("{table}");
     println!("{held}");
     println!("added in each of the {ROUNDS} rounds, whose median is above:");

@@ -245,7 +245,7 @@ fn of_an_unknown_shape() -> Result<()> {
     fs::remove_file(format!("{OTHER}/map_SEALED"))?;
     fs::rename(format!("{OTHER}/map_VAULTS"), format!("{OTHER}/map_SEALED"))?;
     let mut second = agent()?;
-    second.wait_for_log("does not know", SOON)?;
+    second.wait_for_log("which this version cannot read", SOON)?;
     ensure!(is_guarded(&old));
     ensure_both(&report(&mut target()?)?.1, "hunter2")?;
     ensure!(second.stop()?.success());

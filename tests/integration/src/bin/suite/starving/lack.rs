@@ -161,7 +161,7 @@ fn mounts_without_number() -> Result<()> {
     println!("{before} KiB, with the mounts {after} KiB");
     ensure!(after <= before + 4096, "{before} KiB, then {after} KiB");
     // It is adopted, when all mounts have been looked at.
-    second.wait_for_log("left what it had sealed", Duration::from_mins(1))?;
+    second.wait_for_log("adopted the sealed programs", Duration::from_mins(1))?;
     let folder = format!("{PLACE}/{}", ends.pid());
     let gone = ends.pid();
     drop(ends);

@@ -260,7 +260,7 @@ fn mounts() -> Result<()> {
         status_number(second.pid(), "VmHWM")?
     );
     // It is adopted, when all mounts have been looked at.
-    second.wait_for_log("left what it had sealed", BESIDES)?;
+    second.wait_for_log("adopted the sealed programs", BESIDES)?;
     let gone = stays.pid();
     drop(stays);
     second.event("EXITED", gone)?;
