@@ -166,7 +166,7 @@ async fn serve_until(
     ensure_guard_works(&reloader.config)?;
     let mut sources = FileWatcher::at(store.files(&reloader.config));
     let mut changes = backends.changes().listen();
-    let mut others = pods.changes();
+    let mut others = pods.subscribe_to_changes();
     // Do not `.await` between here and `ActiveAgent::begin`: tasks that watch secrets would cache values before this process is
     // guarded.
     let known = known.or_else(|| neighbours.map(|neighbours| neighbours.listen(&pods)));

@@ -56,7 +56,7 @@ impl Neighbours {
 async fn listen(client: Client, node: String, pods: Pods) {
     let heard = {
         let pods = pods.clone();
-        move || pods.heard()
+        move || pods.clear_trouble()
     };
     let poll_policy = PollPolicy {
         apart: APART,
@@ -65,14 +65,14 @@ async fn listen(client: Client, node: String, pods: Pods) {
     watch_pods(client, node, poll_policy, heard, |news| match news {
         Ok(PodNews::All(all)) => {
             tracing::info!(pods = all.len(), "the API tells of this node's pods");
-            pods.are(all.into_iter().map(named));
+            pods.replace_all(all.into_iter().map(named));
         }
         Ok(PodNews::Is(pod)) => {
             let (uid, pod) = named(pod);
-            pods.is(uid, pod);
+            pods.insert(uid, pod);
         }
-        Ok(PodNews::Gone(uid)) => pods.gone(&uid),
-        Err(fault) => pods.fails(fault.tell_of_pods()),
+        Ok(PodNews::Gone(uid)) => pods.remove(&uid),
+        Err(fault) => pods.set_trouble(fault.tell_of_pods()),
     })
     .await;
 }

@@ -35,7 +35,10 @@ pub(super) fn wire(
     let pods = pods.clone();
     let notes = move || {
         let weaker = kernel::version::weaker().map(str::to_owned);
-        weaker.chain(known.notes()).chain(pods.note()).collect()
+        weaker
+            .chain(known.notes())
+            .chain(pods.describe_trouble())
+            .collect()
     };
     let answers = Answers {
         metrics: metrics.clone(),

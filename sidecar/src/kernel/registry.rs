@@ -46,8 +46,9 @@ impl Registry {
         })
     }
 
-    /// From here on a scope's agent hears of its programs by these rings. Classes that have none are the first one's: after each
-    /// change of this map the kernel waits until no program has seen it before.
+    /// Enters the rings of a scope's agent, by which it hears of its programs. The classes of seals are shared out among them. The first
+    /// ring's classes get no entry (a missing one means the first ring), because each insert into this map of maps waits for an RCU
+    /// grace period.
     pub(super) fn give_rings(&mut self, scope: ScopeId, rings: &[MapData]) -> Result<(), Error> {
         let numbers = (0..rings.len()).cycle();
         for (key, number) in RingKey::all(scope).zip(numbers) {

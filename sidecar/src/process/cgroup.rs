@@ -94,7 +94,8 @@ impl Cgroup {
         })
     }
 
-    /// The path from the machine's root, when ours is from `root`.
+    /// The same with its path from the root of the cgroup hierarchy, where `/proc` gave it relative to `root`, the root of our
+    /// cgroup namespace.
     pub(crate) fn absolute(mut self, root: &Path) -> Self {
         if self.is_unified {
             self.path = join(root, &self.path);
@@ -102,8 +103,8 @@ impl Cgroup {
         self
     }
 
-    /// The container whose it is, seen from one that is in `own`; none where hierarchies tell of two, for who may
-    /// write to one must not choose by it.
+    /// The container that it belongs to, for an agent whose own cgroup is `own`. `None` where two hierarchies name different
+    /// containers: a process that may write to one of them must not choose its container by that.
     pub(crate) fn container(&self, own: &Path) -> Option<Id> {
         let id = Id::of(&self.path, own);
         let mut others = self.others.iter().map(|path| Id::of(path, own));
@@ -116,7 +117,7 @@ impl Cgroup {
     }
 }
 
-/// A path of `/proc/<pid>/cgroup`, which may begin with `..`, below another.
+/// Appends a path of `/proc/<pid>/cgroup` to another. It may begin with `..`: a cgroup above the root of our namespace is shown so.
 pub(crate) fn join(root: &Path, path: &Path) -> PathBuf {
     let mut whole = root.to_owned();
     for component in path.components() {
@@ -129,7 +130,8 @@ pub(crate) fn join(root: &Path, path: &Path) -> PathBuf {
     whole
 }
 
-/// The root of our control group namespace, from our own path in it and from the machine's root.
+/// The path of our cgroup namespace's root. `from_machine` is our cgroup's path from the hierarchy's root, and `in_namespace` the same
+/// cgroup's path in our namespace.
 pub(crate) fn root_of_namespace(from_machine: &Path, in_namespace: &Path) -> Option<PathBuf> {
     let below = in_namespace.strip_prefix("/").ok()?;
     let mut root = from_machine.to_owned();
@@ -143,8 +145,8 @@ pub(crate) fn root_of_namespace(from_machine: &Path, in_namespace: &Path) -> Opt
 }
 
 impl Id {
-    /// The outermost container on the way from where we are: what runs inside of it may name its own control groups
-    /// as it likes. What both are in (a node that is a container itself) is not counted.
+    /// The outermost container in `path`: what runs inside of a container may name cgroups below it as it likes. Containers that
+    /// `path` and our own cgroup have in common do not count: the node itself may be a container.
     fn of(path: &Path, own: &Path) -> Option<Self> {
         let (names, own) = (names(path), names(own));
         let ours = own.iter().rposition(|name| container(name).is_some());

@@ -24,7 +24,8 @@ pub(crate) struct Content {
     pub(crate) interpreter: Option<Interpreter>,
 }
 
-/// Which version of a file was read, unless it changed meanwhile, and whether another content has another.
+/// The version of a file that was read, and whether a change of its content always gives it another version. `None`: it changed while
+/// it was read.
 pub(crate) type ReadVersion = Option<(Version, bool)>;
 
 /// Reads a file to its end, unless it is no longer wanted.

@@ -1,5 +1,5 @@
-//! The pods of a node, as far as somebody who asks the API has told of them. By their uid alone: a name, or a control
-//! group of that name, anybody may claim; a uid is given once, and in a control group's path it is the kubelet's word.
+//! The pods of the agent's node, as `agent/neighbours.rs` last got them from the Kubernetes API. They are looked up by uid alone. Anybody
+//! may claim a pod's name or a cgroup of that name; a uid is given once, and the kubelet alone writes it into a cgroup's path.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,27 +8,28 @@ use std::{
 
 use tokio::sync::watch;
 
-/// What is known of a pod.
+/// A pod as the API describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NamedPod {
     /// Its name.
     pub(crate) name: String,
     /// Its namespace.
     pub(crate) namespace: String,
-    /// Its labels, now; none where it has too many.
+    /// Its current labels. Empty where [`NamedPod::has_too_many_labels`].
     pub(crate) labels: BTreeMap<String, String>,
-    /// There are more than are kept.
+    /// Its labels are longer than the agent keeps, and none of them is kept.
     pub(crate) has_too_many_labels: bool,
-    /// Of a static pod, which the API knows by another uid than the node: the node's, and since when, in nanoseconds.
+    /// For the API's mirror of a static pod, whose uid is not the one that the node knows: the node's uid, and when the mirror was
+    /// created, in nanoseconds since 1970.
     pub(crate) mirrors: Option<(String, i128)>,
 }
 
-/// The pods of the node that the agent answers for. Clones know the same.
+/// The pods of the node that the agent answers for. Clones share one state.
 #[derive(Clone, Default)]
-pub(crate) struct Pods(Arc<Book>);
+pub(crate) struct Pods(Arc<Inner>);
 
 #[derive(Default)]
-struct Book {
+struct Inner {
     state: Mutex<State>,
     changed: watch::Sender<()>,
 }
@@ -36,15 +37,15 @@ struct Book {
 #[derive(Default)]
 struct State {
     by_uid: HashMap<String, Arc<NamedPod>>,
-    /// Whether anybody has told of them yet.
+    /// Whether the API has listed them once.
     is_known: bool,
-    /// What keeps us from hearing more.
+    /// Why the API cannot be asked at present.
     trouble: Option<String>,
 }
 
 impl Pods {
-    /// These there are, by their uids, and no others.
-    pub(crate) fn are(&self, pods: impl IntoIterator<Item = (String, NamedPod)>) {
+    /// Replaces all pods by these, with their uids.
+    pub(crate) fn replace_all(&self, pods: impl IntoIterator<Item = (String, NamedPod)>) {
         let mut state = self.state();
         state.by_uid = pods
             .into_iter()
@@ -52,29 +53,29 @@ impl Pods {
             .collect();
         state.is_known = true;
         drop(state);
-        self.tell();
+        self.notify();
     }
 
-    /// There is this one, or it is another than before.
-    pub(crate) fn is(&self, uid: String, pod: NamedPod) {
+    /// Adds a pod, or replaces the one of that uid.
+    pub(crate) fn insert(&self, uid: String, pod: NamedPod) {
         self.state().by_uid.insert(uid, Arc::new(pod));
-        self.tell();
+        self.notify();
     }
 
-    /// There is none of this uid any more, and never will be again.
-    pub(crate) fn gone(&self, uid: &str) {
+    /// Removes a deleted pod. Its uid is never given again.
+    pub(crate) fn remove(&self, uid: &str) {
         self.state().by_uid.remove(uid);
     }
 
-    /// Something was heard.
-    pub(crate) fn heard(&self) {
+    /// The API has answered.
+    pub(crate) fn clear_trouble(&self) {
         if self.state().trouble.take().is_some() {
             tracing::info!("the API answers again: this node's pods are up to date");
         }
     }
 
-    /// Nothing is heard, and why.
-    pub(crate) fn fails(&self, why: String) {
+    /// The API could not be asked, for that reason.
+    pub(crate) fn set_trouble(&self, why: String) {
         let mut state = self.state();
         if state.trouble.as_ref() != Some(&why) {
             tracing::warn!("the pods of this node: {why}");
@@ -82,13 +83,13 @@ impl Pods {
         state.trouble = Some(why);
     }
 
-    /// The one that the node knows by this uid.
+    /// The pod of that uid, as the node knows it: a static pod's is not its mirror's.
     pub(crate) fn find(&self, uid: &str) -> Option<Arc<NamedPod>> {
         let state = self.state();
         if let Some(pod) = state.by_uid.get(uid) {
             return Some(pod.clone());
         }
-        // Who may make pods may make one that says it mirrors another. It would be younger.
+        // Anybody who may create pods may create one that claims to mirror another pod. The real mirror is older.
         let of_mirror = |pod: &&Arc<NamedPod>| {
             pod.mirrors
                 .as_ref()
@@ -103,13 +104,13 @@ impl Pods {
             .cloned()
     }
 
-    /// Why one may not be known.
+    /// Why the API cannot be asked at present.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.state().trouble.clone()
     }
 
-    /// A line about what is amiss, if something is.
-    pub(crate) fn note(&self) -> Option<String> {
+    /// A line for `/ready` and the log where the pods may be out of date.
+    pub(crate) fn describe_trouble(&self) -> Option<String> {
         let state = self.state();
         let why = state.trouble.as_ref()?;
         Some(if state.is_known {
@@ -119,12 +120,12 @@ impl Pods {
         })
     }
 
-    /// Hears when there is another pod, or it is another than before.
-    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+    /// Receives a message whenever a pod was added or replaced.
+    pub(crate) fn subscribe_to_changes(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         self.0.changed.send_replace(());
     }
 
@@ -153,49 +154,49 @@ mod tests {
     #[test]
     fn a_pod_is_known_by_its_uid_from_when_it_is_told_until_it_is_gone() {
         let pods = Pods::default();
-        let mut changes = pods.changes();
+        let mut changes = pods.subscribe_to_changes();
         assert_eq!(name(&pods, "1"), None);
-        pods.are([
+        pods.replace_all([
             ("1".to_owned(), pod("a", None)),
             ("2".to_owned(), pod("b", None)),
         ]);
         assert_eq!(name(&pods, "1").as_deref(), Some("a"));
         assert!(changes.has_changed().unwrap());
         changes.mark_unchanged();
-        pods.gone("1");
+        pods.remove("1");
         assert_eq!(name(&pods, "1"), None);
         // a new one of that name is not the old one
-        pods.is("3".into(), pod("a", None));
+        pods.insert("3".into(), pod("a", None));
         assert!(changes.has_changed().unwrap());
         assert_eq!(name(&pods, "1"), None);
         // what a list does not have is gone
-        pods.are([("3".to_owned(), pod("a", None))]);
+        pods.replace_all([("3".to_owned(), pod("a", None))]);
         assert_eq!(name(&pods, "2"), None);
     }
 
     #[test]
     fn a_static_pod_is_the_oldest_that_says_so_and_no_pod_of_that_uid() {
         let pods = Pods::default();
-        pods.is("forged".into(), pod("forged", Some(("static", 9))));
-        pods.is("real".into(), pod("etcd-node", Some(("static", 3))));
+        pods.insert("forged".into(), pod("forged", Some(("static", 9))));
+        pods.insert("real".into(), pod("etcd-node", Some(("static", 3))));
         assert_eq!(name(&pods, "static").as_deref(), Some("etcd-node"));
-        pods.is("static".into(), pod("itself", None));
+        pods.insert("static".into(), pod("itself", None));
         assert_eq!(name(&pods, "static").as_deref(), Some("itself"));
     }
 
     #[test]
     fn what_is_amiss_is_told_until_something_is_heard() {
         let pods = Pods::default();
-        assert_eq!(pods.note(), None);
-        pods.fails("no answer".into());
+        assert_eq!(pods.describe_trouble(), None);
+        pods.set_trouble("no answer".into());
         assert_eq!(
-            pods.note().as_deref(),
+            pods.describe_trouble().as_deref(),
             Some("the pods of this node are not known: no answer")
         );
-        pods.are([]);
-        pods.fails("gone".into());
-        assert!(pods.note().unwrap().contains("out of date"));
-        pods.heard();
-        assert_eq!((pods.note(), pods.trouble()), (None, None));
+        pods.replace_all([]);
+        pods.set_trouble("gone".into());
+        assert!(pods.describe_trouble().unwrap().contains("out of date"));
+        pods.clear_trouble();
+        assert_eq!((pods.describe_trouble(), pods.trouble()), (None, None));
     }
 }

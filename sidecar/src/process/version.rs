@@ -11,12 +11,12 @@ use rustix::fs::fstatfs;
 
 use super::{FileId, kernel_dev};
 
-/// A change in the same moment of the file system's clock as the one before has the same times. Kernels tell hundredths of a
-/// second apart, others' servers seconds.
+/// Two changes of a file within this time may have the same timestamps. Linux's own clock for timestamps ticks every hundredth of a
+/// second, a network file system's server may count whole seconds.
 const A_MOMENT: Duration = Duration::from_secs(2);
-/// Magic numbers of file systems (`linux/magic.h`) that note the time of every change, by write(2) and by a mapping (which tmpfs
-/// does not), and whose content is nobody else's to change (which that of FUSE is, of network file systems, and of what lies below
-/// an overlay): ext4, xfs, btrfs, erofs, squashfs.
+/// Magic numbers (`linux/magic.h`) of ext4, xfs, btrfs, erofs, squashfs: their timestamps tell every change. They record a change by
+/// write(2) and by a mapping (tmpfs does not record the latter), and the local kernel alone changes their content (unlike FUSE,
+/// network file systems, and the layers of an overlay).
 const TELLING: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xe0f5_e1e2, 0x7371_7368];
 
 /// A file as it is now: changed, it has other times. Nobody sets the time of the last change (ctime).

@@ -59,8 +59,8 @@ impl Deadline {
     }
 }
 
-/// Where the thread stands before a `PTRACE_SEIZE`, for the first time or to begin it anew, it goes on behind it, as if that
-/// had said `EINTR`.
+/// The signal's handler. If the thread is about to make the `PTRACE_SEIZE` call, for the first time or restarted, the handler moves it
+/// behind the call, with `EINTR` as its result.
 extern "C" fn take_out(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the third argument is the thread's context, which is ours until we return.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };

@@ -79,7 +79,8 @@ impl Work {
         }
     }
 
-    /// Until there are as many that are to be wiped as there are descriptors for: the others follow.
+    /// Takes away the folders that are leaving, as many as there are descriptors for: each is kept open until its files are wiped.
+    /// The others follow when some of these are.
     fn take_away(&mut self) {
         let most =
             usize::try_from(limits::descriptors() / PART).unwrap_or(usize::MAX) / self.share.of;

@@ -59,9 +59,9 @@ pub(super) fn is_bound_executable(
     is_run_by(interpreter, executed, evidence)
 }
 
-/// Any file may be given to an interpreter of somebody's choice (`binfmt_misc`), and that one may be a script for the right
-/// interpreter; and the right bytes may have come there after the exec of others. So what was executed as a script must
-/// be one, and run by what it names, with the arguments that this gives.
+/// Checks that a script is run by the interpreter that its first line names, with the arguments that this line gives. Otherwise
+/// `binfmt_misc` may have given the file to another interpreter (itself perhaps a script for the right one), or the file got its
+/// right content only after the exec of other content.
 fn is_run_by(
     interpreter: Option<Interpreter>,
     executed: &[u8],

@@ -161,8 +161,8 @@ impl Tracee {
         Ok(())
     }
 
-    /// Its next change. When another of its threads executes, the kernel changes numbers before it wakes who waits for one
-    /// (`de_thread`): where that may be, we wait for whomever this thread traces.
+    /// Waits for its next change of state. When another thread of its process executes, that thread takes over the pid (`de_thread`),
+    /// and a wait for the old number would miss it. A tracer with one tracee therefore waits for any that it traces.
     fn next(&self) -> nix::Result<WaitStatus> {
         if self.is_only {
             let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
@@ -172,8 +172,8 @@ impl Tracee {
         }
     }
 
-    /// What came of a request. One that is gone is waited for: only then it is known that its number is not that of what
-    /// another of its threads executed.
+    /// The result of a ptrace request. After `ESRCH` it waits for the tracee's end: until then the pid may be that of a thread of the
+    /// same process that executed.
     fn check<T>(&mut self, what: &'static str, result: nix::Result<T>) -> Result<T, HoldError> {
         if matches!(result, Err(Errno::ESRCH)) && self.is_only {
             self.see_end();

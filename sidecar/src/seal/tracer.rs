@@ -36,8 +36,8 @@ impl Traced {
     }
 }
 
-/// A thread of one process's own, which is attached to it and waits for it as long as it takes. Dropped, it ends, and so does the
-/// process, if it was not let go; one of which nothing was asked is let go.
+/// A thread that is attached to one process and waits for it as long as its exec takes. Dropping this ends the thread. The process is
+/// then detached if the thread was given no job, else killed unless a job has detached it.
 pub(super) struct Tracer(mpsc::Sender<Job>);
 
 impl Tracer {

@@ -90,7 +90,7 @@ struct State {
     data: CacheState,
     /// When its keeper last answered for it.
     at: Instant,
-    /// What keeps us from hearing more.
+    /// Why its keeper cannot be asked at present.
     trouble: Option<String>,
 }
 
@@ -120,7 +120,7 @@ impl CachedSecret {
     }
 
     /// Its keeper has answered for it.
-    pub(super) fn heard(&self) {
+    pub(super) fn mark_fresh(&self) {
         let mut state = self.state();
         state.at = Instant::now();
         if state.trouble.take().is_some() {
@@ -128,10 +128,10 @@ impl CachedSecret {
         }
     }
 
-    /// What it is now; `None`: there is none.
-    pub(super) fn is(&self, data: Option<Keys>) {
+    /// Sets its keys and values as its keeper has just answered; `None`: the keeper has no such secret.
+    pub(super) fn update(&self, data: Option<Keys>) {
         let data = data.map_or(CacheState::Missing, CacheState::Data);
-        self.heard();
+        self.mark_fresh();
         let mut state = self.state();
         let before = std::mem::replace(&mut state.data, data);
         let has_changed = before != state.data;
@@ -148,8 +148,8 @@ impl CachedSecret {
         }
     }
 
-    /// Nothing is heard of it. Final: and will not be before somebody has done something.
-    pub(super) fn fails(&self, why: String, is_final: bool) {
+    /// Its keeper could not be asked, for that reason. Final: waiting does not help before somebody has corrected something.
+    pub(super) fn set_trouble(&self, why: String, is_final: bool) {
         let mut state = self.state();
         if state.trouble.as_ref() != Some(&why) {
             tracing::warn!("the {}: {why}", self.what);

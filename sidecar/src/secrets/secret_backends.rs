@@ -159,17 +159,17 @@ pub(super) fn vault_name(path: &str) -> String {
 /// Reads a secret of Vault for as long as it is polled.
 async fn read(session: Arc<Session>, path: String, remote: Arc<CachedSecret>) {
     vault::watch(session.clone(), path.clone(), |said| match said {
-        Ok(data) => remote.is(data.map(|data| {
+        Ok(data) => remote.update(data.map(|data| {
             data.into_iter()
                 .map(|(key, bytes)| (key, bytes.map(Value::new)))
                 .collect()
         })),
-        Err(fault) => remote.fails(fault.tell(&path, session.config()), fault.is_final()),
+        Err(fault) => remote.set_trouble(fault.tell(&path, session.config()), fault.is_final()),
     })
     .await;
 }
 
-/// Hears of a Secret for as long as it is polled.
+/// Watches a Secret for as long as this is polled.
 async fn listen(
     client: ::kube::Client,
     id: SecretId,
@@ -178,11 +178,11 @@ async fn listen(
 ) {
     let heard = {
         let remote = remote.clone();
-        move || remote.heard()
+        move || remote.mark_fresh()
     };
     kube::watch(client, id.clone(), poll_policy, heard, |said| match said {
-        Ok(data) => remote.is(data.map(values)),
-        Err(fault) => remote.fails(fault.tell(&id), fault.is_final()),
+        Ok(data) => remote.update(data.map(values)),
+        Err(fault) => remote.set_trouble(fault.tell(&id), fault.is_final()),
     })
     .await;
 }

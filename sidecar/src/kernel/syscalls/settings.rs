@@ -62,8 +62,8 @@ impl Applied {
         self.set(request, FilterFlags::CHANGING)
     }
 
-    /// If users of before and of now are too many together, nobody is left out for a moment: whoever reads what is told
-    /// leaves them out, too.
+    /// Makes room for the new users' entries. If the old and the new ones do not fit together, the kernel side reports all users until
+    /// the new ones are entered; the agent's own filter drops those that nobody asked for.
     fn make_room(&mut self, request: &SyscallsRequest) -> Result<(), Error> {
         let stale = self.stale_uids(request);
         if stale.len() + request.uids.len() <= MAX_UIDS {

@@ -53,8 +53,8 @@ impl StatusPen {
         }
     }
 
-    /// Has the status say so, or nothing, instead of what the node said before. That the object is gone is well. (Of another of
-    /// its name it is said for a moment: until the node hears of that one. A status takes no uid for a condition.)
+    /// Replaces this node's part of an object's status, or removes it (`None`). An object that is gone is no error. (If another object
+    /// has its name by now, it has this status until the node hears of it: a write to a status cannot require a uid.)
     pub(crate) async fn write(
         &self,
         object: &AskingObject,

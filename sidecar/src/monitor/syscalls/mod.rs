@@ -96,7 +96,7 @@ impl SyscallMonitor {
     /// Judges anew when pods may have got other labels.
     fn follow_labels(&mut self, pods: Option<&Pods>) {
         if self.pods.is_none() {
-            self.pods = pods.map(Pods::changes);
+            self.pods = pods.map(Pods::subscribe_to_changes);
         }
         let Some(pods) = &mut self.pods else {
             return;

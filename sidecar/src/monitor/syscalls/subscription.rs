@@ -204,8 +204,7 @@ impl Subscriptions {
         self.all.is_empty()
     }
 
-    /// What the kernel side has to let through so that each of them is told what it wants, and as little more as one
-    /// filter for all can.
+    /// The filter for the kernel side: it lets through what any subscription wants, and as little else as one filter can.
     pub(super) fn request(&self, rate: u32) -> SyscallsRequest {
         let all = &self.all;
         let calls = all
@@ -232,8 +231,8 @@ impl Subscriptions {
         }
     }
 
-    /// Whether somebody may want calls that are made there: what the kernel side judges a control group by. `None` if that
-    /// cannot be said yet.
+    /// Whether a subscription may want calls that are made in a place: the kernel side is told this of each cgroup. `None` while not
+    /// enough is known of the place's pod.
     pub(super) fn verdict(&self, place: Option<&Place>, pods: Option<&Pods>) -> Option<bool> {
         let mut answers = self
             .all
@@ -242,7 +241,7 @@ impl Subscriptions {
         one_of(&mut answers)
     }
 
-    /// Whether somebody wants that call. Of a place that cannot be told yet, who asks for certain places does not.
+    /// Whether a subscription wants a call. A subscription for certain pods does not want one from a pod that is not known yet.
     pub(super) fn want(&self, call: &Made, place: Option<&Place>, pods: Option<&Pods>) -> bool {
         let asking = self.by_call.get(call.name);
         asking.into_iter().flatten().any(|at| {

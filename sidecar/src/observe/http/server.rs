@@ -139,7 +139,7 @@ impl Agent {
         (Arc::new(agent), hand_on(socket, asked))
     }
 
-    /// Who asks while somebody else does has the same answer, one that was asked for after it came.
+    /// Answers a question. Requests that wait at the same time share one answer, if it was asked for after they came.
     async fn answer(&self, question: Question) -> Option<Answer> {
         let came = Instant::now();
         let mut said = self.said.get(question.index())?.lock().await;

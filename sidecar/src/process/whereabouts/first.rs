@@ -1,4 +1,4 @@
-//! A container's first process, and what it was started with.
+//! A container's first process: the one that the container's runtime started, whose environment is the container's.
 
 use std::io;
 
@@ -33,12 +33,13 @@ impl Whereabouts {
         Ok(first.map(|(_, first)| first))
     }
 
+    /// The container in whose cgroup a process is.
     pub(super) fn container_of(&self, seen: &Seen) -> io::Result<Option<Id>> {
         let cgroup = seen.cgroup()?;
         Ok(cgroup.and_then(|cgroup| cgroup.absolute(&self.root).container(&self.own)))
     }
 
-    /// Whether its parent is none that we see, or lives in no container: the runtime.
+    /// Whether its parent is outside of our PID namespace, or in no container: then the parent is the container's runtime.
     pub(super) fn is_started_from_outside(&self, seen: &Seen) -> io::Result<bool> {
         let Some(parent) = seen.parent()? else {
             return Ok(false);
@@ -46,25 +47,25 @@ impl Whereabouts {
         if parent == 0 {
             return Ok(true);
         }
-        let is_outside = || -> io::Result<Option<bool>> {
+        let is_parent_outside = || -> io::Result<Option<bool>> {
             let runtime = Seen::open(parent)?;
             let has_cgroup = runtime.cgroup()?.is_some();
             Ok(Some(has_cgroup && self.container_of(&runtime)?.is_none()))
         };
-        // (asked again: the number was the parent's while we looked)
-        Ok(of_living(is_outside())? == Some(true) && seen.parent()? == Some(parent))
+        // The parent's pid is read again: if it is the same, no other process had it while we looked.
+        Ok(of_living(is_parent_outside())? == Some(true) && seen.parent()? == Some(parent))
     }
 }
 
 /// A container's first process.
 pub(crate) struct First {
-    /// Its number in our PID namespace.
+    /// Its pid in the agent's PID namespace.
     pub(crate) pid: u32,
     seen: Seen,
 }
 
 impl First {
-    /// The variables that it was started with, each with a NUL behind it.
+    /// Its `/proc/<pid>/environ`: the variables that it was started with, each ended by a NUL.
     pub(crate) fn environ(&self) -> io::Result<Vec<u8>> {
         lines::whole(self.seen.file("environ")?, LONGEST_ENVIRON)
     }

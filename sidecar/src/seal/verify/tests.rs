@@ -34,7 +34,7 @@ fn labels_that_are_not_kept_are_no_mismatch() {
         labels: BTreeMap::new(),
         ..pod("shop")
     };
-    pods.is(UID.into(), crowded);
+    pods.insert(UID.into(), crowded);
     let place = place(Some(UID));
     let by_labels = judged(&["labels: {app: shop}"], &place, &pods, false);
     assert!(by_labels.contains("more labels than"), "{by_labels}");
@@ -89,7 +89,7 @@ fn judged(selectors: &[&str], place: &Place, pods: &Pods, may_wait: bool) -> Str
 #[test]
 fn an_agent_of_a_node_goes_by_the_pod_of_the_uid() {
     let pods = Pods::default();
-    pods.is(UID.into(), pod("checkout"));
+    pods.insert(UID.into(), pod("checkout"));
     let here = place(Some(UID));
     let ask = |selector| judged(&[selector], &here, &pods, true);
     assert_eq!(ask("namespace: shop"), "b0");
@@ -102,7 +102,7 @@ fn an_agent_of_a_node_goes_by_the_pod_of_the_uid() {
     );
     assert_eq!(ask("namespace: shop, container: other"), "is not");
     // as somebody changes them
-    pods.is(UID.into(), pod("other"));
+    pods.insert(UID.into(), pod("other"));
     assert_eq!(ask("labels: {app: checkout}"), "is not");
     // a container of no pod is in no namespace, and whoever is not in a container neither
     assert_eq!(
@@ -132,16 +132,16 @@ fn a_pod_that_is_not_known_is_waited_for_and_then_refused() {
             "refused: the pod of its container, {UID}, is not known: the API has not told of it"
         )
     );
-    pods.fails("it is away".into());
+    pods.set_trouble("it is away".into());
     let refused = judged(&["labels: {app: a}"], &here, &pods, false);
     assert!(refused.ends_with("is not known: it is away"), "{refused}");
     // What it gets is not a matter of a moment: no binding goes ahead of another.
     let both = ["container: app", "namespace: shop"];
     assert!(judged(&both, &here, &pods, true).starts_with("not yet"));
-    pods.is(UID.into(), pod("checkout"));
+    pods.insert(UID.into(), pod("checkout"));
     assert_eq!(judged(&both, &here, &pods, true), "b0b1");
     // Who asks for no pod waits for none, and who is another user's neither.
-    pods.gone(UID);
+    pods.remove(UID);
     assert_eq!(judged(&["container: app"], &here, &pods, true), "b0");
     assert_eq!(
         judged(&["namespace: shop, uid: 7"], &here, &pods, true),

@@ -58,7 +58,7 @@ fn pod(namespace: &str, app: &str) -> NamedPod {
 fn pods() -> Pods {
     let pods = Pods::default();
     for name in ["shop", "bank"] {
-        pods.is(name.into(), pod(name, name));
+        pods.insert(name.into(), pod(name, name));
     }
     pods
 }
@@ -111,7 +111,7 @@ fn an_object_is_about_pods_of_its_namespace_with_its_labels() {
     let new = place(Some("new"), None);
     assert_eq!(told(of("shop", None), Some(&new)), None);
     assert_eq!(told(of("shop", None), None), None);
-    pods.is("new".into(), pod("shop", "new"));
+    pods.insert("new".into(), pod("shop", "new"));
     assert_eq!(told(of("shop", None), Some(&new)), Some(true));
 }
 
