@@ -33,8 +33,6 @@ pub enum RecordKind {
     Exec = 4,
     /// The kernel side refused a program: [`Exec`].
     Refused = 5,
-    /// A sealed process is about to be allowed core dumps: [`CoreLimit`].
-    CoreLimit = 6,
 }
 
 /// A process as the agent can name it.
@@ -69,21 +67,6 @@ pub struct Access {
     pub verdict: u32,
     /// The file's name in procfs or in the secret directory; empty for an attach.
     pub name: [u8; COMM_LEN],
-}
-
-/// A sealed process's `RLIMIT_CORE` is being raised. The system call begins anew until the agent has left the process's memory out
-/// of its core dumps.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
-pub struct CoreLimit {
-    /// Whose limit.
-    pub header: Header,
-    /// When it started, on the boot clock, in nanoseconds.
-    pub start_ns: u64,
-    /// Its number in the agent's PID namespace.
-    pub pid: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
 /// What was reached for.

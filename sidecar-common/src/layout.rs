@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 ///
 /// A map that changes its shape changes its name, too: a version opens another's maps by name to take
 /// over from it, and must not mistake one for the other.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// PID namespaces with an agent of their own, on one node.
 pub const MAX_SCOPES: usize = 1024;
@@ -265,8 +265,6 @@ pub struct Offsets {
     pub setattr_has_idmap: u32,
     /// 1 where a program can have the running task with its type (`bpf_get_current_task_btf`, 5.11), else 0.
     pub knows_current: u32,
-    /// 1 where a `RLIMIT_CORE` of 1 keeps a process from every core dump: before dumps could go to a socket (6.16). Else 0.
-    pub dumps_obey_limit: u32,
 }
 
 /// Where a load from memory names this offset or up to `size_of::<Offsets>()` more, the loader puts

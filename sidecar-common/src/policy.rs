@@ -314,9 +314,6 @@ bitflags! {
         const MERGED = 1 << 8;
         /// Its exec, which is still to come, was let on: where it has not taken place it has failed.
         const LET_ON = 1 << 9;
-        /// A `RLIMIT_CORE` of 1 keeps it from every core dump, and before it raises that limit the kernel side has its memory left
-        /// out of dumps ([`crate::event::RecordKind::CoreLimit`]). Without this flag that is to be done before the release.
-        const DUMPS_OBEY_LIMIT = 1 << 10;
         /// The bits above are where what runs comes from: see [`Held::provenance`].
         const _ = !0;
     }

@@ -10,10 +10,7 @@ use core::{arch::asm, hint::assert_unchecked, mem::MaybeUninit};
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
-    generated::{
-        self, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf,
-        bpf_send_signal_thread,
-    },
+    generated::{self, bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf},
 };
 
 pub use self::pids::{
@@ -302,25 +299,6 @@ pub unsafe fn add(counter: *mut u64, n: u64) {
 pub unsafe fn add32(counter: *mut u32, n: u32) {
     // SAFETY: as the caller promises.
     unsafe { asm!("lock *(u32 *)({0} + 0) += {1}", in(reg) counter, in(wreg) n) };
-}
-
-pub const SIGCONT: u32 = 18;
-pub const SIGSTOP: u32 = 19;
-
-/// Has the running system call begin anew, whatever it is: what a hook is to return for that. `None` where it cannot.
-///
-/// A system call starts over where a signal is pending that comes to nothing. A stop that is taken back is one: it leaves the task
-/// marked, and no parent hears of it. To this thread alone: another might take the stop before it is taken back.
-#[inline(always)]
-#[must_use]
-pub fn begin_anew() -> Option<i32> {
-    /// The kernel's own (include/linux/errno.h): begin the system call anew, whatever the signal.
-    const ERESTARTNOINTR: i64 = 513;
-    // SAFETY: the helper has no preconditions; the signals are for the running task.
-    if unsafe { bpf_send_signal_thread(SIGSTOP) != 0 || bpf_send_signal_thread(SIGCONT) != 0 } {
-        return None;
-    }
-    Some(error::<ERESTARTNOINTR>())
 }
 
 /// What a hook says to refuse.

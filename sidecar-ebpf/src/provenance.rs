@@ -192,7 +192,7 @@ pub extern "C" fn roots_alone(mount: u64, dentry: u64, namespace: u32) -> u32 {
                 return 0;
             }
             // All that a mount shows is of one file system.
-            if mount.sb != trusted {
+            if mount.sb.is_null() || mount.sb != trusted {
                 if is_told_by_others(mount.sb) {
                     return 0;
                 }

@@ -9,12 +9,12 @@ use rustix::process::geteuid;
 /// The capabilities that an agent uses: bit (uapi/linux/capability.h) and name, each with its use.
 const NEEDED: [(u32, &str); 7] = [
     (0, "CHOWN"),         // gives secret files to the program's user
-    (1, "DAC_OVERRIDE"),  // makes them in directories of any user
+    (1, "DAC_OVERRIDE"),  // makes them in directories of any user; writes coredump_filter
     (5, "KILL"),          // continues and kills held programs of any user
     (18, "SYS_CHROOT"),   // setns(CLONE_NEWNS) needs it
     (19, "SYS_PTRACE"),   // attaches to programs, reads and writes their memory
     (21, "SYS_ADMIN"),    // loads BPF programs, mounts
-    (24, "SYS_RESOURCE"), // writes a program's coredump_filter
+    (24, "SYS_RESOURCE"), // sets RLIMIT_CORE of other users' programs
 ];
 /// Without `CAP_SYS_ADMIN` no BPF program can be loaded and no pinned map opened.
 const SYS_ADMIN: u32 = 21;

@@ -1,14 +1,17 @@
 //! A program waits for its agent before its exec: the system call begins anew until the agent is attached.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_send_signal_thread};
 use sidecar_common::policy::{Held, HeldFlags, MAX_COMING_NS};
 
-use super::{identity, let_go};
+use super::{SIGSTOP, identity, let_go};
 use crate::{
     kernel::{self, Ptr, field, follow, off, read},
     report, sealed,
 };
 
+/// The kernel's own (include/linux/errno.h): begin the system call anew, whatever the signal.
+const ERESTARTNOINTR: i64 = 513;
+const SIGCONT: u32 = 18;
 /// Of `task_struct.ptrace`: the tracer has the task stop at the event of an exec (`PT_TRACE_EXEC`, include/linux/ptrace.h).
 const STOPS_AT_EXEC: u32 = 1 << 7;
 
@@ -64,7 +67,7 @@ pub(super) fn wait_for_agent(tgid: u32, pending: &mut Held, agent: u32) -> i32 {
             return 0;
         }
         pending.flags = HeldFlags::PRE_EXEC;
-        if field!(task, task_blocked as u64) & (1 << (kernel::SIGCONT - 1)) != 0 {
+        if field!(task, task_blocked as u64) & (1 << (SIGCONT - 1)) != 0 {
             pending.flags |= HeldFlags::CONTINUED;
         }
         let number = sealed::number_in(kernel::own_thread(), pending.scope);
@@ -111,14 +114,15 @@ pub(super) fn coming_by(tgid: u32, start_ns: u64) -> Option<&'static Held> {
     held.filter(|held| held.flags.contains(HeldFlags::PRE_EXEC) && held.start_ns == start_ns)
 }
 
-/// Has the exec start over.
+/// A system call starts over where a signal is pending that comes to nothing. A stop that is
+/// taken back is one: it leaves the task marked, and no parent hears of it. To this thread alone: another
+/// might take the stop before it is taken back.
 #[inline(always)]
 pub(super) fn begin_anew(tgid: u32, start_ns: u64) -> i32 {
-    match kernel::begin_anew() {
-        Some(error) => error,
-        None => {
-            let_go(tgid, start_ns);
-            kernel::eperm()
-        }
+    // SAFETY: the helper has no preconditions; the signals are for the running task.
+    if unsafe { bpf_send_signal_thread(SIGSTOP) != 0 || bpf_send_signal_thread(SIGCONT) != 0 } {
+        let_go(tgid, start_ns);
+        return kernel::eperm();
     }
+    kernel::error::<ERESTARTNOINTR>()
 }

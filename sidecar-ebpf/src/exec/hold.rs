@@ -7,7 +7,7 @@ use sidecar_common::{
 };
 
 use super::{
-    PENDING, SCRIPTS, SIGKILL,
+    PENDING, SCRIPTS, SIGKILL, SIGSTOP,
     coming::{coming_by, is_seized_by},
     forget_note, identity, is_writable, let_go,
 };
@@ -177,11 +177,6 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         } else {
             HeldFlags::empty()
         }
-        | if off!(dumps_obey_limit) != 0 {
-            HeldFlags::DUMPS_OBEY_LIMIT
-        } else {
-            HeldFlags::empty()
-        }
         | is_continued
         | match (is_seized, tracing != 0) {
             (true, _) => HeldFlags::SEIZED,
@@ -245,7 +240,7 @@ fn try_to_hold(task: Ptr, tgid: u32, bprm: Ptr, pending: &mut Held) -> Result<()
         return Ok(());
     }
     // SAFETY: the helper has no preconditions; the signal is for the running task.
-    if unsafe { bpf_send_signal(kernel::SIGSTOP) } != 0 {
+    if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
         return Err(RefusalReason::HeldFull);
     }
     report::held(pending.scope, tgid);

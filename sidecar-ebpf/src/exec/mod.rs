@@ -19,7 +19,7 @@ use aya_ebpf::{
 use sidecar_common::{
     event::RefusalReason,
     layout::{EXEC_SLOTS, MAX_HELD, SEALED_FOR_FORKS},
-    policy::{Held, HeldFlags, ScopeFlags, Sealed, SealedFlags},
+    policy::{Held, HeldFlags, Scope, ScopeFlags, Sealed, SealedFlags},
 };
 
 pub(crate) use self::coming::open;
@@ -33,6 +33,7 @@ use crate::{
 };
 
 const SIGKILL: u32 = 9;
+const SIGSTOP: u32 = 19;
 /// What waits for an agent that dies waits on so long after it came, for the guardian, which ends it and says so.
 const WITHOUT_AGENT_NS: u64 = 10_000_000_000;
 
@@ -106,15 +107,14 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     if coming.is_none() && !names::may_be_asked_for(path, dentry) {
         return 0;
     }
-    let (number, own_nr, scope) = if let Some(held) = coming {
-        let number = Number {
-            namespace: held.scope,
-            nr: held.pid,
-        };
-        (number, held.own_pid, sealed::scope_or_strict(held.scope))
+    let (number, own_nr, scope) = if let Some(noted) = coming.and_then(numbers_of) {
+        noted
     } else {
         let pid = kernel::own_pid();
         let Some((number, scope)) = sealed::scope_of(pid) else {
+            if coming.is_some() {
+                forget_failed(tgid);
+            }
             return 0;
         };
         (number, kernel::own_nr(pid), scope)
@@ -190,6 +190,25 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
     pending.name_len = unsafe { bpf_probe_read_kernel_str_bytes(name as Ptr, &mut pending.name) }
         .map_or(0, |name| name.len() as u32);
     wait_for_agent(tgid, pending, scope.agent)
+}
+
+/// The numbers of a process that waits for its agent, as they were when it was noted, and its scope. `None` where that has ended, or
+/// where the entry was used for another process while it was read.
+#[inline(always)]
+fn numbers_of(held: &Held) -> Option<(Number, u32, Scope)> {
+    let (start_ns, seal) = (held.start_ns, held.seal);
+    let number = Number {
+        namespace: held.scope,
+        nr: held.pid,
+    };
+    let own_nr = held.own_pid;
+    let scope = sealed::scope(number.namespace)?;
+    // SAFETY: a live map value, read once more: its agent replaces it, and the kernel then gives its place to another.
+    let is_same = unsafe {
+        (&raw const held.start_ns).read_volatile() == start_ns
+            && (&raw const held.seal).read_volatile() == seal
+    };
+    is_same.then_some((number, own_nr, scope))
 }
 
 /// The running process's note, of which everything is written anew. (It has one where the system call of its exec began anew.)

@@ -9,7 +9,7 @@ use sidecar_common::{
     proof::Proof,
 };
 
-use super::{AccessRequest, SelfAccess, core_dumps, decide, self_test::fired};
+use super::{AccessRequest, SelfAccess, decide, self_test::fired};
 use crate::{
     kernel::{self, Ptr, load},
     sealed,
@@ -21,13 +21,14 @@ const PRIORITY: [u8; COMM_LEN] = *b"priority\0\0\0\0\0\0\0\0";
 /// A signal. What the kernel itself sends (the end of a parent, want of memory) is not asked about.
 #[lsm(hook = "task_kill")]
 pub fn task_kill(ctx: LsmContext) -> i32 {
+    /// It stops nobody, and an agent sends it at every release.
+    const SIGCONT: u32 = 18;
     let signal: u32 = ctx.arg(2);
     // 0 asks whether it is there
     if signal == 0 {
         fired(Proof::TaskKill);
         0
-    } else if signal == kernel::SIGCONT {
-        // (it stops nobody, and an agent sends it at every release)
+    } else if signal == SIGCONT {
         0
     } else {
         done_to(ctx.arg(0), *b"signal\0\0\0\0\0\0\0\0\0\0")
@@ -42,14 +43,14 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
     const RLIMIT_CORE: u32 = 4;
     let task: Ptr = ctx.arg(0);
     let tgid: u32 = load!(task, task_tgid);
-    let Some(sealed) = sealed::get(tgid, || kernel::start_of_typed(task)) else {
+    let Some(sealed) = sealed::get_typed_with_newborn(task, tgid) else {
         return 0;
     };
     if sealed.flags.contains(SealedFlags::AGENT) {
         fired(Proof::TaskSetrlimit);
         reach(task, tgid, sealed, PRLIMIT, true)
     } else if ctx.arg::<u32>(1) == RLIMIT_CORE {
-        let refused = decide(&AccessRequest {
+        decide(&AccessRequest {
             sealed,
             task,
             tgid,
@@ -57,12 +58,7 @@ pub fn task_setrlimit(ctx: LsmContext) -> i32 {
             guarded_by: ScopeFlags::BLOCK_MEM,
             own: SelfAccess::Always,
             name: PRLIMIT,
-        });
-        if refused == 0 {
-            core_dumps::set_limit(task, tgid, sealed, ctx.arg(2))
-        } else {
-            refused
-        }
+        })
     } else {
         0
     }

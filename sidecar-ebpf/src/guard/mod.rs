@@ -1,7 +1,6 @@
 //! Who is refused what: the hooks of the security module, and the one place that decides.
 
 mod agents;
-mod core_dumps;
 mod files;
 mod kernel_files;
 mod kernel_interfaces;
@@ -220,7 +219,7 @@ fn judge(reach: &AccessRequest) -> Option<Verdict> {
 /// An agent reaches for what it holds and for the files it delivers; for nothing else.
 #[inline(always)]
 fn is_agents(reach: &AccessRequest) -> bool {
-    reach.tgid == 0 || sealed::HELD.get_ptr(reach.tgid).is_some() || core_dumps::is_awaited(reach)
+    reach.tgid == 0 || sealed::HELD.get_ptr(reach.tgid).is_some()
 }
 
 #[inline(always)]

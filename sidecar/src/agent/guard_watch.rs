@@ -66,9 +66,15 @@ impl GuardWatch {
         }
         if let Some(cause) = &lost {
             let reason = cause.to_string();
-            tracing::error!(
-                "the guard does not work: {reason}. Watched programs get no secrets until it does; those that run are not guarded"
-            );
+            if matches!(cause, Cause::Unchecked(_)) {
+                tracing::error!(
+                    "whether the guard works is not known: {reason}. It counts as lost until it is checked again"
+                );
+            } else {
+                tracing::error!(
+                    "the guard does not work: {reason}. Watched programs get no secrets until it does; those that run are not guarded"
+                );
+            }
             self.journal
                 .emit_lifecycle(Lifecycle::GuardLost, mode, Some(&reason));
         } else {

@@ -206,7 +206,6 @@ mod tests {
         "MOUNTED_BELOW",
         "PENDING",
         "SCRIPTS",
-        "CORE_LIMITS",
         "SEALED_COUNT",
         "SEALED_FILTER",
         "SYSCALL_SLOT",

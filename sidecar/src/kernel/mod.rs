@@ -154,3 +154,12 @@ impl Error {
         Some(Self::Lack { what, cause })
     }
 }
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Lack { cause, .. } => cause,
+            other => Self::other(other),
+        }
+    }
+}

@@ -147,7 +147,6 @@ pub(super) fn resolve(types: &Types) -> Result<Offsets, Error> {
         exit_keeps_memory: u32::from(types.exit_keeps_memory()?),
         setattr_has_idmap: u32::from(types.setattr_has_idmap()?),
         knows_current: types.number_in("bpf_func_id", TYPED_CURRENT).is_ok().into(),
-        dumps_obey_limit: u32::from(types.dumps_obey_limit()),
     })
 }
 
@@ -221,13 +220,6 @@ impl Types {
     fn exit_keeps_memory(&self) -> Result<bool, Error> {
         // The tracepoint's own arguments follow one for its data.
         Ok(self.parameters_of("btf_trace_sched_process_exit")? > 2)
-    }
-
-    /// Whether a `RLIMIT_CORE` of 1 keeps a process from every core dump. It does not where dumps can go to a socket: the change that
-    /// brought sockets gave `struct core_name` a type of its target (fs/coredump.c, 6.16). Where that structure is not known, this is
-    /// not either, and the answer is no.
-    fn dumps_obey_limit(&self) -> bool {
-        self.offset("core_name.corename").is_ok() && self.offset("core_name.core_type").is_err()
     }
 
     /// Whether `inode_setattr` is told of the mount's mapping of users first: the change that did so gave it a third

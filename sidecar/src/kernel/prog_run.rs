@@ -20,9 +20,12 @@ use crate::util::error_chain;
 
 /// Runs one in the context of the calling thread.
 pub(super) fn run(name: &'static str, arguments: &[u64]) -> Result<u32, Error> {
-    let failed = |e: ProgramError| Error::Load {
-        what: format!("program {name}"),
-        cause: error_chain(&e),
+    let failed = |e: ProgramError| {
+        let what = format!("program {name}");
+        Error::lack(what.clone(), &e).unwrap_or_else(|| Error::Load {
+            what,
+            cause: error_chain(&e),
+        })
     };
     let program = RawTracePoint::from_pin(pins::program(&pins::dir(), name)).map_err(failed)?;
     let mut options = RawTracePointRunOptions::new();

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
-use sidecar_common::event::{Access, CoreLimit, Exec, Exit, Header, RecordKind};
+use sidecar_common::event::{Access, Exec, Exit, Header, RecordKind};
 
 /// What the kernel side says.
 #[derive(Debug)]
@@ -18,8 +18,6 @@ pub(crate) enum Record {
     Exec(Box<Exec>),
     /// The kernel side refused a program.
     Refused(Box<Exec>),
-    /// A sealed process is about to be allowed core dumps.
-    CoreLimit(CoreLimit),
     /// Bytes that are none of these: the other side is not our version.
     Unknown,
 }
@@ -35,7 +33,6 @@ impl Record {
                 RecordKind::Exit => Self::Exit(whole(bytes)?),
                 RecordKind::Exec => Self::Exec(Box::new(whole(bytes)?)),
                 RecordKind::Refused => Self::Refused(Box::new(whole(bytes)?)),
-                RecordKind::CoreLimit => Self::CoreLimit(whole(bytes)?),
             })
         };
         parse().unwrap_or(Self::Unknown)

@@ -33,17 +33,12 @@ impl Process {
         Ok(())
     }
 
-    /// Leaves all memory out of its core dumps (`coredump_filter`, core(5)): its own, that of its children to come, and of what it
-    /// executes. Only of the process that started at that moment, on the boot clock, in nanoseconds.
-    pub(crate) fn leave_memory_out_of_core_dumps(self, start_ns: u64) -> io::Result<()> {
-        // (not fs::write, which truncates what it opens)
+    /// Leaves all its memory out of its core dumps (`coredump_filter`, core(5)); its children's and of what it executes, too.
+    pub(crate) fn leave_memory_out_of_core_dumps(self) -> io::Result<()> {
+        // (not fs::write: it truncates what it opens, and every start would pay for that)
         let mut filter = fs::OpenOptions::new()
             .write(true)
             .open(self.file("coredump_filter"))?;
-        // (after the open: what that is of does not become another's)
-        if !self.started_at(start_ns)? {
-            return Err(rustix::io::Errno::SRCH.into());
-        }
         filter.write_all(b"0")
     }
 }

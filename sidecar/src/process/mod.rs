@@ -55,13 +55,13 @@ pub(crate) struct FileId {
 #[derive(Clone, Copy)]
 pub(crate) struct Script<'a> {
     pub(crate) id: FileId,
-    pub(crate) is_executed: &'a dyn Fn(BorrowedFd<'_>) -> bool,
+    pub(crate) is_executed: &'a dyn Fn(BorrowedFd<'_>) -> io::Result<bool>,
 }
 
 impl Script<'_> {
     /// Whether an open file is this script.
     pub(crate) fn is(self, file: impl AsFd) -> io::Result<bool> {
-        Ok(file_id(&file)? == self.id || (self.is_executed)(file.as_fd()))
+        Ok(file_id(&file)? == self.id || (self.is_executed)(file.as_fd())?)
     }
 }
 

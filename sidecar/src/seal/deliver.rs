@@ -160,12 +160,7 @@ impl Work {
         // The stack is written when nothing else can fail.
         let written = process
             .stop_core_dumps()
-            .and_then(|()| {
-                if held.flags.contains(HeldFlags::DUMPS_OBEY_LIMIT) {
-                    return Ok(());
-                }
-                process.leave_memory_out_of_core_dumps(held.start_ns)
-            })
+            .and_then(|()| process.leave_memory_out_of_core_dumps())
             .map_err(|cause| {
                 Failure::Identity(Refusal::Unknown {
                     what: "its core dumps (the agent needs CAP_SYS_RESOURCE and CAP_DAC_OVERRIDE)",

@@ -50,7 +50,7 @@ impl Work {
                 pods: self.whereabouts.pods(),
                 may_wait: false,
                 stack: None,
-                is_executed: &|_| false,
+                is_executed: &|_| Ok(false),
                 ask: &where_from,
                 may_count: false,
                 digests: &self.digests,

@@ -288,17 +288,14 @@ impl Work {
     }
 }
 
-/// Whether an open file is the script that was executed when that seal was given; not, where that cannot be said.
-fn is_executed(file: BorrowedFd<'_>, seal: u64) -> bool {
-    Maps::is_executed(file, seal).unwrap_or_else(|e| {
-        tracing::warn!("{e}");
-        false
-    })
+/// Whether an open file is the script that was executed when that seal was given.
+fn is_executed(file: BorrowedFd<'_>, seal: u64) -> io::Result<bool> {
+    Ok(Maps::is_executed(file, seal)?)
 }
 
 /// Asks the kernel side where a file comes from, of a process with that root.
 fn where_from(file: BorrowedFd<'_>, root: &Root) -> io::Result<FileOrigin> {
-    Maps::provenance(file, root.as_fd(), root.namespace).map_err(io::Error::other)
+    Ok(Maps::provenance(file, root.as_fd(), root.namespace)?)
 }
 
 /// The text before the first NUL.

@@ -65,10 +65,7 @@ impl Work {
             Ok(Some(tracee)) => self.arrivals.follow(tgid, held, tracee),
             // (One that has a tracer of its own keeps that from others, and is late: from here on it is its own exec that it
             // waits for.)
-            Ok(None) => {
-                self.turns.begin(held.seal);
-                self.attach_apart(tgid, held, thread, options);
-            }
+            Ok(None) => self.attach_apart(tgid, held, thread, options),
             Err(e) => self.not_attached(tgid, held, e),
         }
     }
@@ -78,6 +75,7 @@ impl Work {
             self.arrivals.is_crowded = true;
             return;
         }
+        self.turns.begin(held.seal);
         let (notice, outcome) = Notice::of(tgid, &self.commands);
         match Tracer::start(thread, options, |done| notice.give(done)) {
             Ok(tracer) => {

@@ -17,10 +17,7 @@ use nix::{
     poll::{PollFd, PollFlags, ppoll},
     sys::time::TimeSpec,
 };
-use sidecar_common::{
-    event::CoreLimit,
-    policy::{RingKey, ScopeId},
-};
+use sidecar_common::policy::{RingKey, ScopeId};
 
 use super::{
     Command, Commands, GivenUp, Turns, Work,
@@ -38,7 +35,7 @@ use crate::{
     kernel::{Maps, Record, Ring},
     limits::Reserve,
     observe::{Journal, Metrics},
-    process::{Origins, Process, SharedWhereabouts, is_gone},
+    process::{Origins, SharedWhereabouts},
     secrets::Store,
 };
 
@@ -162,19 +159,6 @@ impl Sealer {
     }
 }
 
-/// A program that was sealed is about to be allowed core dumps, and waits for this. One that is gone does not.
-fn leave_memory_out_of_core_dumps(limit: &CoreLimit) {
-    let process = Process::new(limit.pid);
-    if let Err(e) = process.leave_memory_out_of_core_dumps(limit.start_ns)
-        && !is_gone(&e)
-    {
-        tracing::warn!(
-            pid = limit.pid,
-            "its memory could not be left out of its core dumps, and it may not raise RLIMIT_CORE: {e}"
-        );
-    }
-}
-
 impl Work {
     /// Does what it is told; true if that is to stop.
     fn apply(&mut self) -> bool {
@@ -286,7 +270,6 @@ impl Work {
             Record::Exit(exit) => self.end(&exit),
             Record::Exec(exec) => self.report_exec(&exec),
             Record::Refused(exec) => self.report_refused(&exec),
-            Record::CoreLimit(limit) => leave_memory_out_of_core_dumps(&limit),
             Record::Unknown => {
                 tracing::error!(
                     "unknown record in the ring: the kernel side is of another version"

@@ -162,7 +162,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) stack: Option<&'a Stack<'a>>,
     /// Whether an open file is the script that the kernel was asked for: the same inode, where its numbers are not what
     /// `stat` tells.
-    pub(crate) is_executed: &'a dyn Fn(BorrowedFd<'_>) -> bool,
+    pub(crate) is_executed: &'a dyn Fn(BorrowedFd<'_>) -> io::Result<bool>,
     /// Asks the kernel side where a file comes from.
     pub(super) ask: &'a Ask,
     /// Whether there is time to read its file.
