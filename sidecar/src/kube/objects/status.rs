@@ -22,7 +22,7 @@ const LONGEST_MANAGER: usize = 128;
 pub(crate) struct NodeStatus {
     /// The node.
     pub(crate) name: String,
-    /// Of which of the object's generations this is said.
+    /// The generation of the object that the agent evaluated.
     pub(crate) observed_generation: i64,
     /// Its system calls that are watched there.
     #[serde(default)]
@@ -30,10 +30,10 @@ pub(crate) struct NodeStatus {
     /// How many of them by probes of their functions.
     #[serde(default)]
     pub(crate) probes: u32,
-    /// How many by the tracepoints that every call passes.
+    /// How many calls are watched by raw_syscalls tracepoints.
     #[serde(default)]
     pub(crate) tracepoints: u32,
-    /// What of it is not in force, and why.
+    /// Which part of the object is not in force, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }

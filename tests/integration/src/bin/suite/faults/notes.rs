@@ -113,7 +113,7 @@ fn starts_without_number() -> Result<()> {
         let status = victim.wait(SOON)?;
         ensure!(status.signal() == Some(9), "{script}: {status}");
         let said = agent.refusal(victim.pid())?;
-        ensure!(said.contains("failed while it was started"), "{said}");
+        ensure!(said.contains("failed while it started"), "{said}");
         nobody_is_stopped()?;
         let found = target(script)?.json(SOON)?;
         ensure_both(&found, "hunter2").context(script)?;

@@ -158,7 +158,7 @@ fn by_tracepoints(program: &str) -> Result<()> {
     deny.arg("perf_event_open");
     let mut agent = watching_a_pod(deny, &keys)?;
     ensure!(agent.log_contains("by_probes=0"), "{:?}", agent.log());
-    ensure!(agent.log_contains("slows all of them down"));
+    ensure!(agent.log_contains("slows every system call down"));
     compare(&mut agent, &pod, program)
 }
 

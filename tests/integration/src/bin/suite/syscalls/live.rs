@@ -71,7 +71,7 @@ fn once_while_ways_change() -> Result<()> {
         text(json!(["exit_group", "wait4", "getppid"])),
     )?;
     agent.signal(Signal::SIGHUP)?;
-    agent.wait_for_log("slows all of them down", SOON)?;
+    agent.wait_for_log("slows every system call down", SOON)?;
     agent.wait_for_log("configuration reloaded", SOON)?;
     std::thread::sleep(SETTLE);
     drop((module, exits));
