@@ -46,11 +46,11 @@ fn credentials_that_are_no_good_are_refused_and_not_quoted() {
         ("{users: [{name: a, user: {token: hunter2", "not the YAML"),
         (
             "{current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: a, user: {token: hunter2}}]}",
-            "without knowing who it is",
+            "is not authenticated",
         ),
         (
             "{current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1', insecure-skip-tls-verify: true}}], users: [{name: a, user: {token: hunter2}}]}",
-            "without knowing who it is",
+            "is not authenticated",
         ),
         (
             "{current-context: a, contexts: [{name: a, context: {cluster: a, user: a}}], clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}], users: [{name: a, user: {exec: {command: hunter2, apiVersion: v1}}}]}",

@@ -206,7 +206,7 @@ fn the_log_at_its_most_talkative_says_no_value_and_no_token() {
         said.contains(" 200 ") && !said.contains("Secret")
     });
     let all = [said, agent.get("/metrics").unwrap(), agent.log()].concat();
-    assert!(all.contains("is here"), "{all}");
+    assert!(all.contains("was read"), "{all}");
     for value in ["hunter2", "aHVudGVyMg", AGENT_TOKEN] {
         assert!(!all.contains(value), "{all}");
     }
@@ -243,7 +243,7 @@ fn in_a_pod_the_service_account_is_enough() {
     let begun = Instant::now();
     while !agent
         .log()
-        .contains("Secret db in the namespace pod is here")
+        .contains("Secret db in the namespace pod was read")
     {
         assert!(begun.elapsed() < SOON, "{}", agent.log());
         sleep(STEP);
