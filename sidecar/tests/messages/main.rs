@@ -97,7 +97,12 @@ fn an_ordinary_user_is_told_so_first() {
     // Where that user can execute it.
     fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("kernelseal");
-    fs::copy(env!("CARGO_BIN_EXE_kernelseal"), &program).unwrap();
+    // (by another process: a child that another test forks meanwhile would keep our copy open for writing, and it could not be executed)
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_kernelseal"))
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
     let config = folder.path().join("config.yaml");
     fs::write(&config, "version: v1\n").unwrap();
     for command in [
