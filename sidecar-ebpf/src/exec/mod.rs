@@ -196,19 +196,25 @@ pub fn bprm_creds_for_exec(ctx: LsmContext) -> i32 {
 /// where the entry was used for another process while it was read.
 #[inline(always)]
 fn numbers_of(held: &Held) -> Option<(Number, u32, Scope)> {
-    let (start_ns, seal) = (held.start_ns, held.seal);
-    let number = Number {
-        namespace: held.scope,
-        nr: held.pid,
+    // SAFETY: a live map value. Its agent replaces it, and the kernel then gives its place to another: so it is read in this order, and
+    // whose it is before and after.
+    let (before, number, own_nr, after) = unsafe {
+        let whose = || {
+            (
+                (&raw const held.start_ns).read_volatile(),
+                (&raw const held.seal).read_volatile(),
+            )
+        };
+        let before = whose();
+        let number = Number {
+            namespace: (&raw const held.scope).read_volatile(),
+            nr: (&raw const held.pid).read_volatile(),
+        };
+        let own_nr = (&raw const held.own_pid).read_volatile();
+        (before, number, own_nr, whose())
     };
-    let own_nr = held.own_pid;
     let scope = sealed::scope(number.namespace)?;
-    // SAFETY: a live map value, read once more: its agent replaces it, and the kernel then gives its place to another.
-    let is_same = unsafe {
-        (&raw const held.start_ns).read_volatile() == start_ns
-            && (&raw const held.seal).read_volatile() == seal
-    };
-    is_same.then_some((number, own_nr, scope))
+    (before == after && before.0 == kernel::own_start()).then_some((number, own_nr, scope))
 }
 
 /// The running process's note, of which everything is written anew. (It has one where the system call of its exec began anew.)

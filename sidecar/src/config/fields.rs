@@ -189,15 +189,17 @@ impl<'n> Fields<'n> {
         let mut seen: HashMap<&str, &Mark> = HashMap::new();
         for (key, value) in pairs {
             let name = key.raw();
-            let first = *seen.entry(name).or_insert(&key.mark);
-            if !std::ptr::eq(first, &raw const key.mark) {
+            if let Some(first) = seen.get(name) {
                 let message = format!(
                     "{} is given twice in {}",
                     report.show(level, &key.mark, name),
                     level.name
                 );
                 report.error(&key.mark, message, format!("the first is at {}", first.at));
-            } else if level.keys.contains(&name) {
+                continue;
+            }
+            seen.insert(name, &key.mark);
+            if level.keys.contains(&name) {
                 entries.insert(name, value);
             } else {
                 misspelt.extend(unknown_key(report, &key.mark, name, level));

@@ -163,3 +163,23 @@ impl From<Error> for io::Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn lack_is_told_from_what_is_wrong_wherever_an_error_goes() {
+        let open = |errno: Errno| maps::failed("HELD")(io::Error::from(errno));
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM] {
+            assert!(matches!(open(errno), Error::Lack { .. }), "{errno}");
+            assert!(matches!(open(errno).into(), Cause::Unchecked(_)), "{errno}");
+            assert!(limits::is_for_lack(&open(errno).into()), "{errno}");
+        }
+        assert!(matches!(open(Errno::NOENT), Error::Map { .. }));
+        assert!(matches!(open(Errno::NOENT).into(), Cause::LinkGone(_)));
+        assert!(!limits::is_for_lack(&open(Errno::NOENT).into()));
+    }
+}
