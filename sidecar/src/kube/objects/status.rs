@@ -30,7 +30,7 @@ pub(crate) struct NodeStatus {
     /// How many of them by probes of their functions.
     #[serde(default)]
     pub(crate) probes: u32,
-    /// How many calls are watched by raw_syscalls tracepoints.
+    /// How many calls are watched by the tracepoints `raw_syscalls`.
     #[serde(default)]
     pub(crate) tracepoints: u32,
     /// Which part of the object is not in force, and why.
