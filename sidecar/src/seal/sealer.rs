@@ -227,6 +227,11 @@ impl Work {
                 break;
             }
             self.serve_next();
+            // (one with a tracer of its own, or whose digest is counted, has its turn among those that stand from when we are
+            // told of it)
+            if !self.commands.is_empty() {
+                break;
+            }
         }
         // A ring that was full gives at least so many; in between, nothing was lost.
         if self.taken_in_a_row >= ring.least_of_a_full() {

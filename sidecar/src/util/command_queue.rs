@@ -40,6 +40,11 @@ impl<T> CommandQueue<T> {
         Ok(())
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue().is_empty()
+    }
+
     /// Takes all, in their order.
     pub(crate) fn take(&self) -> VecDeque<T> {
         // (nothing to read: nobody wrote)
@@ -79,9 +84,9 @@ mod tests {
         for command in 1..=3 {
             queue.clone().give(command).unwrap();
         }
-        assert!(is_readable(&queue));
+        assert!(is_readable(&queue) && !queue.is_empty());
         assert_eq!(queue.take(), [1, 2, 3]);
-        assert!(!is_readable(&queue));
+        assert!(!is_readable(&queue) && queue.is_empty());
         assert!(queue.take().is_empty());
     }
 }

@@ -12,7 +12,7 @@ use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::pinned;
 use kernelseal_integration::probe;
-use kernelseal_integration::process::{Running, run, spawn, threads_called, until};
+use kernelseal_integration::process::{Running, run, spawn, state, threads_called, until};
 use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -149,6 +149,21 @@ impl Group {
         }
         Ok(there == self.count)
     }
+
+    /// The process that the shell started.
+    fn program(&self) -> Result<u32> {
+        let procs = fs::read_to_string(self.path.join("cgroup.procs"))?;
+        let mut pids = procs.lines().filter_map(|line| line.parse().ok());
+        pids.find(|pid| *pid != self.shell.pid())
+            .context("the shell started nothing")
+    }
+}
+
+/// Whether a process that a shell made has not become another program yet, or not wholly.
+fn has_yet_to_execute(pid: u32) -> bool {
+    let is_shell = fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sh\n");
+    // (on its way from having its new name to the stop behind the exec it still runs)
+    is_shell || matches!(state(pid), Some('R' | 'D'))
 }
 
 /// While many of one container wait, another starts one: that has its turn among the next.
@@ -157,6 +172,9 @@ fn a_flood_delays_itself_alone() -> Result<()> {
     /// So many that a delivery takes longer than attaching to one and its exec.
     const SECRETS: usize = 192;
     const LONG: Duration = Duration::from_mins(2);
+    /// Fewer are no queue.
+    const ENOUGH: usize = 8;
+    const TURNS: usize = 4;
     let mut config = Config::token_for("probe-static").policy("holdTimeout", "4m");
     for n in 0..SECRETS {
         config = config.value(&format!("SECRET_{n}"), "hunter2");
@@ -178,31 +196,25 @@ fn a_flood_delays_itself_alone() -> Result<()> {
     })?;
     // (stopped once more: how long it takes until the other one is there, beside threads of a higher priority, is not the question)
     agent.signal(Signal::SIGSTOP)?;
-    let waiting = held()?;
-    let threads = thread::available_parallelism()?.get();
     let mut alone = Group::start("alone", 1)?;
     until("the other one is there", LONG, || {
         alone.is_there().unwrap_or(false)
     })?;
+    let pid = alone.program()?;
     agent.signal(Signal::SIGCONT)?;
+    // The flood has its turns until the other one has executed, however long that takes.
+    let mut waiting = Vec::new();
+    until("the other one waits for its secrets", LONG, || {
+        waiting = held().unwrap_or_default();
+        !has_yet_to_execute(pid)
+    })?;
+    let threads = thread::available_parallelism()?.get().min(MAX_WORKERS);
+    let worker_of = |pid: u32| RingKey::worker_of(u64::from(pid), threads);
+    let mut in_its_way: HashSet<u32> = waiting.iter().map(|held| held.pid).collect();
+    in_its_way.retain(|other| *other != pid && worker_of(*other) == worker_of(pid));
     let found = alone.shell.json(LONG)?;
     probe::ensure_both(&found, "hunter2")?;
-    let worker_of = |pid: &Value| {
-        let pid = pid.as_u64().context("no pid")?;
-        anyhow::Ok(RingKey::worker_of(pid, threads.min(MAX_WORKERS)))
-    };
-    let own = worker_of(&found["pid"])?;
-    let mut in_its_way = HashSet::new();
-    for Held { pid, .. } in waiting {
-        if worker_of(&pid.into())? == own {
-            in_its_way.insert(pid);
-        }
-    }
-    ensure!(
-        in_its_way.len() > FLOOD / threads / 2,
-        "{} are held: no queue formed",
-        in_its_way.len()
-    );
+    ensure!(found["pid"] == pid, "{found} is not of {pid}");
     let mut ahead = 0;
     loop {
         let line = agent.next_line(SOON)?.context("it was not told of")?;
@@ -211,22 +223,23 @@ fn a_flood_delays_itself_alone() -> Result<()> {
         if event["type"] != "SEALED" {
             continue;
         }
-        if event["pid"] == found["pid"] {
+        if event["pid"] == pid {
             break;
         }
-        let pid = u32::try_from(event["pid"].as_u64().context("no pid")?)?;
-        ahead += usize::from(in_its_way.contains(&pid));
+        let other = u32::try_from(event["pid"].as_u64().context("no pid")?)?;
+        ahead += usize::from(in_its_way.contains(&other));
     }
     println!(
-        "{ahead} of {} that were held before it had their secrets from its thread first",
+        "of {} that its thread held beside it, {ahead} had their secrets first",
         in_its_way.len()
     );
-    // They have their turns until it has executed.
     ensure!(
-        ahead * 3 <= in_its_way.len(),
-        "{ahead} of {} were served before it",
+        in_its_way.len() > ENOUGH,
+        "{} are held: no queue formed",
         in_its_way.len()
     );
+    // One that is being served as it comes to stand, and a few until we have looked.
+    ensure!(ahead <= TURNS, "{ahead} were served before it");
     for _ in 0..FLOOD {
         probe::ensure_both(&flood.shell.json(LONG)?, "hunter2")?;
     }
