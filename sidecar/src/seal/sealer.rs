@@ -44,7 +44,7 @@ const RECORDS_AT_ONCE: usize = 64;
 /// Of the delivering thread, where it may have it: it is short of time when many programs come at once, and each keeps a
 /// processor busy until it is attached to.
 const NICE: libc::c_int = -10;
-/// Programs that are served before it is looked at what else there is to do.
+/// Programs that are served before trees are adopted and rotated.
 const SERVED_AT_ONCE: usize = 32;
 
 /// What a thread that delivers is responsible for: the trees whose seals are of some classes, of which the kernel side tells by
@@ -148,7 +148,6 @@ impl Sealer {
         work.journal.flush();
         loop {
             let is_told = work.wait(&ring)?;
-            work.do_due();
             work.adopt_some();
             work.rotate_some();
             work.receive(&mut ring);
@@ -223,12 +222,13 @@ impl Work {
             self.taken_in_a_row += taken;
             is_empty = taken < RECORDS_AT_ONCE;
             self.look_at_coming();
+            // (whoever waited for his time, or has a tracer of his own, or whose digest is counted, is not to wait for all these
+            // turns, too)
+            self.do_due();
             if !self.arrivals.is_any_standing() {
                 break;
             }
             self.serve_next();
-            // (one with a tracer of its own, or whose digest is counted, has its turn among those that stand from when we are
-            // told of it)
             if !self.commands.is_empty() {
                 break;
             }
@@ -256,7 +256,6 @@ impl Work {
         // (who waits still waits for a digest)
         while !(self.arrivals.is_empty() && self.waiting.is_empty()) {
             self.wait(ring)?;
-            self.do_due();
             self.receive(ring);
             self.apply();
         }

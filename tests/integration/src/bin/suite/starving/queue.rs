@@ -12,7 +12,9 @@ use kernelseal_integration::agent::Agent;
 use kernelseal_integration::config::Config;
 use kernelseal_integration::pinned;
 use kernelseal_integration::probe;
-use kernelseal_integration::process::{Running, run, spawn, state, threads_called, until};
+use kernelseal_integration::process::{
+    Running, is_traced, run, spawn, state, threads_called, until,
+};
 use kernelseal_integration::registry::Registry;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -39,6 +41,9 @@ pub(super) fn register(registry: Registry) -> Registry {
             three_hundred_cost_twice_at_most,
         )
 }
+
+/// Far longer than anything here takes on a busy machine.
+const LONG: Duration = Duration::from_mins(2);
 
 /// To be run by a shell: the program so often at once, each with its own process, until all have ended.
 const AT_ONCE: &str = r#"n=$1; shift; while [ $n -gt 0 ]; do "$@" & n=$((n-1)); done; wait"#;
@@ -125,6 +130,7 @@ struct Group {
 impl Group {
     fn start(name: &str, count: usize) -> Result<Self> {
         let path = Path::new("/sys/fs/cgroup").join(name);
+        fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu")?;
         fs::create_dir_all(&path)?;
         let mut shell = Command::new("sh");
         let script = format!("echo 0 >{}/cgroup.procs; {AT_ONCE}", path.display());
@@ -150,6 +156,12 @@ impl Group {
         Ok(there == self.count)
     }
 
+    /// So many microseconds of each second, all of them together.
+    fn gets(&self, time: &str) -> Result<()> {
+        fs::write(self.path.join("cpu.max"), format!("{time} 1000000"))?;
+        Ok(())
+    }
+
     /// The process that the shell started.
     fn program(&self) -> Result<u32> {
         let procs = fs::read_to_string(self.path.join("cgroup.procs"))?;
@@ -166,14 +178,72 @@ fn has_yet_to_execute(pid: u32) -> bool {
     is_shell || matches!(state(pid), Some('R' | 'D'))
 }
 
+/// How many of those that a program's thread holds have their secrets before it, which is of another container and comes while they
+/// wait. The agent is stopped until it is there.
+fn count_ahead(agent: &mut Agent) -> Result<usize> {
+    /// Fewer are no queue.
+    const ENOUGH: usize = 8;
+    /// Longer than the time that it gets.
+    const SLOW: Duration = Duration::from_millis(100);
+    let mut alone = Group::start("alone", 1)?;
+    until("the other one is there", LONG, || {
+        alone.is_there().unwrap_or(false)
+    })?;
+    let pid = alone.program()?;
+    // Without a processor in the middle of its exec, as long as the kernel stops it there (to 6.17): nobody attaches to it then,
+    // and it has a tracer of its own.
+    alone.gets("1000")?;
+    thread::sleep(SLOW);
+    let tracers = || threads_called(agent.pid(), "tracer").unwrap_or_default();
+    let of_others = tracers();
+    agent.signal(Signal::SIGCONT)?;
+    let is_new = |tracer: &u32| !of_others.contains(tracer);
+    until("somebody attaches to it", LONG, || {
+        tracers().iter().any(is_new) || is_traced(pid) == Some(true)
+    })?;
+    let has_its_own = tracers().iter().any(is_new);
+    alone.gets("max")?;
+    // The flood has its turns until the other one has executed, however long that takes.
+    let mut waiting = Vec::new();
+    until("the other one waits for its secrets", LONG, || {
+        waiting = held().unwrap_or_default();
+        !has_yet_to_execute(pid)
+    })?;
+    let threads = thread::available_parallelism()?.get().min(MAX_WORKERS);
+    let worker_of = |pid: u32| RingKey::worker_of(u64::from(pid), threads);
+    let mut in_its_way: HashSet<u32> = waiting.iter().map(|held| held.pid).collect();
+    in_its_way.retain(|other| *other != pid && worker_of(*other) == worker_of(pid));
+    let mut ahead = 0;
+    loop {
+        let line = agent.next_line(SOON)?.context("it was not told of")?;
+        let event: Value = serde_json::from_str(&line)?;
+        ensure!(event["type"] != "REFUSED", "{line}");
+        if event["type"] != "SEALED" {
+            continue;
+        }
+        if event["pid"] == pid {
+            break;
+        }
+        let other = u32::try_from(event["pid"].as_u64().context("no pid")?)?;
+        ahead += usize::from(in_its_way.contains(&other));
+    }
+    let found = alone.shell.json(LONG)?;
+    probe::ensure_both(&found, "hunter2")?;
+    ensure!(found["pid"] == pid, "{found} is not of {pid}");
+    let beside = in_its_way.len();
+    println!(
+        "a tracer of its own: {has_its_own}; of {beside} that its thread held, {ahead} had their secrets first"
+    );
+    ensure!(beside > ENOUGH, "{beside} are held: no queue formed");
+    Ok(ahead)
+}
+
 /// While many of one container wait, another starts one: that has its turn among the next.
 fn a_flood_delays_itself_alone() -> Result<()> {
     const FLOOD: usize = 100;
     /// So many that a delivery takes longer than attaching to one and its exec.
     const SECRETS: usize = 192;
-    const LONG: Duration = Duration::from_mins(2);
-    /// Fewer are no queue.
-    const ENOUGH: usize = 8;
+    /// One that is being served as it comes to stand, and a few until we have looked.
     const TURNS: usize = 4;
     let mut config = Config::token_for("probe-static").policy("holdTimeout", "4m");
     for n in 0..SECRETS {
@@ -194,51 +264,9 @@ fn a_flood_delays_itself_alone() -> Result<()> {
                 .all(|held| !held.flags.contains(HeldFlags::PRE_EXEC))
         })
     })?;
-    // (stopped once more: how long it takes until the other one is there, beside threads of a higher priority, is not the question)
+    // (stopped once more: how long the other one takes to come, beside threads of a higher priority, is not the question)
     agent.signal(Signal::SIGSTOP)?;
-    let mut alone = Group::start("alone", 1)?;
-    until("the other one is there", LONG, || {
-        alone.is_there().unwrap_or(false)
-    })?;
-    let pid = alone.program()?;
-    agent.signal(Signal::SIGCONT)?;
-    // The flood has its turns until the other one has executed, however long that takes.
-    let mut waiting = Vec::new();
-    until("the other one waits for its secrets", LONG, || {
-        waiting = held().unwrap_or_default();
-        !has_yet_to_execute(pid)
-    })?;
-    let threads = thread::available_parallelism()?.get().min(MAX_WORKERS);
-    let worker_of = |pid: u32| RingKey::worker_of(u64::from(pid), threads);
-    let mut in_its_way: HashSet<u32> = waiting.iter().map(|held| held.pid).collect();
-    in_its_way.retain(|other| *other != pid && worker_of(*other) == worker_of(pid));
-    let found = alone.shell.json(LONG)?;
-    probe::ensure_both(&found, "hunter2")?;
-    ensure!(found["pid"] == pid, "{found} is not of {pid}");
-    let mut ahead = 0;
-    loop {
-        let line = agent.next_line(SOON)?.context("it was not told of")?;
-        let event: Value = serde_json::from_str(&line)?;
-        ensure!(event["type"] != "REFUSED", "{line}");
-        if event["type"] != "SEALED" {
-            continue;
-        }
-        if event["pid"] == pid {
-            break;
-        }
-        let other = u32::try_from(event["pid"].as_u64().context("no pid")?)?;
-        ahead += usize::from(in_its_way.contains(&other));
-    }
-    println!(
-        "of {} that its thread held beside it, {ahead} had their secrets first",
-        in_its_way.len()
-    );
-    ensure!(
-        in_its_way.len() > ENOUGH,
-        "{} are held: no queue formed",
-        in_its_way.len()
-    );
-    // One that is being served as it comes to stand, and a few until we have looked.
+    let ahead = count_ahead(&mut agent)?;
     ensure!(ahead <= TURNS, "{ahead} were served before it");
     for _ in 0..FLOOD {
         probe::ensure_both(&flood.shell.json(LONG)?, "hunter2")?;
