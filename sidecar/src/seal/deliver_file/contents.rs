@@ -5,9 +5,11 @@ use std::{
     fs::File,
     io::{self, Write as _},
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::FileExt as _},
     },
+    thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -24,6 +26,10 @@ use super::{
     file::{Access, FileError, SecretFile, step},
 };
 use crate::secrets::Value;
+
+/// How often it is tried to make a file system read-only that somebody has a file of open for writing, and how long between.
+const ATTEMPTS: usize = 100;
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(1);
 
 impl OpenVault {
     /// Replaces files, each at once: who opens one finds the old content or the new. What was there stays for who has it
@@ -115,13 +121,7 @@ impl OpenVault {
     }
 
     fn reconfigure(&self, options: &[(&str, u64)], access: &str) -> rustix::io::Result<()> {
-        let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
-        let context = fspick(self.mount.as_fd(), "", flags)?;
-        for (key, value) in options {
-            fsconfig_set_string(context.as_fd(), *key, value.to_string())?;
-        }
-        fsconfig_set_flag(context.as_fd(), access)?;
-        fsconfig_reconfigure(context.as_fd())
+        reconfigure(self.mount.as_fd(), options, access)
     }
 
     /// Names of the files that are there.
@@ -229,6 +229,49 @@ pub(super) fn write(
         .map_err(step("write a secret file"))
 }
 
+/// Changes options of the file system of a mount.
+fn reconfigure(
+    mount: BorrowedFd<'_>,
+    options: &[(&str, u64)],
+    access: &str,
+) -> rustix::io::Result<()> {
+    let flags = FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC;
+    let context = fspick(mount, "", flags)?;
+    for (key, value) in options {
+        fsconfig_set_string(context.as_fd(), *key, value.to_string())?;
+    }
+    fsconfig_set_flag(context.as_fd(), access)?;
+    fsconfig_reconfigure(context.as_fd())
+}
+
+/// Makes the file system of a mount read-only, in which files were written and closed; `first` is the first attempt.
+///
+/// The kernel refuses with EBUSY while anybody has a file of it open for writing (`sb_prepare_remount_readonly`, fs/namespace.c).
+/// Nobody sees it yet, but the agent may be starting a process of its own: a forked child has copies of all our descriptors until
+/// its exec closes them.
+pub(super) fn make_read_only(
+    mount: BorrowedFd<'_>,
+    first: rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    unless_busy(first, || reconfigure(mount, &[], READ_ONLY))
+}
+
+/// Tries again as long as the answer is EBUSY, but not for ever.
+fn unless_busy(
+    first: rustix::io::Result<()>,
+    mut attempt: impl FnMut() -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    let mut done = first;
+    for _ in 0..ATTEMPTS {
+        if done != Err(rustix::io::Errno::BUSY) {
+            break;
+        }
+        thread::sleep(BETWEEN_ATTEMPTS);
+        done = attempt();
+    }
+    done
+}
+
 /// Overwrites a file.
 pub(in crate::seal) fn wipe(file: &File) -> io::Result<()> {
     const ZEROS: [u8; PAGE] = [0; PAGE];
@@ -253,4 +296,31 @@ fn list(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn file_system_that_is_busy_for_a_moment_is_tried_again() {
+        let mut answers = [Err(Errno::BUSY), Ok(())].into_iter();
+        let done = unless_busy(Err(Errno::BUSY), || answers.next().unwrap());
+        assert_eq!(done, Ok(()));
+        assert!(answers.next().is_none());
+    }
+
+    #[test]
+    fn file_system_that_stays_busy_or_fails_otherwise_is_given_up() {
+        let mut attempts = 0;
+        let done = unless_busy(Err(Errno::BUSY), || {
+            attempts += 1;
+            Err(Errno::BUSY)
+        });
+        assert_eq!((done, attempts), (Err(Errno::BUSY), ATTEMPTS));
+        let other = unless_busy(Err(Errno::PERM), || Ok(()));
+        assert_eq!(other, Err(Errno::PERM));
+    }
 }

@@ -22,7 +22,7 @@ use sidecar_common::policy::{Held, Vault as VaultOwner};
 
 pub(super) use self::file::{FileError, SecretFile, step};
 use self::{
-    contents::write,
+    contents::{make_read_only, write},
     file::Access,
     place::{at, free_place, gone, path_of_root, subdirectory, unmount_here},
 };
@@ -142,9 +142,9 @@ impl Mounter {
             write(&mount, file.name, file, Access::of(file, held))?;
         }
         // From here on nobody deletes, replaces or links them: not by this mount, nor by another of it.
-        fsconfig_set_flag(context.as_fd(), READ_ONLY)
-            .and_then(|()| fsconfig_reconfigure(context.as_fd()))
-            .map_err(step("make a tmpfs read-only"))?;
+        let closed = fsconfig_set_flag(context.as_fd(), READ_ONLY)
+            .and_then(|()| fsconfig_reconfigure(context.as_fd()));
+        make_read_only(mount.as_fd(), closed).map_err(step("make a tmpfs read-only"))?;
         Ok(mount)
     }
 
